@@ -1,0 +1,1 @@
+"""Agent57 and its family on one machine."""

@@ -1,0 +1,116 @@
+"""Records that pass between the parts of the system, and the legend of their axes.
+
+Axes, used in every comment and docstring of the project:
+
+    G  groups of host environments          N  policies of the family (arms of the bandit)
+    E  environments (of one group)          K  nearest neighbours
+    B  sequences in a batch                 M  slots of one episodic memory
+    T  transitions in a sequence            D  size of an embedding
+    A  actions                              V  value functions (extrinsic, intrinsic)
+    C  slots of the replay per environment  S  sequences of the replay per environment (C / period)
+
+Arrays are stored batch-first; only losses turn them time-major. A *timestep* is one observation with what came with it, a *step* is
+an agent step (one timestep that is not FIRST), a *frame* is an emulator frame (four per step on Atari), an *update* is one learner
+step.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+FIRST = 0  # first timestep of an episode: no action led here, its reward and discount carry no information
+MID = 1
+LAST = 2  # last timestep of an episode: discount 0 when terminated, 1 when truncated; its action is ignored
+
+
+class EnvironmentSpec(NamedTuple):
+    """What networks and replay must know about an environment."""
+
+    observation_shape: tuple[int, ...]
+    observation_dtype: np.dtype
+    num_actions: int
+    action_names: tuple[str, ...]
+    frames_per_step: int  # emulator frames in one agent step
+
+
+class TimeStep(NamedTuple):
+    """What a batch of environments shows the actor. NumPy from host environments, JAX arrays from JAX environments."""
+
+    observation: Array  # [E, *observation_shape], uint8 for images, float32 for vectors
+    reward: Array  # [E] float32, raw extrinsic reward that came with the observation; 0 at FIRST
+    discount: Array  # [E] float32, 0 if the environment terminated here, else 1 (a truncation keeps 1)
+    step_type: Array  # [E] int32, FIRST, MID or LAST
+    episode_return: Array  # [E] float32, undiscounted sum of raw rewards of this episode so far, this timestep included
+    episode_length: Array  # [E] int32, agent steps of this episode so far; 0 at FIRST
+
+
+class Experience(NamedTuple):
+    """One timestep as the replay stores it, with the action that the actor chose there."""
+
+    observation: Array  # [E, *observation_shape]
+    action: Array  # [E] int32, a_t
+    extrinsic_reward: Array  # [E] float32, r^e_t, came with the observation
+    intrinsic_reward: Array  # [E] float32, r^i_t, for having reached the observation
+    behaviour_probability: Array  # [E] float32, mu(a_t | x_t)
+    discount: Array  # [E] float32, d_t
+    step_type: Array  # [E] int32
+    policy: Array  # [E] int32, j, the policy of the family that acts in this episode
+
+
+class RecurrentState(NamedTuple):
+    """What the Q-networks carry from one timestep to the next."""
+
+    hidden: Array  # [E, V, lstm_size] float32
+    cell: Array  # [E, V, lstm_size] float32
+    previous_action: Array  # [E] int32, a_{t-1}
+
+
+class SequenceId(NamedTuple):
+    """Names a stored sequence so that a priority finds it again, or finds that it is gone."""
+
+    group: Array  # [B] int32
+    environment: Array  # [B] int32, row within the device's shard of the group
+    number: Array  # [B] int32, the sequence starts at timestep `number * period` of its environment
+
+
+class Batch(NamedTuple):
+    """Sequences for one update: T transitions need T + 1 timesteps."""
+
+    experience: Experience  # every field [B, T + 1, ...]
+    recurrent_state: RecurrentState  # every field [B, ...]; the state with which the actor entered the first timestep
+    importance_weight: Array  # [B] float32, in (0, 1]
+    sequence: SequenceId  # every field [B]
+
+
+class HostEnvironment(Protocol):
+    """A batch of environments that steps outside JAX. After LAST the next step ignores the action and yields FIRST."""
+
+    spec: EnvironmentSpec
+    num_envs: int
+
+    def reset(self) -> None:
+        """Starts an episode in every environment; `recv` then returns FIRST everywhere."""
+
+    def send(self, actions: np.ndarray) -> None:
+        """Starts a step with actions [E] int32 and returns at once."""
+
+    def recv(self) -> TimeStep:
+        """Waits for the step and returns its NumPy timestep [E]; the arrays are never written again."""
+
+    def close(self) -> None:
+        """Ends emulator threads."""
+
+
+class JaxEnvironment(Protocol):
+    """One environment as pure functions; callers vmap. Same FIRST/LAST rule as host environments."""
+
+    spec: EnvironmentSpec
+
+    def init(self, key: jax.Array) -> tuple[Any, TimeStep]:
+        """Returns the state at the start of an episode and its FIRST timestep (scalar fields)."""
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+        """Returns the next state and timestep; after a LAST timestep the action is ignored and a new episode starts."""
