@@ -1,0 +1,1 @@
+"""Agent57 as pure functions: no flax, no settings, no devices."""

@@ -1,0 +1,100 @@
+"""Episodic novelty: the memory of an episode's controllable states and the reward it gives (NGU §2, Alg. 1)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+NO_NEIGHBOUR = jnp.inf  # distance reported for a neighbour that does not exist
+
+
+class EpisodicMemory(NamedTuple):
+    """Rings of embeddings, one an environment. Only the first min(count, M) slots hold memories."""
+
+    embeddings: jax.Array  # [E, M, D] float32
+    count: jax.Array  # [E] int32, embeddings inserted in this episode
+
+
+def init_memory(num_envs: int, capacity: int, embedding_size: int) -> EpisodicMemory:
+    """Empty memories."""
+    return EpisodicMemory(jnp.zeros((num_envs, capacity, embedding_size), jnp.float32), jnp.zeros((num_envs,), jnp.int32))
+
+
+def reset_memory(memory: EpisodicMemory, where: jax.Array) -> EpisodicMemory:
+    """Forgets the memories of environments `where` [E] bool. O(E): the slots themselves are left to be overwritten."""
+    return memory._replace(count=jnp.where(where, 0, memory.count))
+
+
+def insert(memory: EpisodicMemory, embedding: jax.Array) -> EpisodicMemory:
+    """Appends one embedding [E, D] to every memory; the oldest is overwritten when a ring is full."""
+    num_envs, capacity, _ = memory.embeddings.shape
+    embeddings = memory.embeddings.at[jnp.arange(num_envs), memory.count % capacity].set(embedding)
+    return EpisodicMemory(embeddings, memory.count + 1)
+
+
+def nearest_squared_distances(memory: EpisodicMemory, query: jax.Array, num_neighbours: int, block_size: int = 512) -> jax.Array:
+    """Squared Euclidean distances of each query to its nearest memories.
+
+    Cost follows the fullest memory, not the capacity: blocks of slots are visited until none holds a memory.
+
+    Args:
+      query: [E, D].
+      num_neighbours: K.
+      block_size: slots visited at a time.
+
+    Returns:
+      [E, K] ascending; NO_NEIGHBOUR where there are fewer than K memories.
+    """
+    num_envs, capacity, _ = memory.embeddings.shape
+    block = min(block_size, capacity)
+    fill = jnp.minimum(memory.count, capacity)
+
+    def visit(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        index, nearest = carry
+        # The last block is moved back to end at the capacity; slots it shares with the block before are masked.
+        start = jnp.minimum(index * block, capacity - block)
+        slots = start + jnp.arange(block, dtype=jnp.int32)
+        candidates = jax.lax.dynamic_slice_in_dim(memory.embeddings, start, block, axis=1)
+        # Differences, not the expanded square: a revisited state must give exactly 0.
+        distances = jnp.sum(jnp.square(candidates - query[:, None, :]), axis=-1)
+        held = (slots[None, :] < fill[:, None]) & (slots >= index * block)[None, :]
+        distances = jnp.where(held, distances, NO_NEIGHBOUR)
+        merged = jnp.concatenate([nearest, distances], axis=1)
+        return index + 1, -jax.lax.top_k(-merged, num_neighbours)[0]
+
+    def more(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return carry[0] * block < jnp.max(fill)
+
+    nothing = jnp.full((num_envs, num_neighbours), NO_NEIGHBOUR, query.dtype)
+    return jax.lax.while_loop(more, visit, (jnp.int32(0), nothing))[1]
+
+
+def episodic_reward(
+    squared_distances: jax.Array,
+    mean_squared_distance: jax.Array,
+    kernel_epsilon: float = 1e-4,
+    cluster_distance: float = 8e-3,
+    pseudo_count: float = 1e-3,
+    max_similarity: float = 8.0,
+) -> jax.Array:
+    """r^episodic = 1/s, s = sqrt(sum_i K_i) + c; 0 if s > max_similarity or the memory is empty.
+
+    d_n = max(d_i^2 / d_m^2 - xi, 0),  K_i = eps / (d_n + eps).
+
+    Args:
+      squared_distances: [..., K] from `nearest_squared_distances`; missing neighbours do not count.
+      mean_squared_distance: scalar d_m^2, the running mean of such distances.
+      kernel_epsilon, cluster_distance, pseudo_count, max_similarity: eps, xi, c and the largest s.
+
+    Returns:
+      [...] >= 0.
+    """
+    present = jnp.isfinite(squared_distances)
+    distances = jnp.where(present, squared_distances, 0.0)
+    # While every distance so far is 0 there is no scale; equal states are similar at any scale.
+    scale = jnp.where(mean_squared_distance > 0, mean_squared_distance, 1.0)
+    normalised = jnp.maximum(distances / scale - cluster_distance, 0.0)
+    kernel = jnp.where(present, kernel_epsilon / (normalised + kernel_epsilon), 0.0)
+    similarity = jnp.sqrt(jnp.sum(kernel, axis=-1)) + pseudo_count
+    novel = (similarity <= max_similarity) & jnp.any(present, axis=-1)
+    return jnp.where(novel, 1.0 / similarity, 0.0)

@@ -1,0 +1,60 @@
+"""Life-long novelty: running moments of the distillation error and the factor alpha they give (NGU §2, Alg. 1)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class RunningMoments(NamedTuple):
+    """Mean and deviation of a stream, merged batch by batch (Chan et al. 1979), so that the variance cannot turn negative."""
+
+    count: jax.Array  # scalar float32, effective number of values
+    mean: jax.Array  # scalar float32
+    squares: jax.Array  # scalar float32, sum of squared deviations from the mean
+
+
+def init_moments() -> RunningMoments:
+    """Moments of an empty stream."""
+    return RunningMoments(jnp.float32(0), jnp.float32(0), jnp.float32(0))
+
+
+def update_moments(moments: RunningMoments, values: jax.Array, weights: jax.Array, horizon: float) -> RunningMoments:
+    """Merges a batch of values into the moments.
+
+    Args:
+      values: any shape, the units of the stream.
+      weights: same shape, 1 to count a value and 0 to ignore it (its content has no influence then).
+      horizon: largest effective count; beyond it old values fade, which keeps float32 sums exact and follows a drifting stream.
+    """
+    values = jnp.where(weights > 0, values, 0.0)
+    batch_count = jnp.sum(weights)
+    batch_mean = jnp.sum(values * weights) / jnp.maximum(batch_count, 1.0)
+    batch_squares = jnp.sum(weights * jnp.square(values - batch_mean))
+    total = moments.count + batch_count
+    share = batch_count / jnp.maximum(total, 1.0)
+    difference = batch_mean - moments.mean
+    mean = moments.mean + share * difference
+    squares = moments.squares + batch_squares + jnp.square(difference) * moments.count * share
+    shrink = jnp.minimum(1.0, horizon / jnp.maximum(total, 1.0))
+    return RunningMoments(total * shrink, mean, squares * shrink)
+
+
+def standard_deviation(moments: RunningMoments) -> jax.Array:
+    """Population standard deviation, 0 for an empty stream."""
+    return jnp.sqrt(moments.squares / jnp.maximum(moments.count, 1.0))
+
+
+def lifelong_factor(error: jax.Array, moments: RunningMoments) -> jax.Array:
+    """alpha = 1 + (err - mu_err) / sigma_err, before clipping (NGU Eq. 4 ff.).
+
+    Args:
+      error: [...] squared distillation error.
+
+    Returns:
+      [...]; 1 while the stream has no spread.
+    """
+    deviation = standard_deviation(moments)
+    # Relative to the mean: a constant stream keeps rounding noise in its spread, which is no scale to divide by.
+    spread = deviation > 1e-6 * jnp.abs(moments.mean)
+    return 1.0 + jnp.where(spread, (error - moments.mean) / jnp.where(spread, deviation, 1.0), 0.0)

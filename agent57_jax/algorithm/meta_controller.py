@@ -1,0 +1,80 @@
+"""The bandit that picks which policy of the family plays an episode (Agent57 §3.2, App. D): sliding-window UCB, one bandit."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class BanditState(NamedTuple):
+    """The last W episodes of one bandit. A bandit may be shared by several actors."""
+
+    arms: jax.Array  # [W] int32
+    returns: jax.Array  # [W] float32, undiscounted extrinsic return of the episode its arm played
+    recorded: jax.Array  # scalar int32, episodes recorded since the start
+    started: jax.Array  # scalar int32, episodes started since the start
+
+
+def init_bandit(window: int) -> BanditState:
+    """A bandit that has seen nothing. `window` is W, in episodes."""
+    return BanditState(jnp.zeros((window,), jnp.int32), jnp.zeros((window,), jnp.float32), jnp.int32(0), jnp.int32(0))
+
+
+def arm_statistics(bandit: BanditState, num_arms: int) -> tuple[jax.Array, jax.Array]:
+    """Counts [N] float32 and mean returns [N] of the arms over the window (mean 0 where the count is 0)."""
+    held = jnp.arange(bandit.arms.shape[0]) < bandit.recorded
+    pulls = jnp.where(held[:, None], jax.nn.one_hot(bandit.arms, num_arms), 0.0)
+    counts = jnp.sum(pulls, axis=0)
+    totals = jnp.sum(pulls * bandit.returns[:, None], axis=0)
+    return counts, totals / jnp.maximum(counts, 1.0)
+
+
+def greedy_arm(bandit: BanditState, num_arms: int) -> jax.Array:
+    """argmax of the mean return over the window, among arms with a pull in it; arm 0 if there is none. Scalar int32."""
+    counts, means = arm_statistics(bandit, num_arms)
+    return jnp.argmax(jnp.where(counts > 0, means, -jnp.inf)).astype(jnp.int32)
+
+
+def select_arms(
+    key: jax.Array, bandit: BanditState, starting: jax.Array, first_arm: jax.Array, num_arms: int, exploration: float, ucb_bonus: float = 1.0
+) -> tuple[jax.Array, BanditState]:
+    """Draws an arm for every actor of this bandit that starts an episode.
+
+    The k-th episode of the bandit plays arm (first_arm + k) mod N while k < N. Later it is uniform with probability `exploration`, else
+    argmax_a mean_a + ucb_bonus sqrt(1 / count_a), an arm without a pull in the window counting as unbounded.
+
+    Args:
+      starting: [m] bool, over the m actors that share the bandit.
+      first_arm: scalar int32, so that a fleet of bandits covers all arms at once.
+
+    Returns:
+      arms [m] int32, meaningful where `starting`; the bandit with its count of started episodes.
+    """
+    counts, means = arm_statistics(bandit, num_arms)
+    bound = jnp.where(counts > 0, means + ucb_bonus * jnp.sqrt(1.0 / jnp.maximum(counts, 1.0)), jnp.inf)
+    best = jnp.argmax(bound).astype(jnp.int32)
+    key_uniform, key_arm = jax.random.split(key)
+    uniform = jax.random.uniform(key_uniform, starting.shape) < exploration
+    arms = jnp.where(uniform, jax.random.randint(key_arm, starting.shape, 0, num_arms), best)
+    episode = bandit.started + jnp.cumsum(starting.astype(jnp.int32)) - 1
+    arms = jnp.where(episode < num_arms, (first_arm + episode) % num_arms, arms)
+    return arms, bandit._replace(started=bandit.started + jnp.sum(starting.astype(jnp.int32)))
+
+
+def record_returns(bandit: BanditState, finished: jax.Array, arms: jax.Array, returns: jax.Array) -> BanditState:
+    """Adds the finished episodes to the window, the oldest falling out.
+
+    Args:
+      finished: [m] bool, m <= W.
+      arms: [m] int32 the arm each actor played.
+      returns: [m] float32 undiscounted extrinsic returns.
+    """
+    window = bandit.arms.shape[0]
+    position = bandit.recorded + jnp.cumsum(finished.astype(jnp.int32)) - 1
+    # Actors that did not finish write outside the ring, where the write is dropped.
+    slot = jnp.where(finished, position % window, window)
+    return bandit._replace(
+        arms=bandit.arms.at[slot].set(arms, mode="drop"),
+        returns=bandit.returns.at[slot].set(returns, mode="drop"),
+        recorded=bandit.recorded + jnp.sum(finished.astype(jnp.int32)),
+    )
