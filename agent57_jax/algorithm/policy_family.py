@@ -3,9 +3,18 @@
 Sources: NGU App. A, Agent57 App. G.1, Ape-X for the actors' epsilons.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+class PolicyFamily(NamedTuple):
+    """What distinguishes the policies: policy j maximises r^e + betas[j] r^i under discount gammas[j]."""
+
+    betas: np.ndarray  # [N] float32
+    gammas: np.ndarray  # [N] float32
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,456 @@
+"""Every setting of a run: typed, validated, frozen. Derived numbers are computed here and nowhere else.
+
+A config file returns a mutable `Settings`; overrides change it; `finalise` reports all problems at once and freezes it. Default values are
+the papers' numbers (PAPER = Agent57 App. G.3 unless a comment says otherwise). Annotations must stay real types: the override parser
+reads them at run time, so this module does without postponed evaluation.
+"""
+
+import copy
+import dataclasses
+import enum
+import json
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """Settings that cannot work; the message lists every problem, one a line."""
+
+
+class EnvironmentKind(enum.Enum):
+    """Which adapter builds the environments."""
+
+    ENVPOOL = "envpool"
+    RANDOM_COIN = "random_coin"
+    DISCO_MAZE = "disco_maze"
+
+
+class Torso(enum.Enum):
+    """First layers of every network, by the kind of observation."""
+
+    CONVOLUTIONS = "convolutions"
+    DENSE = "dense"
+
+
+class DiscountLadder(enum.Enum):
+    """Which paper's discounts the family has."""
+
+    AGENT57 = "agent57"
+    NGU = "ngu"
+
+
+class Chooser(enum.Enum):
+    """Who picks the policy of an episode."""
+
+    BANDIT = "bandit"
+    FIXED = "fixed"
+
+
+class Combination(enum.Enum):
+    """How extrinsic and intrinsic action values are added (Agent57 App. B)."""
+
+    IDENTITY = "identity"
+    SQUASHED = "squashed"
+
+
+class Transform(enum.Enum):
+    """Value transform of the learning targets."""
+
+    SQUASHED = "squashed"
+    IDENTITY = "identity"
+
+
+class Precision(enum.Enum):
+    """Number format inside torso and LSTM; parameters, targets and losses are always float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Section:
+    """A part of the settings. After `freeze` any assignment raises."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_frozen"):
+            raise SettingsError(f"settings are frozen after start-up; '{name}' cannot be changed")
+        super().__setattr__(name, value)
+
+    def freeze(self) -> None:
+        """Makes this section and its parts read-only."""
+        for value in vars(self).values():
+            if isinstance(value, Section):
+                value.freeze()
+        self.__dict__["_frozen"] = True
+
+
+@dataclasses.dataclass
+class EnvironmentSettings(Section):
+    """The task and how many copies of it run."""
+
+    kind: EnvironmentKind = EnvironmentKind.ENVPOOL
+    task_id: str = "Zaxxon-v5"  # EnvPool's name; unused by the grid worlds
+    num_envs: int = 256  # PAPER: 256 actors; all groups together
+    num_groups: int = 2  # host environments act in turn: one group's emulators run while the device acts for another; grid worlds: 1
+    num_threads: int | None = None  # emulator threads of a group; None: from CPU affinity and container limits
+    max_episode_steps: int = 27_000  # NGU App. F.4: 30 minutes at 4 frames a step
+    action_repeat_frames: int = 4  # Atari: frames per agent step, maximum over the last two
+    noop_max: int = 30  # Atari: up to so many random no-ops at the start
+    repeat_action_probability: float = 0.0  # Atari: sticky actions, off in the papers
+    grid_size: int = 15  # grid worlds: cells a side (Agent57 §4.2: 15; NGU §4.1: 21)
+
+
+@dataclasses.dataclass
+class NetworkSettings(Section):
+    """Sizes of the networks (Agent57 App. F)."""
+
+    torso: Torso = Torso.CONVOLUTIONS
+    conv_features: tuple[int, ...] = (32, 64, 64)
+    conv_kernels: tuple[int, ...] = (8, 4, 3)
+    conv_strides: tuple[int, ...] = (4, 2, 1)
+    dense_features: tuple[int, ...] = (256, 256)  # vector observations only, Choice
+    torso_size: int = 512  # dense layer between torso and LSTM
+    lstm_size: int = 512
+    head_size: int = 512  # hidden units of each duelling head
+
+
+@dataclasses.dataclass
+class PolicySettings(Section):
+    """The family of policies (NGU App. A, Agent57 App. G.1)."""
+
+    num_policies: int = 32
+    beta_max: float = 0.3  # largest weight of the intrinsic reward; the only weight when num_policies is 1
+    discounts: DiscountLadder = DiscountLadder.AGENT57
+    gamma_0: float = 0.9999  # Agent57 ladder: the exploitative policy
+    gamma_1: float = 0.997  # Agent57 ladder: policy 7; NGU ladder: the exploitative policy
+    gamma_2: float = 0.99  # both ladders: the most exploratory policy
+    separate_networks: bool = True  # False: one network learns r^e + beta_j r^i (NGU)
+    combination: Combination = Combination.IDENTITY
+
+
+@dataclasses.dataclass
+class BanditSettings(Section):
+    """The meta-controller (Agent57 §3.2, App. D)."""
+
+    chooser: Chooser = Chooser.BANDIT
+    window_episodes: int = 160
+    exploration: float = 0.5  # probability of a uniform arm
+    ucb_bonus: float = 1.0  # factor of sqrt(1 / count)
+    group_size: int = 1  # actors that share one bandit; 1 = the paper
+
+
+@dataclasses.dataclass
+class ActorSettings(Section):
+    """How actors explore and how fresh their parameters are."""
+
+    epsilon_base: float = 0.4
+    epsilon_alpha: float = 8.0
+    refresh_period: int = 1  # acts between parameter refreshes; 1 = always current (Deviation), the paper's lag is 100
+    acts_per_dispatch: int = 16  # JAX environments: acts in one device program
+
+
+@dataclasses.dataclass
+class NoveltySettings(Section):
+    """Episodic and life-long novelty (NGU §2, App. A)."""
+
+    embedding_size: int = 32
+    inverse_hidden_size: int = 128
+    distillation_size: int = 128
+    num_neighbours: int = 10
+    memory_capacity: int = 30_000  # embeddings per environment
+    kernel_epsilon: float = 1e-4
+    cluster_distance: float = 8e-3
+    pseudo_count: float = 1e-3
+    max_similarity: float = 8.0
+    max_factor: float = 5.0  # L; 1 switches life-long novelty off
+    statistics_horizon: float = 1e7  # values after which old ones fade from running statistics, Choice
+    embedding_refresh_period_updates: int = 10  # Choice: the paper's 100 actor steps last about 8 of its updates
+    train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation, Choice
+
+
+@dataclasses.dataclass
+class ReplaySettings(Section):
+    """The circular prioritised sequence replay."""
+
+    capacity: str = "auto"  # timesteps of all environments together, or "auto": what fits, up to PAPER's 5e6
+    trace: int = 160  # transitions in a sequence
+    period: int = 80  # timesteps between starts of sequences
+    min_sequences: int = 6_250  # learning starts when so many are stored
+    samples_per_insert: float = 1.5  # times that an inserted sequence is sampled; follows from PAPER's rates
+    priority_exponent: float = 0.9
+    is_exponent: float = 0.0  # importance sampling
+    eta: float = 0.9  # priority: weight of the maximum against the mean
+
+
+@dataclasses.dataclass
+class LearnerSettings(Section):
+    """Losses and optimisers."""
+
+    batch_size: int = 64  # sequences, over all devices
+    learning_rate: float = 1e-4
+    novelty_learning_rate: float = 5e-4  # embedding and distillation
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_epsilon: float = 1e-4
+    max_gradient_norm: float = 40.0
+    trace_lambda: float = 0.95  # Retrace
+    transform: Transform = Transform.SQUASHED
+    target_epsilon: float = 0.01  # exploration of the target policy
+    target_period_updates: int = 1_500
+    embedding_l2: float = 1e-5
+
+
+@dataclasses.dataclass
+class EvaluationSettings(Section):
+    """The evaluator (Agent57 App. D): bandit episodes in turn with blocks of greedy ones, whose mean return is the score."""
+
+    num_envs: int = 8  # environments of its own; a multiple of the number of devices
+    period_acts: int = 4  # acts of a training group between two acts of the evaluator
+    epsilon: float = 0.01
+    window_episodes: int = 3_600
+    exploration: float = 0.01
+    greedy_episodes: int = 5  # greedy episodes after each bandit episode
+
+
+@dataclasses.dataclass
+class CheckpointSettings(Section):
+    """When and what to save."""
+
+    period_seconds: float = 600.0
+    keep: int = 2
+    save_replay: bool = True
+
+
+@dataclasses.dataclass
+class LoggingSettings(Section):
+    """Panel, metrics.jsonl and TensorBoard."""
+
+    period_seconds: float = 10.0
+    tensorboard: bool = True
+
+
+@dataclasses.dataclass
+class PrecisionSettings(Section):
+    """Number formats."""
+
+    compute: Precision = Precision.FLOAT32
+
+
+@dataclasses.dataclass
+class Settings(Section):
+    """All of it. Defaults are Agent57 on one Atari game with the paper's numbers."""
+
+    seed: int = 0
+    total_steps: int = 22_500_000_000  # agent steps of all environments; PAPER: 90e9 frames
+    num_devices: int | None = None  # None: all that JAX sees
+    environment: EnvironmentSettings = dataclasses.field(default_factory=EnvironmentSettings)
+    network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
+    policy: PolicySettings = dataclasses.field(default_factory=PolicySettings)
+    bandit: BanditSettings = dataclasses.field(default_factory=BanditSettings)
+    actor: ActorSettings = dataclasses.field(default_factory=ActorSettings)
+    novelty: NoveltySettings = dataclasses.field(default_factory=NoveltySettings)
+    replay: ReplaySettings = dataclasses.field(default_factory=ReplaySettings)
+    learner: LearnerSettings = dataclasses.field(default_factory=LearnerSettings)
+    evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
+    checkpoint: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
+    logging: LoggingSettings = dataclasses.field(default_factory=LoggingSettings)
+    precision: PrecisionSettings = dataclasses.field(default_factory=PrecisionSettings)
+
+    @property
+    def envs_per_group(self) -> int:
+        """E: environments that one act step serves."""
+        return self.environment.num_envs // self.environment.num_groups
+
+    @property
+    def num_values(self) -> int:
+        """V: value functions, extrinsic and intrinsic or one for both."""
+        return 2 if self.policy.separate_networks else 1
+
+    @property
+    def is_host_environment(self) -> bool:
+        """Whether environments step outside JAX."""
+        return self.environment.kind is EnvironmentKind.ENVPOOL
+
+    @property
+    def requested_capacity(self) -> int | None:
+        """Timesteps of replay that were asked for; None for "auto"."""
+        return None if self.replay.capacity == "auto" else int(self.replay.capacity)
+
+    def capacity_per_env(self, timesteps: int) -> int:
+        """C: slots per environment when all environments together may hold `timesteps`; a multiple of the period."""
+        return timesteps // self.environment.num_envs // self.replay.period * self.replay.period
+
+    @property
+    def min_capacity(self) -> int:
+        """Fewest timesteps with which learning can start: `min_sequences` complete ones beside those that are being written."""
+        per_env = -(-self.replay.min_sequences // self.environment.num_envs)
+        slots = -(-((per_env - 1) * self.replay.period + self.replay.trace + 1) // self.replay.period) * self.replay.period
+        return self.environment.num_envs * slots
+
+
+PAPER_CAPACITY = 5_000_000
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Nested plain values of a section, ready for JSON."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return value.value if isinstance(value, enum.Enum) else list(value) if isinstance(value, tuple) else value
+
+    result: dict[str, Any] = plain(settings)
+    return result
+
+
+def to_json(settings: Settings) -> str:
+    """The text of a run's config.json."""
+    return json.dumps(to_dict(settings), indent=2) + "\n"
+
+
+def from_dict(values: dict[str, Any]) -> Settings:
+    """Settings from `to_dict`'s plain values.
+
+    Raises:
+      SettingsError: on an unknown or missing key, so that a file of another version is not read as something it is not.
+    """
+
+    def fill(section: Any, mapping: dict[str, Any], path: str) -> None:
+        names = {field.name for field in dataclasses.fields(section)}
+        odd = sorted(names ^ set(mapping))
+        if odd:
+            raise SettingsError(f"config.json does not fit this version of agent57_jax: {', '.join(path + name for name in odd)}")
+        for name, value in mapping.items():
+            current = getattr(section, name)
+            if dataclasses.is_dataclass(current):
+                fill(current, value, f"{path}{name}.")
+            elif isinstance(current, enum.Enum):
+                setattr(section, name, type(current)(value))
+            else:
+                setattr(section, name, tuple(value) if isinstance(current, tuple) else value)
+
+    settings = Settings()
+    fill(settings, values, "")
+    return finalise(settings)
+
+
+def finalise(settings: Settings) -> Settings:
+    """Validates and returns a frozen copy.
+
+    Raises:
+      SettingsError: naming every problem.
+    """
+    found = problems(settings)
+    if found:
+        raise SettingsError("\n".join(found))
+    frozen = copy.deepcopy(settings)
+    frozen.freeze()
+    return frozen
+
+
+def problems(settings: Settings) -> list[str]:
+    """One clear sentence for everything in the settings that cannot work."""
+    found: list[str] = []
+
+    def need(condition: bool, message: str) -> None:
+        if not condition:
+            found.append(message)
+
+    def at_least(minimum: float, *paths: str) -> None:
+        for path in paths:
+            value: Any = settings
+            for name in path.split("."):
+                value = getattr(value, name)
+            need(value is None or value >= minimum, f"{path} is {value}, but must be at least {minimum}")
+
+    def within(low: float, high: float, *paths: str) -> None:
+        for path in paths:
+            section, name = path.split(".")
+            value = getattr(getattr(settings, section), name)
+            need(low <= value <= high, f"{path} is {value}, but must lie in [{low}, {high}]")
+
+    at_least(1, "total_steps", "num_devices", "environment.num_envs", "environment.num_groups", "environment.num_threads")
+    at_least(1, "environment.max_episode_steps", "environment.action_repeat_frames", "environment.noop_max")
+    at_least(1, "network.torso_size", "network.lstm_size", "network.head_size", "policy.num_policies", "bandit.window_episodes")
+    at_least(1, "bandit.group_size", "actor.refresh_period", "actor.acts_per_dispatch", "novelty.embedding_size")
+    at_least(1, "novelty.inverse_hidden_size", "novelty.distillation_size", "novelty.num_neighbours", "novelty.memory_capacity")
+    at_least(1, "novelty.max_factor", "novelty.statistics_horizon", "novelty.embedding_refresh_period_updates", "novelty.train_timesteps")
+    at_least(1, "replay.trace", "replay.period", "replay.min_sequences", "learner.batch_size", "learner.target_period_updates")
+    at_least(1, "evaluation.num_envs", "evaluation.period_acts", "evaluation.window_episodes", "evaluation.greedy_episodes")
+    at_least(1, "checkpoint.keep")
+    at_least(0, "seed", "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent")
+    at_least(0, "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
+    within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
+    within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
+    within(0, 1, "learner.adam_b2", "policy.gamma_0", "policy.gamma_1", "policy.gamma_2")
+    policy, replay, environment, learner = settings.policy, settings.replay, settings.environment, settings.learner
+    need(policy.gamma_2 <= policy.gamma_1 <= policy.gamma_0 < 1, "policy.gamma_0 >= gamma_1 >= gamma_2 must hold, all below 1")
+    need(policy.num_policies <= 255, f"policy.num_policies is {policy.num_policies}, but the replay stores at most 255")
+    for path in ("learning_rate", "novelty_learning_rate", "adam_epsilon", "max_gradient_norm"):
+        need(getattr(learner, path) > 0, f"learner.{path} must be positive")
+    for path in ("kernel_epsilon", "pseudo_count", "max_similarity"):
+        need(getattr(settings.novelty, path) > 0, f"novelty.{path} must be positive")
+    need(replay.samples_per_insert > 0, "replay.samples_per_insert must be positive")
+    need(settings.actor.epsilon_base > 0, "actor.epsilon_base must be positive: Retrace divides by the probability of the action taken")
+    need(settings.evaluation.epsilon > 0, "evaluation.epsilon must be positive: it takes part in the probability of the action taken")
+    lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
+    need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
+    need(
+        environment.kind is not EnvironmentKind.ENVPOOL or environment.num_groups <= environment.num_envs,
+        f"environment.num_groups is {environment.num_groups}, more than environment.num_envs {environment.num_envs}",
+    )
+    if environment.num_groups >= 1:
+        need(
+            environment.num_envs % environment.num_groups == 0,
+            f"environment.num_envs {environment.num_envs} is not divisible by environment.num_groups {environment.num_groups}",
+        )
+        if settings.bandit.group_size >= 1:
+            need(
+                settings.envs_per_group % settings.bandit.group_size == 0,
+                f"{settings.envs_per_group} environments of a group are not divisible by bandit.group_size {settings.bandit.group_size}",
+            )
+    if environment.kind is not EnvironmentKind.ENVPOOL:
+        need(environment.num_groups == 1, f"environment.num_groups must be 1 for {environment.kind.value}, which runs on the device")
+        need(environment.grid_size >= 3, f"environment.grid_size is {environment.grid_size}, but must be at least 3")
+    if environment.kind is EnvironmentKind.DISCO_MAZE:
+        need(environment.grid_size >= 5 and environment.grid_size % 2 == 1, "environment.grid_size of a maze must be odd and at least 5")
+    need(settings.bandit.group_size <= settings.bandit.window_episodes, "bandit.group_size must not exceed bandit.window_episodes")
+    need(settings.evaluation.num_envs <= settings.evaluation.window_episodes, "evaluation.num_envs must not exceed its window_episodes")
+    need(replay.period <= replay.trace, f"replay.period {replay.period} is larger than replay.trace {replay.trace}: timesteps would be lost")
+    need(
+        settings.novelty.train_timesteps <= replay.trace,
+        f"novelty.train_timesteps {settings.novelty.train_timesteps} exceeds replay.trace {replay.trace}",
+    )
+    if not found:
+        found.extend(_capacity_problems(settings))
+    return found
+
+
+def _capacity_problems(settings: Settings) -> list[str]:
+    text = settings.replay.capacity
+    if text == "auto":
+        return []
+    try:
+        capacity = int(text)
+    except ValueError:
+        return [f"replay.capacity is '{text}', but must be a whole number of timesteps or 'auto'"]
+    if settings.capacity_per_env(capacity) * settings.environment.num_envs < settings.min_capacity:
+        message = (
+            f"replay.capacity {capacity} cannot hold replay.min_sequences {settings.replay.min_sequences}: it must be at least "
+            f"{settings.min_capacity} for {settings.environment.num_envs} environments (or lower min_sequences, num_envs or trace)"
+        )
+        return [message]
+    return []
+
+
+def device_problems(settings: Settings, num_devices: int) -> list[str]:
+    """What cannot be divided over the devices; known only after JAX has started."""
+    found = []
+    for name, value in (
+        ("environments of a group", settings.envs_per_group),
+        ("learner.batch_size", settings.learner.batch_size),
+        ("evaluation.num_envs", settings.evaluation.num_envs),
+    ):
+        if value % num_devices:
+            found.append(f"{name} {value} is not divisible by the {num_devices} devices (set num_devices, or change it)")
+    if settings.envs_per_group // num_devices % settings.bandit.group_size:
+        found.append(f"bandit.group_size {settings.bandit.group_size} does not divide the environments of a group on one device")
+    return found

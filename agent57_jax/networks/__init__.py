@@ -1,0 +1,1 @@
+"""Flax modules as pure functions over explicit parameter trees."""

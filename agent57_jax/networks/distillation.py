@@ -1,0 +1,43 @@
+"""Random network distillation: a fixed random network g and the predictor that learns it (Burda et al. 2018; NGU §2, Agent57 App. F)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from agent57_jax.config import NetworkSettings, NoveltySettings
+from agent57_jax.networks.torsos import build_torso
+from agent57_jax.types import EnvironmentSpec
+
+Parameters = Any
+
+
+class _Features(nn.Module):
+    network: NetworkSettings
+    size: int
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        return nn.Dense(self.size)(build_torso(self.network, jnp.dtype("float32"))(observation))
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationNetwork:
+    """g and its predictor have one form; only their parameters differ."""
+
+    network: NetworkSettings
+    novelty: NoveltySettings
+    spec: EnvironmentSpec
+
+    def init(self, key: jax.Array) -> Parameters:
+        """Random parameters of one of the two networks."""
+        observation = jnp.zeros((1, *self.spec.observation_shape), self.spec.observation_dtype)
+        return _Features(self.network, self.novelty.distillation_size).init(key, observation)["params"]
+
+    def error(self, predictor: Parameters, target: Parameters, observation: jax.Array) -> jax.Array:
+        """err(x) = ||g^(x) - g(x)||^2: [..., *observation_shape] -> [...]. No gradient reaches the random network."""
+        module = _Features(self.network, self.novelty.distillation_size)
+        wanted = jax.lax.stop_gradient(module.apply({"params": target}, observation))
+        return jnp.sum(jnp.square(module.apply({"params": predictor}, observation) - wanted), axis=-1)
