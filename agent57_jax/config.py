@@ -202,7 +202,7 @@ class LearnerSettings(Section):
 class EvaluationSettings(Section):
     """The evaluator (Agent57 App. D): bandit episodes in turn with blocks of greedy ones, whose mean return is the score."""
 
-    num_envs: int = 8  # environments of its own; a multiple of the number of devices
+    num_envs: int = 8  # environments of its own
     period_acts: int = 4  # acts of a training group between two acts of the evaluator
     epsilon: float = 0.01
     window_episodes: int = 3_600
@@ -447,7 +447,6 @@ def device_problems(settings: Settings, num_devices: int) -> list[str]:
     for name, value in (
         ("environments of a group", settings.envs_per_group),
         ("learner.batch_size", settings.learner.batch_size),
-        ("evaluation.num_envs", settings.evaluation.num_envs),
     ):
         if value % num_devices:
             found.append(f"{name} {value} is not divisible by the {num_devices} devices (set num_devices, or change it)")

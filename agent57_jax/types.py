@@ -68,6 +68,15 @@ class RecurrentState(NamedTuple):
     previous_action: Array  # [E] int32, a_{t-1}
 
 
+class ActingParameters(NamedTuple):
+    """What the actor needs of the learner."""
+
+    q: Any  # parameters of the Q-networks, leading axis V
+    embedding: Any  # the part "embedding" of the embedding network
+    predictor: Any  # distillation: the network that learns
+    random_target: Any  # distillation: the network that is fixed
+
+
 class SequenceId(NamedTuple):
     """Names a stored sequence so that a priority finds it again, or finds that it is gone."""
 

@@ -37,11 +37,12 @@ class _Encoder(nn.Module):
     def __call__(self, inputs: QInputs) -> jax.Array:
         features = build_torso(self.settings, self.dtype)(inputs.observation)
         features = nn.relu(nn.Dense(self.settings.torso_size, dtype=self.dtype)(features))
-        follows = 1.0 - inputs.is_first.astype(jnp.float32)[..., None]
+        follows = ~inputs.is_first[..., None]
         context = [
-            jax.nn.one_hot(inputs.previous_action, self.num_actions) * follows,
-            inputs.extrinsic_reward[..., None] * follows,
-            inputs.intrinsic_reward[..., None] * follows,
+            # Selected, not multiplied: what stands at FIRST is no experience and must not matter, not even a NaN.
+            jnp.where(follows, jax.nn.one_hot(inputs.previous_action, self.num_actions), 0.0),
+            jnp.where(follows, inputs.extrinsic_reward[..., None], 0.0),
+            jnp.where(follows, inputs.intrinsic_reward[..., None], 0.0),
             jax.nn.one_hot(inputs.policy, self.num_policies),
         ]
         x = jnp.concatenate([features, *(part.astype(features.dtype) for part in context)], axis=-1)

@@ -1,0 +1,327 @@
+"""One pure act step for every kind of environment: novelty, bandit, recurrent Q step, action (Agent57 §3, App. D; NGU Alg. 1).
+
+It is the same for training, for warm-up and for evaluation; `ActingMode` says how they differ. The functions work on one device's share
+of the environments, inside a sharded program.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agent57_jax import parallel
+from agent57_jax.algorithm import episodic_novelty, lifelong_novelty, meta_controller, policy_family
+from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
+from agent57_jax.algorithm.intrinsic_reward import intrinsic_reward
+from agent57_jax.algorithm.lifelong_novelty import RunningMoments
+from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.algorithm.policy_family import PolicyFamily
+from agent57_jax.algorithm.value_transform import SQUASHED, combine_action_values
+from agent57_jax.config import Chooser, Combination, NoveltySettings
+from agent57_jax.networks.distillation import DistillationNetwork
+from agent57_jax.networks.embedding import EmbeddingNetwork
+from agent57_jax.networks.q_network import QInputs, QNetwork
+from agent57_jax.types import FIRST, LAST, ActingParameters, Experience, RecurrentState, TimeStep
+
+
+class NoveltyStatistics(NamedTuple):
+    """Running statistics that all actors share; every device holds the same."""
+
+    squared_distance: RunningMoments  # of the distances to the nearest memories; its mean is d_m^2
+    distillation_error: RunningMoments  # its mean and deviation are mu_err and sigma_err
+
+
+class ActorState(NamedTuple):
+    """What an environment's actor carries from one timestep to the next."""
+
+    index: jax.Array  # [E] int32, l, over all groups and devices
+    recurrent: RecurrentState  # [E, ...]
+    intrinsic_reward: jax.Array  # [E] float32, sum of r^i over this episode
+    policy: jax.Array  # [E] int32, j of this episode
+    episodes_started: jax.Array  # [E] int32
+    is_greedy: jax.Array  # [E] bool, this episode plays the bandit's best arm and does not teach it
+    memory: EpisodicMemory  # [E, ...]
+    bandit: BanditState  # [E / group_size, ...]
+    action_counts: jax.Array  # [E, A] int32, actions of this episode
+
+
+class ActMetrics(NamedTuple):
+    """Sums over acts since they were last read, over all devices."""
+
+    timesteps: jax.Array  # scalar
+    steps: jax.Array  # scalar, timesteps that are not FIRST
+    intrinsic_reward: jax.Array  # scalar, sum over timesteps
+    episodic_reward: jax.Array  # scalar, sum over timesteps
+    alpha: jax.Array  # scalar, sum over timesteps, before clipping
+    action_value: jax.Array  # [V] sum over timesteps of Q at the action taken
+    episodes: jax.Array  # scalar
+    truncations: jax.Array  # scalar, episodes that ended by a limit
+    episode_return: jax.Array  # scalar, sum over episodes
+    episode_length: jax.Array  # scalar, sum over episodes, agent steps
+    episode_intrinsic_return: jax.Array  # scalar, sum over episodes
+    action_ratio: jax.Array  # [A] sum over episodes of the share of each action
+    arm_pulls: jax.Array  # [N] episodes that ended
+    arm_return: jax.Array  # [N] sum over episodes
+
+
+class EpisodeReport(NamedTuple):
+    """Which environments end an episode at this timestep, and how; for callers that judge single episodes."""
+
+    finished: jax.Array  # [E] bool
+    is_greedy: jax.Array  # [E] bool
+    policy: jax.Array  # [E] int32
+    episode_return: jax.Array  # [E] float32
+    episode_length: jax.Array  # [E] int32
+
+
+class ActOutput(NamedTuple):
+    """Result of one act step."""
+
+    state: ActorState
+    statistics: NoveltyStatistics
+    metrics: ActMetrics
+    experience: Experience  # [E, ...]
+    report: EpisodeReport
+
+
+STATE_SPECS = parallel.BY_ENVIRONMENT  # every leaf of ActorState is [E, ...] or [E / group_size, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ActingMode:
+    """How training and evaluation differ."""
+
+    num_actors: int  # L, over all groups and devices
+    epsilon_base: float
+    epsilon_alpha: float
+    chooser: Chooser
+    window_episodes: int
+    exploration: float
+    ucb_bonus: float
+    group_size: int  # actors that share a bandit
+    bandit_episodes: int  # of every bandit_episodes + greedy_episodes, so many follow and teach the bandit
+    greedy_episodes: int
+
+
+def init_statistics() -> NoveltyStatistics:
+    """Statistics before the first timestep."""
+    return NoveltyStatistics(lifelong_novelty.init_moments(), lifelong_novelty.init_moments())
+
+
+@dataclasses.dataclass(frozen=True)
+class Actor:
+    """Networks, family and mode of a fleet of actors."""
+
+    mode: ActingMode
+    family: PolicyFamily
+    combination: Combination
+    novelty: NoveltySettings
+    q_network: QNetwork
+    embedding: EmbeddingNetwork
+    distillation: DistillationNetwork
+
+    @property
+    def num_policies(self) -> int:
+        """N."""
+        return len(self.family.betas)
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self.q_network.spec.num_actions
+
+    def init_state(self, index: jax.Array) -> ActorState:
+        """Actors [E] before their first timestep; `index` is their number in the whole fleet."""
+        num_envs = index.shape[0]
+        num_bandits = num_envs // self.mode.group_size
+        bandit = meta_controller.init_bandit(self.mode.window_episodes)
+        return ActorState(
+            index=index,
+            recurrent=self.q_network.initial_state(num_envs),
+            intrinsic_reward=jnp.zeros((num_envs,), jnp.float32),
+            policy=jnp.zeros((num_envs,), jnp.int32),
+            episodes_started=jnp.zeros((num_envs,), jnp.int32),
+            is_greedy=jnp.zeros((num_envs,), bool),
+            memory=episodic_novelty.init_memory(num_envs, self.novelty.memory_capacity, self.novelty.embedding_size),
+            bandit=jax.tree.map(lambda leaf: jnp.zeros((num_bandits, *leaf.shape), leaf.dtype), bandit),
+            action_counts=jnp.zeros((num_envs, self.num_actions), jnp.int32),
+        )
+
+    def init_metrics(self) -> ActMetrics:
+        """Sums before the first act."""
+        zero = jnp.zeros((), jnp.float32)
+        vectors = {
+            "action_value": self.q_network.num_values,
+            "action_ratio": self.num_actions,
+            "arm_pulls": self.num_policies,
+            "arm_return": self.num_policies,
+        }
+        return ActMetrics(**{name: jnp.zeros((vectors[name],), jnp.float32) if name in vectors else zero for name in ActMetrics._fields})
+
+    def act(
+        self,
+        parameters: ActingParameters,
+        state: ActorState,
+        statistics: NoveltyStatistics,
+        metrics: ActMetrics,
+        timestep: TimeStep,
+        key: jax.Array,
+    ) -> ActOutput:
+        """Everything an actor does at a timestep.
+
+        Args:
+          timestep: every field [E, ...].
+          key: the same on every device; each actor folds its own index in, so results do not depend on the number of devices.
+
+        Returns:
+          The next state, statistics and metrics; the experience with the chosen action; the episodes that end here.
+        """
+        is_first = timestep.step_type == FIRST
+        is_last = timestep.step_type == LAST
+        key_arm, key_action = jax.random.split(key)
+
+        bandit = self._record(state, is_last, timestep)
+        bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm)
+        memory, statistics, episodic, alpha = self._novelty(parameters, state, statistics, timestep, is_first)
+        reward = intrinsic_reward(episodic, alpha, self.novelty.max_factor)
+        recurrent, action, probability, taken = self._q_step(parameters, state, timestep, reward, policy, is_first, key_action)
+
+        intrinsic_sum = jnp.where(is_first, 0.0, state.intrinsic_reward) + reward
+        # The action at LAST is ignored by the environment, so an episode's ratios count the others.
+        counts = jnp.where(is_first[:, None], 0, state.action_counts)
+        counts = counts + jnp.where(is_last[:, None], 0, jax.nn.one_hot(action, self.num_actions, dtype=jnp.int32))
+        experience = Experience(
+            observation=timestep.observation,
+            action=action,
+            extrinsic_reward=timestep.reward,
+            intrinsic_reward=reward,
+            behaviour_probability=probability,
+            discount=timestep.discount,
+            step_type=timestep.step_type,
+            policy=policy,
+        )
+        finished = is_last.astype(jnp.float32)
+        arms = jax.nn.one_hot(policy, self.num_policies) * finished[:, None]
+        now = ActMetrics(
+            timesteps=jnp.float32(is_first.shape[0]),
+            steps=jnp.sum(~is_first).astype(jnp.float32),
+            intrinsic_reward=jnp.sum(reward),
+            episodic_reward=jnp.sum(episodic),
+            alpha=jnp.sum(alpha),
+            action_value=jnp.sum(taken, axis=1),
+            episodes=jnp.sum(finished),
+            truncations=jnp.sum(finished * timestep.discount),
+            episode_return=jnp.sum(finished * timestep.episode_return),
+            episode_length=jnp.sum(finished * timestep.episode_length),
+            episode_intrinsic_return=jnp.sum(finished * intrinsic_sum),
+            action_ratio=jnp.sum(finished[:, None] * counts / jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1), axis=0),
+            arm_pulls=jnp.sum(arms, axis=0),
+            arm_return=jnp.sum(arms * timestep.episode_return[:, None], axis=0),
+        )
+        return ActOutput(
+            state=ActorState(state.index, recurrent, intrinsic_sum, policy, episodes_started, is_greedy, memory, bandit, counts),
+            statistics=statistics,
+            metrics=jax.tree.map(jnp.add, metrics, parallel.sum_over_devices(now)),
+            experience=experience,
+            report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length),
+        )
+
+    def _by_bandit(self, per_env: jax.Array) -> jax.Array:
+        """[E, ...] -> [E / group_size, group_size, ...]."""
+        return per_env.reshape((-1, self.mode.group_size, *per_env.shape[1:]))
+
+    def _record(self, state: ActorState, is_last: jax.Array, timestep: TimeStep) -> BanditState:
+        """The bandits after the episodes that end at this timestep."""
+        taught = self._by_bandit(is_last & ~state.is_greedy)
+        return jax.vmap(meta_controller.record_returns)(
+            state.bandit, taught, self._by_bandit(state.policy), self._by_bandit(timestep.episode_return)
+        )
+
+    def _choose_policies(
+        self, state: ActorState, bandit: BanditState, is_first: jax.Array, key: jax.Array
+    ) -> tuple[BanditState, jax.Array, jax.Array, jax.Array]:
+        """Bandits, policies [E], started episodes [E] and greediness [E] after the episodes that start at this timestep."""
+        mode, num_arms = self.mode, self.num_policies
+        turn = state.episodes_started % (mode.bandit_episodes + mode.greedy_episodes)
+        is_greedy = jnp.where(is_first, turn >= mode.bandit_episodes, state.is_greedy)
+        episodes_started = state.episodes_started + is_first
+        if mode.chooser is Chooser.FIXED:
+            return bandit, state.index % num_arms, episodes_started, is_greedy
+
+        def choose(bandit: BanditState) -> tuple[BanditState, jax.Array]:
+            first_actor = self._by_bandit(state.index)[:, 0]
+            keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(first_actor)
+            starting = self._by_bandit(is_first & ~is_greedy)
+            arms, chosen = jax.vmap(
+                lambda key, one, starting, first: meta_controller.select_arms(
+                    key, one, starting, first, num_arms, mode.exploration, mode.ucb_bonus
+                )
+            )(keys, bandit, starting, first_actor // mode.group_size)
+            best = jax.vmap(lambda one: meta_controller.greedy_arm(one, num_arms))(bandit)
+            return chosen, jnp.where(is_greedy, jnp.repeat(best, mode.group_size), arms.reshape(-1))
+
+        # Episodes rarely start; the windows need not be read at every timestep.
+        bandit, arms = jax.lax.cond(jnp.any(is_first), choose, lambda bandit: (bandit, state.policy), bandit)
+        return bandit, jnp.where(is_first, arms, state.policy), episodes_started, is_greedy
+
+    def _novelty(
+        self, parameters: ActingParameters, state: ActorState, statistics: NoveltyStatistics, timestep: TimeStep, is_first: jax.Array
+    ) -> tuple[EpisodicMemory, NoveltyStatistics, jax.Array, jax.Array]:
+        """Memory with x_t, statistics with it, episodic reward [E] and life-long factor alpha [E]."""
+        novelty = self.novelty
+        memory = episodic_novelty.reset_memory(state.memory, is_first)
+        embedding = self.embedding.embed(parameters.embedding, timestep.observation)
+        distances = episodic_novelty.nearest_squared_distances(memory, embedding, novelty.num_neighbours)
+        error = self.distillation.error(parameters.predictor, parameters.random_target, timestep.observation)
+        # Every device sees the numbers of all and so keeps the same statistics, the same as one device would.
+        all_distances = parallel.gather_over_devices(distances)
+        all_errors = parallel.gather_over_devices(error)
+        horizon = novelty.statistics_horizon
+        present = jnp.isfinite(all_distances).astype(jnp.float32)
+        statistics = NoveltyStatistics(
+            lifelong_novelty.update_moments(statistics.squared_distance, all_distances, present, horizon),
+            lifelong_novelty.update_moments(statistics.distillation_error, all_errors, jnp.ones_like(all_errors), horizon),
+        )
+        episodic = episodic_novelty.episodic_reward(
+            distances,
+            statistics.squared_distance.mean,
+            novelty.kernel_epsilon,
+            novelty.cluster_distance,
+            novelty.pseudo_count,
+            novelty.max_similarity,
+        )
+        alpha = lifelong_novelty.lifelong_factor(error, statistics.distillation_error)
+        return episodic_novelty.insert(memory, embedding), statistics, episodic, alpha
+
+    def _q_step(
+        self,
+        parameters: ActingParameters,
+        state: ActorState,
+        timestep: TimeStep,
+        reward: jax.Array,
+        policy: jax.Array,
+        is_first: jax.Array,
+        key: jax.Array,
+    ) -> tuple[RecurrentState, jax.Array, jax.Array, jax.Array]:
+        """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and their values [V, E]."""
+        inputs = QInputs(timestep.observation, state.recurrent.previous_action, timestep.reward, reward, policy, is_first)
+        inputs = jax.tree.map(lambda leaf: leaf[:, None], inputs)
+        values, hidden, cell = self.q_network.unroll(parameters.q, state.recurrent, inputs)
+        values = values[:, :, 0]  # [V, E, A]
+        combined = values[0]
+        if self.q_network.num_values == 2:
+            transform = SQUASHED if self.combination is Combination.SQUASHED else None
+            combined = combine_action_values(values[0], values[1], jnp.asarray(self.family.betas)[policy], transform)
+        epsilon = policy_family.actor_epsilons(state.index, self.mode.num_actors, self.mode.epsilon_base, self.mode.epsilon_alpha)
+        probabilities = policy_family.epsilon_greedy_probabilities(combined, epsilon)
+
+        def draw(index: jax.Array, greedy: jax.Array, epsilon: jax.Array) -> jax.Array:
+            key_explore, key_uniform = jax.random.split(jax.random.fold_in(key, index))
+            explore = jax.random.uniform(key_explore) < epsilon
+            return jnp.where(explore, jax.random.randint(key_uniform, (), 0, self.num_actions), greedy)
+
+        action = jax.vmap(draw)(state.index, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
+        probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
+        taken = jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0]
+        return RecurrentState(hidden, cell, action), action, probability, taken

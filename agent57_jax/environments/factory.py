@@ -1,0 +1,41 @@
+"""From settings to environments. Adapters are imported when they are needed: a grid world must not require EnvPool."""
+
+from agent57_jax.config import EnvironmentKind, EnvironmentSettings
+from agent57_jax.environments.disco_maze import DiscoMaze
+from agent57_jax.environments.random_coin import RandomCoin
+from agent57_jax.types import HostEnvironment, JaxEnvironment
+
+
+def make_host_environment(
+    settings: EnvironmentSettings, num_envs: int, seed: int, stream: str, skip: int = 0, render_mode: str | None = None
+) -> HostEnvironment:
+    """`num_envs` environments that step outside JAX.
+
+    Args:
+      seed: the run's seed.
+      stream: "training" or "evaluation"; streams never share an environment's seed.
+      skip: environments of the stream that others (groups, processes, a former start of this run) own.
+
+    Raises:
+      ValueError: when the task cannot be made; one line that says why.
+    """
+    from agent57_jax.environments import envpool
+
+    return envpool.EnvPoolEnvironment(
+        settings.task_id,
+        num_envs,
+        seeds=envpool.hashed_seeds(seed, stream, skip + num_envs)[skip:],
+        num_threads=settings.num_threads,
+        max_episode_steps=settings.max_episode_steps,
+        frame_skip=settings.action_repeat_frames,
+        noop_max=settings.noop_max,
+        repeat_action_probability=settings.repeat_action_probability,
+        render_mode=render_mode,
+    )
+
+
+def make_jax_environment(settings: EnvironmentSettings) -> JaxEnvironment:
+    """One grid world as pure functions."""
+    if settings.kind is EnvironmentKind.DISCO_MAZE:
+        return DiscoMaze(settings.grid_size, settings.max_episode_steps)
+    return RandomCoin(settings.grid_size, settings.max_episode_steps)

@@ -1,0 +1,104 @@
+"""The evaluator: plays with the learner's parameters, for the score (Agent57 App. D).
+
+It runs on one device, whatever the mesh: a few environments need no more, and its bandit is then the same for every number of devices.
+During training its acts are interleaved with those of the actors; `evaluate.py` runs it alone.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from agent57_jax import parallel, programs
+from agent57_jax.actor import Actor, ActorState, EpisodeReport, NoveltyStatistics
+from agent57_jax.types import ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
+
+
+class Episode(NamedTuple):
+    """One finished episode of the evaluator."""
+
+    environment: int
+    is_greedy: bool  # played the bandit's best arm; such episodes are the score
+    policy: int
+    episode_return: float  # undiscounted, raw rewards
+    length: int  # agent steps
+
+
+class Evaluator:
+    """A small fleet that plays but stores nothing and teaches only its own bandit."""
+
+    def __init__(self, actor: Actor, environment: HostEnvironment | JaxEnvironment, num_envs: int, root: jax.Array, acts: int = 0) -> None:
+        """`root` is the run's key; `acts` continues the random streams of a restored run."""
+        self._actor, self._environment = actor, environment
+        self._root: jax.Array = programs.one_device_copy(root)
+        self.acts = acts
+        mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
+        by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
+        index = jnp.arange(num_envs, dtype=jnp.int32)
+        self.state: ActorState = parallel.sharded(actor.init_state, mesh, by_env, by_env)(index)
+        self.simulation: programs.Simulation | None = None
+        self._host = environment if hasattr(environment, "recv") else None
+        inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, by_env, everywhere, everywhere)
+        if self._host is not None:
+            self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env, by_env, by_env), donate=(1,))
+            self._host.reset()
+        else:
+            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env, by_env, by_env), donate=(1, 3))
+            self.simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)(self._root, index)
+
+    def step(self, parameters: ActingParameters, statistics: NoveltyStatistics) -> list[Episode]:
+        """One act in every environment; returns the episodes that it finds finished."""
+        parameters, statistics = programs.one_device_copy((parameters, statistics))
+        counter = np.uint32(self.acts % 2**32)
+        self.acts += 1
+        if self._host is not None:
+            timestep = self._host.recv()
+            self.state, action, report = self._act(parameters, self.state, statistics, timestep, self._root, counter)
+            self._host.send(np.asarray(action))
+        else:
+            self.state, self.simulation, report = self._act(parameters, self.state, statistics, self.simulation, self._root, counter)
+        report = EpisodeReport(*(np.asarray(field) for field in report))
+        return [
+            Episode(int(i), bool(report.is_greedy[i]), int(report.policy[i]), float(report.episode_return[i]), int(report.episode_length[i]))
+            for i in np.flatnonzero(report.finished)
+        ]
+
+    def _act_host(
+        self,
+        parameters: ActingParameters,
+        state: ActorState,
+        statistics: NoveltyStatistics,
+        timestep: TimeStep,
+        root: jax.Array,
+        counter: jax.Array,
+    ) -> tuple[ActorState, jax.Array, EpisodeReport]:
+        key = parallel.fold_counter(root, programs.EVALUATION_STREAM, counter)
+        out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key)
+        return out.state, out.experience.action, out.report
+
+    def _act_simulated(
+        self,
+        parameters: ActingParameters,
+        state: ActorState,
+        statistics: NoveltyStatistics,
+        simulation: programs.Simulation,
+        root: jax.Array,
+        counter: jax.Array,
+    ) -> tuple[ActorState, programs.Simulation, EpisodeReport]:
+        state, action, report = self._act_host(parameters, state, statistics, simulation.timestep, root, counter)
+        key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
+        return state, programs.step_simulation(self._environment, simulation, key, action), report  # type: ignore[arg-type]
+
+    def _init_simulation(self, root: jax.Array, index: jax.Array) -> programs.Simulation:
+        key = parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(2))
+        return programs.init_simulation(self._environment, key, index)  # type: ignore[arg-type]
+
+
+def greedy_only(actor: Actor, num_envs: int) -> Actor:
+    """The evaluator's actor for `evaluate.py`: every episode plays the bandit's best arm."""
+    return dataclasses.replace(
+        actor, mode=dataclasses.replace(actor.mode, num_actors=num_envs, group_size=num_envs, bandit_episodes=0, greedy_episodes=1)
+    )

@@ -1,0 +1,241 @@
+"""Losses and the update: Retrace for the value functions, inverse dynamics, distillation (Agent57 §3.1; NGU §2, App. E).
+
+The functions work on one device's share of the batch, inside a sharded program; gradients and metrics are summed over devices.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from agent57_jax import parallel
+from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
+from agent57_jax.algorithm.retrace import transformed_retrace_targets
+from agent57_jax.algorithm.sequence_priority import sequence_priority
+from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform, combine_action_values
+from agent57_jax.config import Combination, LearnerSettings, NoveltySettings, Transform
+from agent57_jax.networks.distillation import DistillationNetwork
+from agent57_jax.networks.embedding import EmbeddingNetwork
+from agent57_jax.networks.q_network import QInputs, QNetwork
+from agent57_jax.types import FIRST, ActingParameters, Batch
+
+Parameters = Any
+Metrics = dict[str, jax.Array]
+
+
+class Trainable(NamedTuple):
+    """Parameters that gradients change."""
+
+    q: Parameters  # leading axis V
+    embedding: Parameters
+    predictor: Parameters
+
+
+class LearnerState(NamedTuple):
+    """Everything that an update reads and writes; the same on every device."""
+
+    parameters: Trainable
+    optimiser: Trainable  # state of each part's own Adam
+    target_q: Parameters
+    random_target: Parameters  # the fixed network of the distillation
+    acting_embedding: Parameters  # what actors embed with; follows the learnt one every embedding_refresh_period_updates
+    updates: jax.Array  # scalar int32
+
+
+class UpdateOutput(NamedTuple):
+    """Result of one update."""
+
+    state: LearnerState
+    priorities: jax.Array  # [B], of this device's sequences
+    metrics: Metrics  # scalars, over all devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """Networks, family and settings of the update."""
+
+    settings: LearnerSettings
+    novelty: NoveltySettings
+    combination: Combination
+    eta: float
+    family: PolicyFamily
+    q_network: QNetwork
+    embedding: EmbeddingNetwork
+    distillation: DistillationNetwork
+
+    @property
+    def _transform(self) -> ValueTransform:
+        return SQUASHED if self.settings.transform is Transform.SQUASHED else IDENTITY
+
+    def _optimiser(self, learning_rate: float) -> optax.GradientTransformation:
+        s = self.settings
+        return optax.chain(
+            optax.clip_by_global_norm(s.max_gradient_norm), optax.adam(learning_rate, s.adam_b1, s.adam_b2, eps=s.adam_epsilon)
+        )
+
+    def init(self, key: jax.Array) -> LearnerState:
+        """Random parameters, targets equal to them, empty optimisers."""
+        key_q, key_embedding, key_predictor, key_random = jax.random.split(key, 4)
+        parameters = Trainable(self.q_network.init(key_q), self.embedding.init(key_embedding), self.distillation.init(key_predictor))
+        novelty_optimiser = self._optimiser(self.settings.novelty_learning_rate)
+        return LearnerState(
+            parameters=parameters,
+            optimiser=Trainable(
+                # One Adam a value function: the leading axis is mapped, so that each clips its own gradient.
+                jax.vmap(self._optimiser(self.settings.learning_rate).init)(parameters.q),
+                novelty_optimiser.init(parameters.embedding),
+                novelty_optimiser.init(parameters.predictor),
+            ),
+            target_q=parameters.q,
+            random_target=self.distillation.init(key_random),
+            acting_embedding=parameters.embedding["embedding"],
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def update(self, state: LearnerState, batch: Batch) -> UpdateOutput:
+        """One gradient step of every part.
+
+        A non-finite loss or gradient leaves parameters, optimisers and targets as they were and sets the metric `finite` to 0; priorities
+        are then not to be used.
+        """
+        gradients, (priorities, metrics) = jax.grad(self.loss, has_aux=True)(state.parameters, state, batch)
+        gradients, metrics = parallel.sum_over_devices((gradients, metrics))
+        q_norms = jax.vmap(optax.tree.norm)(gradients.q)
+        norms = {f"gradient_norm/{name}": q_norms[v] for v, name in enumerate(self.value_names)}
+        norms["gradient_norm/embedding"] = optax.tree.norm(gradients.embedding)
+        norms["gradient_norm/distillation"] = optax.tree.norm(gradients.predictor)
+        metrics = metrics | norms
+        finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+
+        q_step, q_optimiser = jax.vmap(self._optimiser(self.settings.learning_rate).update)(gradients.q, state.optimiser.q)
+        novelty_optimiser = self._optimiser(self.settings.novelty_learning_rate)
+        embedding_step, embedding_optimiser = novelty_optimiser.update(gradients.embedding, state.optimiser.embedding)
+        predictor_step, predictor_optimiser = novelty_optimiser.update(gradients.predictor, state.optimiser.predictor)
+        parameters = optax.apply_updates(state.parameters, Trainable(q_step, embedding_step, predictor_step))
+        updates = state.updates + 1
+
+        def every(period: int, fresh: Parameters, old: Parameters) -> Parameters:
+            return jax.tree.map(lambda new, kept: jnp.where(updates % period == 0, new, kept), fresh, old)
+
+        new = LearnerState(
+            parameters=parameters,
+            optimiser=Trainable(q_optimiser, embedding_optimiser, predictor_optimiser),
+            target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),
+            random_target=state.random_target,
+            acting_embedding=every(
+                self.novelty.embedding_refresh_period_updates, parameters.embedding["embedding"], state.acting_embedding
+            ),
+            updates=updates,
+        )
+        new = jax.tree.map(lambda fresh, old: jnp.where(finite, fresh, old), new, state)
+        return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Names of the V value functions in metrics."""
+        return ("extrinsic", "intrinsic") if self.q_network.num_values == 2 else ("extrinsic",)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Keys of the metrics of an update, beside `finite`."""
+        values = ("loss/{}", "gradient_norm/{}", "learner/value_{}", "learner/td_error_{}")
+        shared = ("loss/embedding", "loss/distillation", "gradient_norm/embedding", "gradient_norm/distillation")
+        others = ("novelty/inverse_accuracy", "learner/valid_share", "learner/priority", "learner/on_policy_share")
+        return (*(key.format(name) for name in self.value_names for key in values), *shared, *others)
+
+    def loss(self, parameters: Trainable, state: LearnerState, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+        """Sum of all losses of this device's share; summed over devices it is the mean over the whole batch.
+
+        Returns:
+          loss, (priorities [B], metrics); no term shares parameters with another, so the sum trains each by itself.
+        """
+        share = 1.0 / jax.lax.axis_size(parallel.AXIS)
+        q_loss, priorities, q_metrics = self._q_loss(parameters.q, state.target_q, batch)
+        embedding_loss, accuracy = self._embedding_loss(parameters.embedding, batch)
+        distillation_loss = self._distillation_loss(parameters.predictor, state.random_target, batch)
+        weights = optax.tree.norm(parameters.embedding, squared=True)
+        l2 = 0.5 * self.settings.embedding_l2 * weights * share
+        metrics = q_metrics | {
+            "loss/embedding": embedding_loss + l2,
+            "loss/distillation": distillation_loss,
+            "novelty/inverse_accuracy": accuracy,
+        }
+        return q_loss + embedding_loss + l2 + distillation_loss, (priorities, metrics)
+
+    def _q_loss(self, q: Parameters, target_q: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array, Metrics]:
+        """Retrace loss of all value functions, priorities [B], metrics."""
+        x = batch.experience
+        is_first = x.step_type == FIRST
+        previous = jnp.concatenate([batch.recurrent_state.previous_action[:, None], x.action[:, :-1]], axis=1)
+        inputs = QInputs(x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, is_first)
+        online = self.q_network.unroll(q, batch.recurrent_state, inputs)[0]  # [V, B, T + 1, A]
+        target = self.q_network.unroll(jax.lax.stop_gradient(target_q), batch.recurrent_state, inputs)[0]
+
+        # A transition into FIRST is not experience, whatever came before it: LAST, or an episode that an interruption cut off.
+        valid = ~is_first[:, 1:]  # [B, T]
+        beta = jnp.asarray(self.family.betas)[x.policy]  # [B, T + 1]
+        gamma = jnp.asarray(self.family.gammas)[x.policy[:, :-1]]  # [B, T]
+        combined, rewards = online[0], x.extrinsic_reward[None, :, 1:]
+        if self.q_network.num_values == 2:
+            mix = SQUASHED if self.combination is Combination.SQUASHED else None
+            combined = combine_action_values(online[0], online[1], beta, mix)
+            rewards = jnp.stack([x.extrinsic_reward[:, 1:], x.intrinsic_reward[:, 1:]])
+        else:
+            rewards = rewards + (beta[:, :-1] * x.intrinsic_reward[:, 1:])[None]
+        target_policy = epsilon_greedy_probabilities(jax.lax.stop_gradient(combined), jnp.float32(self.settings.target_epsilon))
+
+        def one_stream(q_target: jax.Array, reward: jax.Array, *shared: jax.Array) -> jax.Array:
+            policy, action, probability, discount, ok = shared
+            return transformed_retrace_targets(
+                q_target, policy, action, probability, reward, discount, ok, self.settings.trace_lambda, self._transform
+            )
+
+        shared = (target_policy, x.action[:, :-1], x.behaviour_probability[:, :-1], gamma * x.discount[:, 1:], valid)
+        over_batch = jax.vmap(one_stream)
+        targets = jax.vmap(over_batch, in_axes=(0, 0, None, None, None, None, None))(target, rewards, *shared)  # [V, B, T]
+
+        taken = jnp.take_along_axis(online[:, :, :-1], x.action[None, :, :-1, None], axis=-1)[..., 0]
+        errors = jnp.where(valid[None], targets - taken, 0.0)  # [V, B, T]
+        size = batch.importance_weight.shape[0] * jax.lax.axis_size(parallel.AXIS)
+        losses = jnp.sum(0.5 * jnp.sum(jnp.square(errors), axis=-1) * batch.importance_weight[None], axis=-1) / size  # [V]
+
+        errors = jax.lax.stop_gradient(errors)
+        mixed = errors[0] + beta[:, :-1] * errors[1] if self.q_network.num_values == 2 else errors[0]
+        priorities = jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed, valid, self.eta)
+        count = jnp.maximum(parallel.sum_over_devices(jnp.sum(valid)), 1)
+        greedy = valid & (jnp.argmax(combined[:, :-1], axis=-1) == x.action[:, :-1])
+        metrics = {
+            "learner/valid_share": jnp.sum(valid) / (size * valid.shape[1]),
+            "learner/priority": jnp.sum(priorities) / size,
+            "learner/on_policy_share": jnp.sum(greedy) / count,
+        }
+        for v, name in enumerate(self.value_names):
+            metrics[f"loss/{name}"] = losses[v]
+            metrics[f"learner/value_{name}"] = jnp.sum(jnp.where(valid, taken[v], 0.0)) / count
+            metrics[f"learner/td_error_{name}"] = jnp.sum(jnp.abs(errors[v])) / count
+        return jnp.sum(losses), priorities, metrics
+
+    def _embedding_loss(self, embedding: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Negative log-likelihood of the actions of the last transitions, and the accuracy of the best guess."""
+        count = self.novelty.train_timesteps
+        x = batch.experience
+        logits = self.embedding.action_logits(embedding, x.observation[:, -(count + 1) :])
+        action = x.action[:, -(count + 1) : -1]
+        valid = (x.step_type[:, -count:] != FIRST).astype(jnp.float32)
+        total = jnp.maximum(parallel.sum_over_devices(jnp.sum(valid)), 1.0)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, action)
+        hits = (jnp.argmax(logits, axis=-1) == action).astype(jnp.float32)
+        return jnp.sum(jnp.where(valid > 0, losses, 0.0)) / total, jnp.sum(hits * valid) / total
+
+    def _distillation_loss(self, predictor: Parameters, random_target: Parameters, batch: Batch) -> jax.Array:
+        """Mean squared distillation error of the last timesteps."""
+        observation = batch.experience.observation[:, -self.novelty.train_timesteps :]
+        errors = self.distillation.error(predictor, random_target, observation)
+        return jnp.sum(errors) / (errors.size * jax.lax.axis_size(parallel.AXIS))
+
+
+def acting_parameters(state: LearnerState) -> ActingParameters:
+    """What actors need of the learner's state."""
+    return ActingParameters(state.parameters.q, state.acting_embedding, state.parameters.predictor, state.random_target)

@@ -1,0 +1,91 @@
+"""Bytes before anything is allocated: the table that a run prints, and the replay's capacity when it is to fit by itself."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from agent57_jax import parallel
+from agent57_jax.config import PAPER_CAPACITY, Settings, SettingsError, Torso
+from agent57_jax.programs import Parts
+from agent57_jax.replay import Replay
+
+DEVICE_SHARE = 0.92  # of the device's limit; the allocator needs room for fragments
+HOST_SHARE = 0.6  # of free host memory when the CPU is the device: emulators, the compiler and checkpoints need theirs
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of the arrays of a tree, or of shapes that stand for them."""
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def make_replay(parts: Parts, capacity: int) -> Replay:
+    """A replay for `capacity` timesteps of all environments together."""
+    settings = parts.settings
+    groups, per_env = settings.environment.num_groups, settings.capacity_per_env(capacity)
+    return Replay(settings.replay, parts.spec, groups, settings.envs_per_group, per_env)
+
+
+def replay_bytes(parts: Parts, capacity: int) -> int:
+    """Bytes of the replay's arrays, over all devices."""
+    store = make_replay(parts, capacity)
+    return tree_bytes(jax.eval_shape(lambda: store.init(parts.actor.q_network.initial_state(1))))
+
+
+def plan(parts: Parts, num_devices: int) -> tuple[int, dict[str, int]]:
+    """The replay's capacity in timesteps and a table of bytes per device.
+
+    Raises:
+      SettingsError: when it does not fit; the message names the largest capacity that does, or what else to make smaller.
+    """
+    settings = parts.settings
+    learner = jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32))
+    actors = jax.eval_shape(
+        lambda: parts.actor.init_state(np.arange(settings.envs_per_group, dtype=np.int32))  # type: ignore[arg-type]
+    )
+    evaluator = jax.eval_shape(lambda: parts.evaluation_actor.init_state(np.arange(settings.evaluation.num_envs, dtype=np.int32)))  # type: ignore[arg-type]
+    table = {
+        "parameters, targets and optimisers": tree_bytes(learner),
+        "actors and episodic memories": tree_bytes(actors) * settings.environment.num_groups // num_devices,
+        "evaluator": tree_bytes(evaluator),
+        "one update (estimate)": _update_bytes(parts) // num_devices,
+    }
+    memory = parallel.device_memory_bytes()
+    free = int(memory[1] * DEVICE_SHARE) - memory[0] if memory else int(parallel.host_memory_available_bytes() * HOST_SHARE) // num_devices
+    room = (free - sum(table.values())) * num_devices
+    unit = settings.environment.num_envs * settings.replay.period
+    # Bytes grow linearly with whole periods: two sizes give the line.
+    small = -(-(settings.replay.trace + 1) // settings.replay.period) * unit
+    per_unit = replay_bytes(parts, small + unit) - replay_bytes(parts, small)
+    fits = max(0, (room - replay_bytes(parts, small)) // per_unit * unit + small) if room > 0 else 0
+    wanted = settings.requested_capacity
+    capacity = min(PAPER_CAPACITY, fits) if wanted is None else wanted
+    capacity = max(capacity // unit * unit, 0)
+    if capacity > fits or capacity < settings.min_capacity:
+        lines = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in table.items())
+        smallest = f"replay.min_sequences {settings.replay.min_sequences} needs {settings.min_capacity}"
+        raise SettingsError(
+            f"replay.capacity {wanted or 'auto'}: at most {fits} timesteps fit ({smallest}); {free / 2**30:.2f} GiB are free per device, of which "
+            f"{lines}: lower replay.capacity, replay.min_sequences, environment.num_envs or novelty.memory_capacity"
+        )
+    table["replay"] = replay_bytes(parts, capacity) // num_devices
+    table["free"] = free - sum(table.values())
+    return capacity, table
+
+
+def _update_bytes(parts: Parts) -> int:
+    """What the activations of one update take: frames as float32 and every convolution's output, forward and backward."""
+    settings = parts.settings
+    shape = parts.spec.observation_shape
+    per_frame = math.prod(shape) * 5  # uint8 and float32
+    if settings.network.torso is Torso.CONVOLUTIONS:
+        height, width = shape[:2]
+        for features, kernel, stride in zip(
+            settings.network.conv_features, settings.network.conv_kernels, settings.network.conv_strides, strict=True
+        ):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            per_frame += 2 * 4 * height * width * features
+    per_frame += 4 * (10 * settings.network.lstm_size + 4 * settings.network.head_size + settings.network.torso_size)
+    timesteps = settings.learner.batch_size * (settings.replay.trace + 1)
+    return int(2 * settings.num_values * timesteps * per_frame)

@@ -1,0 +1,136 @@
+"""The mesh of devices, how arrays lie on it, and the start of several processes.
+
+One axis, `data`, over all devices of all processes. Programs are written for one device's share and wrapped by `sharded`; one device is
+the same program with an axis of size 1.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+REPLICATED = PartitionSpec()
+BY_ENVIRONMENT = PartitionSpec(AXIS)  # arrays [E, ...]
+BY_GROUPED_ENVIRONMENT = PartitionSpec(None, AXIS)  # arrays [G, E, ...]
+
+
+class DeviceError(RuntimeError):
+    """Devices that are not as a run needs them; the message says what to do."""
+
+
+def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of a run; must come before any other use of JAX.
+
+    Explicit values win; without them JAX's own detection serves launchers that say so in the environment (Slurm, Open MPI). A single
+    process does nothing, since it needs no coordinator.
+    """
+    if coordinator is not None:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif int(os.environ.get("SLURM_NTASKS", os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))) > 1:
+        jax.distributed.initialize()
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh over the first `num_devices` devices (None: all).
+
+    Raises:
+      DeviceError: if there are fewer, or if the machine has an NVIDIA driver that this JAX does not use.
+    """
+    devices = jax.devices()
+    if devices[0].platform == "cpu" and os.path.exists("/proc/driver/nvidia/version") and os.environ.get("JAX_PLATFORMS", "") != "cpu":
+        raise DeviceError(
+            "this machine has an NVIDIA driver, but JAX sees only the CPU: install requirements-cuda.txt, "
+            "or set JAX_PLATFORMS=cpu to train on the CPU on purpose"
+        )
+    wanted = len(devices) if num_devices is None else num_devices
+    if wanted > len(devices):
+        raise DeviceError(f"num_devices is {wanted}, but JAX sees only {len(devices)}: {devices}")
+    return Mesh(np.array(devices[:wanted]), (AXIS,))
+
+
+def sharded(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()) -> Any:
+    """A jitted program that runs `function` on every device's share of its arguments; arguments `donate` are consumed."""
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    # Shardings are pinned on both sides: left to the compiler, an equivalent spelling of one would trace the program again.
+    return jax.jit(mapped, donate_argnums=donate, in_shardings=_shardings(mesh, in_specs), out_shardings=_shardings(mesh, out_specs))
+
+
+def _is_spec(node: Any) -> bool:
+    return isinstance(node, PartitionSpec)
+
+
+def _shardings(mesh: Mesh, specs: Any) -> Any:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def placement(mesh: Mesh, specs: Any, tree: Any) -> Any:
+    """NamedSharding for every leaf of `tree`, from specs that may be a prefix of it."""
+    return jax.tree.map(
+        lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part),
+        specs,
+        tree,
+        is_leaf=_is_spec,
+    )
+
+
+def upload(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
+    """Host arrays of this process to the devices; with several processes each gives its own rows."""
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of an array [E, ...] that this process holds, as NumPy, in order."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """Inside a sharded program: sums over the axis."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def gather_over_devices(array: jax.Array) -> jax.Array:
+    """Inside a sharded program: [E / devices, ...] of every device to [E, ...] on all of them, in the order of the environments."""
+    return jax.lax.all_gather(array, AXIS, axis=0, tiled=True)
+
+
+def device_memory_bytes() -> tuple[int, int] | None:
+    """Bytes in use and limit of the first local device; None where the backend does not say (the CPU)."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if not statistics or "bytes_limit" not in statistics:
+        return None
+    return int(statistics["bytes_in_use"]), int(statistics["bytes_limit"])
+
+
+def host_memory_available_bytes() -> int:
+    """Memory that the host, or the container's limit, leaves free."""
+    with open("/proc/meminfo") as file:
+        values = dict(line.split(":") for line in file)
+    available = int(values["MemAvailable"].split()[0]) * 1024
+    for limit_path, usage_path in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            with open(limit_path) as limit, open(usage_path) as usage:
+                text = limit.read().strip()
+                if text != "max":
+                    available = min(available, int(text) - int(usage.read()))
+        except OSError:
+            continue
+    return available
+
+
+def fold_counter(key: jax.Array, stream: int, counter: jax.Array) -> jax.Array:
+    """The key of one use: (root key, stream, counter) always gives the same, so that a resumed run goes on with its own numbers."""
+    return jax.random.fold_in(jax.random.fold_in(key, stream), jnp.asarray(counter, jnp.uint32))

@@ -1,0 +1,261 @@
+"""The jitted, sharded programs: the one place where actor, replay and learner meet.
+
+`build` turns settings into the parts; `Programs` compiles what the trainer and the evaluator call. Every program is traced once in a
+run; docs/architecture.md lists them with what they donate and how often they run.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from agent57_jax import actor, learner, parallel, replay
+from agent57_jax.actor import ActMetrics, Actor, ActorState, EpisodeReport, NoveltyStatistics
+from agent57_jax.algorithm import policy_family
+from agent57_jax.algorithm.policy_family import PolicyFamily
+from agent57_jax.config import DiscountLadder, PolicySettings, Settings
+from agent57_jax.learner import Learner, LearnerState
+from agent57_jax.networks.distillation import DistillationNetwork
+from agent57_jax.networks.embedding import EmbeddingNetwork
+from agent57_jax.networks.q_network import QNetwork
+from agent57_jax.replay import Replay, ReplayState
+from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, TimeStep
+
+# Streams of random numbers; each has a counter of its own.
+INIT_STREAM, ACT_STREAM, ENVIRONMENT_STREAM, SAMPLE_STREAM, EVALUATION_STREAM, EVALUATION_ENVIRONMENT_STREAM = range(6)
+
+
+class Simulation(NamedTuple):
+    """JAX environments between two acts, on their device."""
+
+    index: jax.Array  # [E] int32, number of the environment
+    state: Any  # [E, ...], the environments' own
+    timestep: TimeStep  # [E, ...], not yet acted upon
+
+
+class Shared(NamedTuple):
+    """What all groups of actors read and write in turn; the same on every device."""
+
+    statistics: NoveltyStatistics
+    metrics: ActMetrics
+
+
+class UpdateMetrics(NamedTuple):
+    """Sums of the learner's metrics over the updates since they were last read."""
+
+    total: dict[str, jax.Array]
+    updates: jax.Array  # scalar float32
+    non_finite_update: jax.Array  # scalar int32, number of the first update with a non-finite metric, or NONE
+
+
+NONE = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The components of a run, made from its settings."""
+
+    settings: Settings
+    spec: EnvironmentSpec
+    actor: Actor
+    evaluation_actor: Actor
+    learner: Learner
+
+
+def make_family(settings: PolicySettings) -> PolicyFamily:
+    """Weights and discounts of the N policies."""
+    betas = policy_family.intrinsic_betas(settings.num_policies, settings.beta_max)
+    if settings.discounts is DiscountLadder.NGU:
+        gammas = policy_family.ngu_discounts(settings.num_policies, settings.gamma_1, settings.gamma_2)
+    else:
+        gammas = policy_family.agent57_discounts(settings.num_policies, settings.gamma_0, settings.gamma_1, settings.gamma_2)
+    return PolicyFamily(betas.astype(np.float32), gammas.astype(np.float32))
+
+
+def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
+    """Networks, actors and learner for an environment of this form."""
+    family = make_family(settings.policy)
+    q_network = QNetwork(settings.network, spec, settings.policy.num_policies, settings.num_values, settings.precision.compute)
+    embedding = EmbeddingNetwork(settings.network, settings.novelty, spec)
+    distillation = DistillationNetwork(settings.network, settings.novelty, spec)
+    bandit, evaluation = settings.bandit, settings.evaluation
+    training_mode = actor.ActingMode(
+        num_actors=settings.environment.num_envs,
+        epsilon_base=settings.actor.epsilon_base,
+        epsilon_alpha=settings.actor.epsilon_alpha,
+        chooser=bandit.chooser,
+        window_episodes=bandit.window_episodes,
+        exploration=bandit.exploration,
+        ucb_bonus=bandit.ucb_bonus,
+        group_size=bandit.group_size,
+        bandit_episodes=1,
+        greedy_episodes=0,
+    )
+    evaluation_mode = actor.ActingMode(
+        num_actors=evaluation.num_envs,
+        epsilon_base=evaluation.epsilon,
+        epsilon_alpha=0.0,
+        chooser=bandit.chooser,
+        window_episodes=evaluation.window_episodes,
+        exploration=evaluation.exploration,
+        ucb_bonus=bandit.ucb_bonus,
+        group_size=evaluation.num_envs,  # one bandit, the evaluator's own
+        bandit_episodes=1,
+        greedy_episodes=evaluation.greedy_episodes,
+    )
+    make_actor = functools.partial(
+        Actor,
+        family=family,
+        combination=settings.policy.combination,
+        novelty=settings.novelty,
+        q_network=q_network,
+        embedding=embedding,
+        distillation=distillation,
+    )
+    return Parts(
+        settings=settings,
+        spec=spec,
+        actor=make_actor(training_mode),
+        evaluation_actor=make_actor(evaluation_mode),
+        learner=Learner(
+            settings.learner, settings.novelty, settings.policy.combination, settings.replay.eta, family, q_network, embedding, distillation
+        ),
+    )
+
+
+class Programs:
+    """What the trainer calls, compiled for a mesh of devices."""
+
+    def __init__(self, parts: Parts, mesh: Mesh, store: Replay, environment: JaxEnvironment | None = None) -> None:
+        """`environment` is the JAX environment to train in; None when environments step on the host."""
+        self.parts, self.mesh, self.store = parts, mesh, store
+        by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
+        self.init_learner = parallel.sharded(parts.learner.init, mesh, everywhere, everywhere)
+        self.init_shared = parallel.sharded(lambda: Shared(actor.init_statistics(), parts.actor.init_metrics()), mesh, (), everywhere)
+        self.init_act_metrics = parallel.sharded(parts.actor.init_metrics, mesh, (), everywhere)
+        self.init_actor = parallel.sharded(parts.actor.init_state, mesh, by_env, by_env)
+        # Not inside shard_map: the replay is built whole, each device filling its part.
+        self.init_replay = jax.jit(self._init_replay, out_shardings=parallel.placement(mesh, replay.SPECS, jax.eval_shape(self._init_replay)))
+        self.init_update_metrics = parallel.sharded(self._init_update_metrics, mesh, (), everywhere)
+        self.act = parallel.sharded(
+            self._act,
+            mesh,
+            (everywhere, by_env, everywhere, replay.SPECS, by_env, everywhere, everywhere, everywhere),
+            (by_env, everywhere, replay.SPECS, by_env),
+            donate=(1, 2, 3),
+        )
+        self.update = parallel.sharded(
+            self._update,
+            mesh,
+            (everywhere, replay.SPECS, everywhere, everywhere, everywhere),
+            (everywhere, replay.SPECS, everywhere),
+            donate=(0, 1, 2),
+        )
+        if environment is not None:
+            self.environment = environment
+            self.init_simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)
+            self.rollout = parallel.sharded(
+                self._rollout,
+                mesh,
+                (everywhere, by_env, by_env, everywhere, replay.SPECS, everywhere, everywhere),
+                (by_env, by_env, everywhere, replay.SPECS, everywhere),
+                donate=(1, 2, 3, 4),
+            )
+
+    def actor_index(self, group: int) -> jax.Array:
+        """Numbers [E] of a group's actors in the fleet, sharded."""
+        size = self.parts.settings.envs_per_group
+        local = size // jax.process_count()
+        first = group * size + jax.process_index() * local
+        index: jax.Array = parallel.upload(self.mesh, parallel.BY_ENVIRONMENT, np.arange(first, first + local, dtype=np.int32))
+        return index
+
+    def _init_replay(self) -> ReplayState:
+        return self.store.init(self.parts.actor.q_network.initial_state(1))
+
+    def _init_update_metrics(self) -> UpdateMetrics:
+        zeros = {name: jnp.zeros((), jnp.float32) for name in self.parts.learner.metric_names}
+        return UpdateMetrics(zeros, jnp.zeros((), jnp.float32), jnp.full((), NONE, jnp.int32))
+
+    def _act(
+        self,
+        parameters: ActingParameters,
+        state: ActorState,
+        shared: Shared,
+        store: ReplayState,
+        timestep: TimeStep,
+        root: jax.Array,
+        counter: jax.Array,
+        group: jax.Array,
+    ) -> tuple[ActorState, Shared, ReplayState, jax.Array]:
+        """One act of a group of host environments: novelty, bandit, action, append. Returns the actions [E] last."""
+        key = parallel.fold_counter(root, ACT_STREAM, counter)
+        out = self.parts.actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key)
+        store = self.store.append(store, group, out.experience, state.recurrent)
+        return out.state, Shared(out.statistics, out.metrics), store, out.experience.action
+
+    def _init_simulation(self, root: jax.Array, index: jax.Array) -> Simulation:
+        return init_simulation(self.environment, parallel.fold_counter(root, INIT_STREAM, jnp.uint32(1)), index)
+
+    def _rollout(
+        self,
+        parameters: ActingParameters,
+        simulation: Simulation,
+        state: ActorState,
+        shared: Shared,
+        store: ReplayState,
+        root: jax.Array,
+        counter: jax.Array,
+    ) -> tuple[Simulation, ActorState, Shared, ReplayState, jax.Array]:
+        """`acts_per_dispatch` acts of JAX environments on the device. Returns [2] last: steps taken and episodes ended in them."""
+
+        def once(carry: tuple[Simulation, ActorState, Shared, ReplayState], act: jax.Array) -> tuple[Any, jax.Array]:
+            simulation, state, shared, store = carry
+            timestep = simulation.timestep
+            number = counter + act
+            new_state, shared, store, action = self._act(parameters, state, shared, store, timestep, root, number, jnp.int32(0))
+            key = parallel.fold_counter(root, ENVIRONMENT_STREAM, number)
+            simulation = step_simulation(self.environment, simulation, key, action)
+            counts = jnp.stack([jnp.sum(timestep.step_type != FIRST), jnp.sum(timestep.step_type == LAST)])
+            return (simulation, new_state, shared, store), parallel.sum_over_devices(counts)
+
+        acts = jnp.arange(self.parts.settings.actor.acts_per_dispatch, dtype=jnp.uint32)
+        carry, counts = jax.lax.scan(once, (simulation, state, shared, store), acts)
+        return (*carry, jnp.sum(counts, axis=0))
+
+    def _update(
+        self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array
+    ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
+        """Samples, learns, writes priorities back."""
+        key = jax.random.fold_in(parallel.fold_counter(root, SAMPLE_STREAM, counter), jax.lax.axis_index(parallel.AXIS))
+        batch = self.store.sample(store, key, self.parts.settings.learner.batch_size // self.mesh.size)
+        out = self.parts.learner.update(state, batch)
+        finite = out.metrics["finite"] > 0
+        # A poisoned priority would poison every later draw: such an update writes to no sequence.
+        sequence = batch.sequence._replace(number=jnp.where(finite, batch.sequence.number, replay.EMPTY))
+        store = self.store.write_priorities(store, sequence, out.priorities)
+        first_bad = jnp.where(finite | (metrics.non_finite_update != NONE), metrics.non_finite_update, state.updates)
+        total = {name: metrics.total[name] + out.metrics[name] for name in metrics.total}
+        return out.state, store, UpdateMetrics(total, metrics.updates + 1, first_bad)
+
+
+def init_simulation(environment: JaxEnvironment, key: jax.Array, index: jax.Array) -> Simulation:
+    """Environments `index` [E] at the start of an episode, each with its own random numbers."""
+    state, timestep = jax.vmap(lambda i: environment.init(jax.random.fold_in(key, i)))(index)
+    return Simulation(index, state, timestep)
+
+
+def step_simulation(environment: JaxEnvironment, simulation: Simulation, key: jax.Array, action: jax.Array) -> Simulation:
+    """One step of every environment, each with its own random numbers."""
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(simulation.index)
+    state, timestep = jax.vmap(environment.step)(keys, simulation.state, action)
+    return Simulation(simulation.index, state, timestep)
+
+
+def one_device_copy(tree: Any) -> Any:
+    """The first local device's copy of replicated arrays; no data moves."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

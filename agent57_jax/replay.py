@@ -1,0 +1,188 @@
+"""The circular prioritised sequence replay, on the device (R2D2 §2.3, Ape-X).
+
+Every environment owns a ring of C slots, one timestep each. A sequence starts every `period` timesteps and spans T + 1 of them, so
+overlapping sequences share their frames. All environments of a group are written at once and therefore start and complete sequences
+together: sequence k of an environment covers its timesteps k * period .. k * period + T and owns column k mod S of the priorities,
+S = C / period. A priority of 0 says "nothing to draw here": a sequence becomes drawable when its last timestep arrives and ceases to be
+when its first slot is about to be overwritten, at which moment its column passes to sequence k + S.
+
+The functions work on one device's share of the environments, inside a sharded program; `state` is donated and updated in place.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agent57_jax import parallel
+from agent57_jax.config import ReplaySettings
+from agent57_jax.types import Array, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
+
+EMPTY = -1  # number of a column that no sequence has used yet
+_STORED_AS = {"action": jnp.uint8, "discount": jnp.uint8, "step_type": jnp.uint8, "policy": jnp.uint8}  # whole numbers of small range
+
+
+class ReplayState(NamedTuple):
+    """Contents of the replay."""
+
+    experience: Experience  # every field [G, E, C, ...]
+    recurrent_state: RecurrentState  # every field [G, E, S, ...], as the actor entered the first timestep of the sequence
+    priority: Array  # [G, E, S] float32; 0 = not drawable
+    number: Array  # [G, S] int32, the sequence that owns the column, or EMPTY
+    appended: Array  # [G] int32, timesteps written per environment since the start
+    max_priority: Array  # scalar float32, largest priority so far
+
+
+SPECS = ReplayState(
+    experience=parallel.BY_GROUPED_ENVIRONMENT,  # type: ignore[arg-type]
+    recurrent_state=parallel.BY_GROUPED_ENVIRONMENT,  # type: ignore[arg-type]
+    priority=parallel.BY_GROUPED_ENVIRONMENT,  # type: ignore[arg-type]
+    number=parallel.REPLICATED,  # type: ignore[arg-type]
+    appended=parallel.REPLICATED,  # type: ignore[arg-type]
+    max_priority=parallel.REPLICATED,  # type: ignore[arg-type]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Sizes of a replay and the operations on its state."""
+
+    settings: ReplaySettings
+    spec: EnvironmentSpec
+    num_groups: int  # G
+    envs_per_group: int  # E, over all devices
+    capacity_per_env: int  # C, a multiple of the period, larger than the trace
+
+    def __post_init__(self) -> None:
+        if self.capacity_per_env % self.settings.period or self.capacity_per_env < self.settings.trace + 1:
+            raise ValueError(
+                f"capacity_per_env {self.capacity_per_env} must be a multiple of period {self.settings.period} "
+                f"and larger than trace {self.settings.trace}"
+            )
+
+    @property
+    def num_columns(self) -> int:
+        """S: sequences that may begin in the ring of one environment."""
+        return self.capacity_per_env // self.settings.period
+
+    def init(self, recurrent_state: RecurrentState) -> ReplayState:
+        """An empty replay for all devices.
+
+        Args:
+          recurrent_state: one row of it is the form of what is stored, every field [1, ...].
+        """
+        ring = (self.num_groups, self.envs_per_group, self.capacity_per_env)
+        columns = (self.num_groups, self.envs_per_group, self.num_columns)
+        experience = Experience(
+            observation=jnp.zeros((*ring, *self.spec.observation_shape), self.spec.observation_dtype),
+            action=jnp.zeros(ring, _STORED_AS["action"]),
+            extrinsic_reward=jnp.zeros(ring, jnp.float32),
+            intrinsic_reward=jnp.zeros(ring, jnp.float32),
+            behaviour_probability=jnp.ones(ring, jnp.float32),
+            discount=jnp.zeros(ring, _STORED_AS["discount"]),
+            step_type=jnp.zeros(ring, _STORED_AS["step_type"]),
+            policy=jnp.zeros(ring, _STORED_AS["policy"]),
+        )
+        return ReplayState(
+            experience=experience,
+            recurrent_state=jax.tree.map(lambda leaf: jnp.zeros((*columns, *leaf.shape[1:]), leaf.dtype), recurrent_state),
+            priority=jnp.zeros(columns, jnp.float32),
+            number=jnp.full((self.num_groups, self.num_columns), EMPTY, jnp.int32),
+            appended=jnp.zeros((self.num_groups,), jnp.int32),
+            max_priority=jnp.ones((), jnp.float32),
+        )
+
+    def append(self, state: ReplayState, group: jax.Array, experience: Experience, recurrent_state: RecurrentState) -> ReplayState:
+        """Writes one timestep of every environment of a group.
+
+        Args:
+          group: scalar int32.
+          experience: every field [E, ...].
+          recurrent_state: the actor's state before this timestep, every field [E, ...]; kept only where a sequence starts.
+        """
+        period, trace = self.settings.period, self.settings.trace
+        index = state.appended[group]
+        slot = index % self.capacity_per_env
+
+        def write(ring: jax.Array, rows: jax.Array, at: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice(ring, rows[None, :, None].astype(ring.dtype), (group, 0, at) + (0,) * (rows.ndim - 1))
+
+        def write_if(condition: jax.Array, ring: jax.Array, rows: jax.Array, at: jax.Array) -> jax.Array:
+            # The old column is read and written back when nothing is to change: a branch could copy the ring.
+            old = jax.lax.dynamic_slice(ring, (group, 0, at) + (0,) * (rows.ndim - 1), (1, rows.shape[0], 1, *rows.shape[1:]))
+            return write(ring, jnp.where(condition, rows, old[0, :, 0]), at)
+
+        starts = index % period == 0
+        column = index // period % self.num_columns
+        completes = (index >= trace) & ((index - trace) % period == 0)
+        completed = jnp.maximum(index - trace, 0) // period % self.num_columns
+        num_envs = state.priority.shape[1]
+        priority = write_if(starts, state.priority, jnp.zeros((num_envs,)), column)
+        priority = write_if(completes, priority, jnp.broadcast_to(state.max_priority, (num_envs,)), completed)
+        return ReplayState(
+            experience=jax.tree.map(lambda ring, rows: write(ring, rows, slot), state.experience, experience),
+            recurrent_state=jax.tree.map(lambda ring, rows: write_if(starts, ring, rows, column), state.recurrent_state, recurrent_state),
+            priority=priority,
+            number=state.number.at[group, column].set(index // period),
+            appended=state.appended.at[group].add(1),
+            max_priority=state.max_priority,
+        )
+
+    def sample(self, state: ReplayState, key: jax.Array, batch_size: int) -> Batch:
+        """Draws sequences with probability proportional to priority^priority_exponent, from this device's share.
+
+        Args:
+          key: differs between devices.
+          batch_size: sequences of this device. At least one sequence must be drawable.
+
+        Returns:
+          Batch with fields [batch_size, ...]; importance weights are (size * probability)^-is_exponent over the largest of the batch.
+        """
+        period, trace = self.settings.period, self.settings.trace
+        flat = state.priority.reshape(-1)
+        weights = jnp.where(flat > 0, flat**self.settings.priority_exponent, 0.0)
+        cumulative = jnp.cumsum(weights)
+        # Stratified: one draw in each of batch_size equal parts of the mass; the expectation is the same, the spread smaller.
+        points = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size * cumulative[-1]
+        picked = jnp.searchsorted(cumulative, points, side="right")
+        # Rounding in the sum may point at a column that must not be drawn: go to the last drawable one before it, or to the first.
+        position = jnp.arange(flat.shape[0])
+        before = jax.lax.cummax(jnp.where(flat > 0, position, -1))
+        picked = before[jnp.minimum(picked, flat.shape[0] - 1)]
+        picked = jnp.where(picked < 0, jnp.argmax(flat > 0), picked)
+        probability = weights[picked] / cumulative[-1] / jax.lax.axis_size(parallel.AXIS)
+        stored = parallel.sum_over_devices(jnp.sum(flat > 0))
+        importance = (stored * probability) ** -self.settings.is_exponent
+        importance = importance / jax.lax.pmax(jnp.max(importance), parallel.AXIS)
+
+        group, environment, column = jnp.unravel_index(picked, state.priority.shape)
+        number = state.number[group, column]
+        slots = (number[:, None] % self.num_columns * period + jnp.arange(trace + 1, dtype=jnp.int32)[None, :]) % self.capacity_per_env
+        experience = jax.tree.map(lambda ring: ring[group[:, None], environment[:, None], slots], state.experience)
+        experience = experience._replace(
+            action=experience.action.astype(jnp.int32),
+            discount=experience.discount.astype(jnp.float32),
+            step_type=experience.step_type.astype(jnp.int32),
+            policy=experience.policy.astype(jnp.int32),
+        )
+        recurrent_state = jax.tree.map(lambda ring: ring[group, environment, column], state.recurrent_state)
+        return Batch(experience, recurrent_state, importance, SequenceId(group, environment, number))
+
+    def write_priorities(self, state: ReplayState, sequence: SequenceId, priority: jax.Array) -> ReplayState:
+        """Sets the priorities [B] of sequences that are still stored; those of sequences that are gone are dropped."""
+        column = sequence.number % self.num_columns
+        current = state.number[sequence.group, column] == sequence.number
+        current &= state.priority[sequence.group, sequence.environment, column] > 0
+        column = jnp.where(current, column, self.num_columns)  # outside: dropped
+        largest = jax.lax.pmax(jnp.max(jnp.where(current, priority, 0.0)), parallel.AXIS)
+        return state._replace(
+            priority=state.priority.at[sequence.group, sequence.environment, column].set(priority, mode="drop"),
+            max_priority=jnp.maximum(state.max_priority, largest),
+        )
+
+    def drawable_sequences(self, timesteps: int) -> int:
+        """Sequences of one environment that can be drawn after `timesteps` appends; the host's arithmetic twin of the priorities."""
+        complete = (timesteps - self.settings.trace - 1) // self.settings.period + 1 if timesteps > self.settings.trace else 0
+        gone = max(0, -(-(timesteps - self.capacity_per_env) // self.settings.period))
+        return complete - gone
