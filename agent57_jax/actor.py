@@ -35,7 +35,7 @@ class NoveltyStatistics(NamedTuple):
 class ActorState(NamedTuple):
     """What an environment's actor carries from one timestep to the next."""
 
-    index: jax.Array  # [E] int32, l, over all groups and devices
+    actor: jax.Array  # [E] int32, l, over all groups and devices
     recurrent: RecurrentState  # [E, ...]
     intrinsic_reward: jax.Array  # [E] float32, sum of r^i over this episode
     policy: jax.Array  # [E] int32, j of this episode
@@ -137,7 +137,7 @@ class Actor:
         num_bandits = num_envs // self.mode.group_size
         bandit = meta_controller.init_bandit(self.mode.window_episodes)
         return ActorState(
-            index=index,
+            actor=index,
             recurrent=self.q_network.initial_state(num_envs),
             intrinsic_reward=jnp.zeros((num_envs,), jnp.float32),
             policy=jnp.zeros((num_envs,), jnp.int32),
@@ -220,7 +220,7 @@ class Actor:
             arm_return=jnp.sum(arms * timestep.episode_return[:, None], axis=0),
         )
         return ActOutput(
-            state=ActorState(state.index, recurrent, intrinsic_sum, policy, episodes_started, is_greedy, memory, bandit, counts),
+            state=ActorState(state.actor, recurrent, intrinsic_sum, policy, episodes_started, is_greedy, memory, bandit, counts),
             statistics=statistics,
             metrics=jax.tree.map(jnp.add, metrics, parallel.sum_over_devices(now)),
             experience=experience,
@@ -247,10 +247,10 @@ class Actor:
         is_greedy = jnp.where(is_first, turn >= mode.bandit_episodes, state.is_greedy)
         episodes_started = state.episodes_started + is_first
         if mode.chooser is Chooser.FIXED:
-            return bandit, state.index % num_arms, episodes_started, is_greedy
+            return bandit, state.actor % num_arms, episodes_started, is_greedy
 
         def choose(bandit: BanditState) -> tuple[BanditState, jax.Array]:
-            first_actor = self._by_bandit(state.index)[:, 0]
+            first_actor = self._by_bandit(state.actor)[:, 0]
             keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(first_actor)
             starting = self._by_bandit(is_first & ~is_greedy)
             arms, chosen = jax.vmap(
@@ -313,7 +313,7 @@ class Actor:
         if self.q_network.num_values == 2:
             transform = SQUASHED if self.combination is Combination.SQUASHED else None
             combined = combine_action_values(values[0], values[1], jnp.asarray(self.family.betas)[policy], transform)
-        epsilon = policy_family.actor_epsilons(state.index, self.mode.num_actors, self.mode.epsilon_base, self.mode.epsilon_alpha)
+        epsilon = policy_family.actor_epsilons(state.actor, self.mode.num_actors, self.mode.epsilon_base, self.mode.epsilon_alpha)
         probabilities = policy_family.epsilon_greedy_probabilities(combined, epsilon)
 
         def draw(index: jax.Array, greedy: jax.Array, epsilon: jax.Array) -> jax.Array:
@@ -321,7 +321,7 @@ class Actor:
             explore = jax.random.uniform(key_explore) < epsilon
             return jnp.where(explore, jax.random.randint(key_uniform, (), 0, self.num_actions), greedy)
 
-        action = jax.vmap(draw)(state.index, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
+        action = jax.vmap(draw)(state.actor, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
         probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
         taken = jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0]
         return RecurrentState(hidden, cell, action), action, probability, taken

@@ -389,8 +389,6 @@ def problems(settings: Settings) -> list[str]:
     for path in ("kernel_epsilon", "pseudo_count", "max_similarity"):
         need(getattr(settings.novelty, path) > 0, f"novelty.{path} must be positive")
     need(replay.samples_per_insert > 0, "replay.samples_per_insert must be positive")
-    need(settings.actor.epsilon_base > 0, "actor.epsilon_base must be positive: Retrace divides by the probability of the action taken")
-    need(settings.evaluation.epsilon > 0, "evaluation.epsilon must be positive: it takes part in the probability of the action taken")
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
     need(

@@ -82,15 +82,11 @@ class HostDriver:
 
     def state_to_save(self) -> Any:
         """Bandits and episode counts; emulators cannot be saved, so episodes in flight start anew and with them all the rest."""
-        return {
-            "shared": self.shared,
-            "groups": [{"bandit": state.bandit, "episodes_started": state.episodes_started} for state in self._states],
-        }
+        return [{"bandit": state.bandit, "episodes_started": state.episodes_started} for state in self._states]
 
     def load(self, state: Any) -> None:
         """Puts saved bandits into fresh actors."""
-        self.shared = state["shared"]
-        self._states = [fresh._replace(**saved) for fresh, saved in zip(self._states, state["groups"], strict=True)]
+        self._states = [fresh._replace(**saved) for fresh, saved in zip(self._states, state, strict=True)]
 
     def close(self) -> None:
         """Ends the emulators."""
@@ -132,11 +128,11 @@ class SimulationDriver:
 
     def state_to_save(self) -> Any:
         """Everything: such a run continues bit for bit."""
-        return {"shared": self.shared, "actor": self._state, "simulation": self._simulation}
+        return {"actor": self._state, "simulation": self._simulation}
 
     def load(self, state: Any) -> None:
         """Continues where the saved run stood."""
-        self.shared, self._state, self._simulation = state["shared"], state["actor"], state["simulation"]
+        self._state, self._simulation = state["actor"], state["simulation"]
 
     def close(self) -> None:
         """Nothing runs outside the device."""

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from agent57_jax import parallel, programs
 from agent57_jax.actor import Actor, ActorState, EpisodeReport, NoveltyStatistics
+from agent57_jax.algorithm.meta_controller import BanditState
 from agent57_jax.types import ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
 
 
@@ -30,6 +31,9 @@ class Episode(NamedTuple):
 class Evaluator:
     """A small fleet that plays but stores nothing and teaches only its own bandit."""
 
+    state: ActorState
+    simulation: programs.Simulation | None
+
     def __init__(self, actor: Actor, environment: HostEnvironment | JaxEnvironment, num_envs: int, root: jax.Array, acts: int = 0) -> None:
         """`root` is the run's key; `acts` continues the random streams of a restored run."""
         self._actor, self._environment = actor, environment
@@ -38,8 +42,8 @@ class Evaluator:
         mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
         index = jnp.arange(num_envs, dtype=jnp.int32)
-        self.state: ActorState = parallel.sharded(actor.init_state, mesh, by_env, by_env)(index)
-        self.simulation: programs.Simulation | None = None
+        self.state = parallel.sharded(actor.init_state, mesh, by_env, by_env)(index)
+        self.simulation = None
         self._host = environment if hasattr(environment, "recv") else None
         inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, by_env, everywhere, everywhere)
         if self._host is not None:
@@ -65,6 +69,24 @@ class Evaluator:
             Episode(int(i), bool(report.is_greedy[i]), int(report.policy[i]), float(report.episode_return[i]), int(report.episode_length[i]))
             for i in np.flatnonzero(report.finished)
         ]
+
+    def state_to_save(self) -> Any:
+        """All but the bandit, which is saved by itself; episodes of host environments start anew, with all that belongs to them."""
+        if self._host is not None:
+            return {"episodes_started": self.state.episodes_started}
+        return {"actor": self.state._replace(bandit=None), "simulation": self.simulation}  # type: ignore[arg-type]
+
+    def load(self, bandit: BanditState, state: Any) -> None:
+        """Continues from a bandit and a tree of the form of `state_to_save`."""
+        if self._host is not None:
+            self.state = self.state._replace(bandit=bandit, **state)
+        else:
+            self.state, self.simulation = state["actor"]._replace(bandit=bandit), state["simulation"]
+
+    def close(self) -> None:
+        """Ends the emulators."""
+        if self._host is not None:
+            self._host.close()
 
     def _act_host(
         self,

@@ -32,7 +32,7 @@ INIT_STREAM, ACT_STREAM, ENVIRONMENT_STREAM, SAMPLE_STREAM, EVALUATION_STREAM, E
 class Simulation(NamedTuple):
     """JAX environments between two acts, on their device."""
 
-    index: jax.Array  # [E] int32, number of the environment
+    actor: jax.Array  # [E] int32, number of the environment
     state: Any  # [E, ...], the environments' own
     timestep: TimeStep  # [E, ...], not yet acted upon
 
@@ -137,6 +137,7 @@ class Programs:
         self.init_learner = parallel.sharded(parts.learner.init, mesh, everywhere, everywhere)
         self.init_shared = parallel.sharded(lambda: Shared(actor.init_statistics(), parts.actor.init_metrics()), mesh, (), everywhere)
         self.init_act_metrics = parallel.sharded(parts.actor.init_metrics, mesh, (), everywhere)
+        self.copy = parallel.sharded(lambda tree: jax.tree.map(jnp.copy, tree), mesh, everywhere, everywhere)
         self.init_actor = parallel.sharded(parts.actor.init_state, mesh, by_env, by_env)
         # Not inside shard_map: the replay is built whole, each device filling its part.
         self.init_replay = jax.jit(self._init_replay, out_shardings=parallel.placement(mesh, replay.SPECS, jax.eval_shape(self._init_replay)))
@@ -251,9 +252,9 @@ def init_simulation(environment: JaxEnvironment, key: jax.Array, index: jax.Arra
 
 def step_simulation(environment: JaxEnvironment, simulation: Simulation, key: jax.Array, action: jax.Array) -> Simulation:
     """One step of every environment, each with its own random numbers."""
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(simulation.index)
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(simulation.actor)
     state, timestep = jax.vmap(environment.step)(keys, simulation.state, action)
-    return Simulation(simulation.index, state, timestep)
+    return Simulation(simulation.actor, state, timestep)
 
 
 def one_device_copy(tree: Any) -> Any:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from agent57_jax import parallel
 from agent57_jax.config import ReplaySettings
-from agent57_jax.types import Array, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
+from agent57_jax.types import Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 
 EMPTY = -1  # number of a column that no sequence has used yet
 _STORED_AS = {"action": jnp.uint8, "discount": jnp.uint8, "step_type": jnp.uint8, "policy": jnp.uint8}  # whole numbers of small range
@@ -28,10 +28,10 @@ class ReplayState(NamedTuple):
 
     experience: Experience  # every field [G, E, C, ...]
     recurrent_state: RecurrentState  # every field [G, E, S, ...], as the actor entered the first timestep of the sequence
-    priority: Array  # [G, E, S] float32; 0 = not drawable
-    number: Array  # [G, S] int32, the sequence that owns the column, or EMPTY
-    appended: Array  # [G] int32, timesteps written per environment since the start
-    max_priority: Array  # scalar float32, largest priority so far
+    priority: jax.Array  # [G, E, S] float32; 0 = not drawable
+    number: jax.Array  # [G, S] int32, the sequence that owns the column, or EMPTY
+    appended: jax.Array  # [G] int32, timesteps written per environment since the start
+    max_priority: jax.Array  # scalar float32, largest priority so far
 
 
 SPECS = ReplayState(

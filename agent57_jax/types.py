@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+Array = Any  # jax.Array on the device, np.ndarray where environments step on the host
 
 FIRST = 0  # first timestep of an episode: no action led here, its reward and discount carry no information
 MID = 1
@@ -50,22 +50,22 @@ class TimeStep(NamedTuple):
 class Experience(NamedTuple):
     """One timestep as the replay stores it, with the action that the actor chose there."""
 
-    observation: Array  # [E, *observation_shape]
-    action: Array  # [E] int32, a_t
-    extrinsic_reward: Array  # [E] float32, r^e_t, came with the observation
-    intrinsic_reward: Array  # [E] float32, r^i_t, for having reached the observation
-    behaviour_probability: Array  # [E] float32, mu(a_t | x_t)
-    discount: Array  # [E] float32, d_t
-    step_type: Array  # [E] int32
-    policy: Array  # [E] int32, j, the policy of the family that acts in this episode
+    observation: jax.Array  # [E, *observation_shape]
+    action: jax.Array  # [E] int32, a_t
+    extrinsic_reward: jax.Array  # [E] float32, r^e_t, came with the observation
+    intrinsic_reward: jax.Array  # [E] float32, r^i_t, for having reached the observation
+    behaviour_probability: jax.Array  # [E] float32, mu(a_t | x_t)
+    discount: jax.Array  # [E] float32, d_t
+    step_type: jax.Array  # [E] int32
+    policy: jax.Array  # [E] int32, j, the policy of the family that acts in this episode
 
 
 class RecurrentState(NamedTuple):
     """What the Q-networks carry from one timestep to the next."""
 
-    hidden: Array  # [E, V, lstm_size] float32
-    cell: Array  # [E, V, lstm_size] float32
-    previous_action: Array  # [E] int32, a_{t-1}
+    hidden: jax.Array  # [E, V, lstm_size] float32
+    cell: jax.Array  # [E, V, lstm_size] float32
+    previous_action: jax.Array  # [E] int32, a_{t-1}
 
 
 class ActingParameters(NamedTuple):
@@ -80,9 +80,9 @@ class ActingParameters(NamedTuple):
 class SequenceId(NamedTuple):
     """Names a stored sequence so that a priority finds it again, or finds that it is gone."""
 
-    group: Array  # [B] int32
-    environment: Array  # [B] int32, row within the device's shard of the group
-    number: Array  # [B] int32, the sequence starts at timestep `number * period` of its environment
+    group: jax.Array  # [B] int32
+    environment: jax.Array  # [B] int32, row within the device's shard of the group
+    number: jax.Array  # [B] int32, the sequence starts at timestep `number * period` of its environment
 
 
 class Batch(NamedTuple):
@@ -90,7 +90,7 @@ class Batch(NamedTuple):
 
     experience: Experience  # every field [B, T + 1, ...]
     recurrent_state: RecurrentState  # every field [B, ...]; the state with which the actor entered the first timestep
-    importance_weight: Array  # [B] float32, in (0, 1]
+    importance_weight: jax.Array  # [B] float32, in (0, 1]
     sequence: SequenceId  # every field [B]
 
 

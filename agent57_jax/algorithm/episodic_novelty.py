@@ -9,10 +9,10 @@ NO_NEIGHBOUR = jnp.inf  # distance reported for a neighbour that does not exist
 
 
 class EpisodicMemory(NamedTuple):
-    """Rings of embeddings, one an environment. Only the first min(count, M) slots hold memories."""
+    """Rings of embeddings, one an environment. Only the first min(inserted, M) slots hold memories."""
 
     embeddings: jax.Array  # [E, M, D] float32
-    count: jax.Array  # [E] int32, embeddings inserted in this episode
+    inserted: jax.Array  # [E] int32, embeddings inserted in this episode
 
 
 def init_memory(num_envs: int, capacity: int, embedding_size: int) -> EpisodicMemory:
@@ -22,14 +22,14 @@ def init_memory(num_envs: int, capacity: int, embedding_size: int) -> EpisodicMe
 
 def reset_memory(memory: EpisodicMemory, where: jax.Array) -> EpisodicMemory:
     """Forgets the memories of environments `where` [E] bool. O(E): the slots themselves are left to be overwritten."""
-    return memory._replace(count=jnp.where(where, 0, memory.count))
+    return memory._replace(inserted=jnp.where(where, 0, memory.inserted))
 
 
 def insert(memory: EpisodicMemory, embedding: jax.Array) -> EpisodicMemory:
     """Appends one embedding [E, D] to every memory; the oldest is overwritten when a ring is full."""
     num_envs, capacity, _ = memory.embeddings.shape
-    embeddings = memory.embeddings.at[jnp.arange(num_envs), memory.count % capacity].set(embedding)
-    return EpisodicMemory(embeddings, memory.count + 1)
+    embeddings = memory.embeddings.at[jnp.arange(num_envs), memory.inserted % capacity].set(embedding)
+    return EpisodicMemory(embeddings, memory.inserted + 1)
 
 
 def nearest_squared_distances(memory: EpisodicMemory, query: jax.Array, num_neighbours: int, block_size: int = 512) -> jax.Array:
@@ -47,7 +47,7 @@ def nearest_squared_distances(memory: EpisodicMemory, query: jax.Array, num_neig
     """
     num_envs, capacity, _ = memory.embeddings.shape
     block = min(block_size, capacity)
-    fill = jnp.minimum(memory.count, capacity)
+    fill = jnp.minimum(memory.inserted, capacity)
 
     def visit(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         index, nearest = carry

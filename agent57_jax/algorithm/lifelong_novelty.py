@@ -9,7 +9,7 @@ import jax.numpy as jnp
 class RunningMoments(NamedTuple):
     """Mean and deviation of a stream, merged batch by batch (Chan et al. 1979), so that the variance cannot turn negative."""
 
-    count: jax.Array  # scalar float32, effective number of values
+    weight: jax.Array  # scalar float32, effective number of values
     mean: jax.Array  # scalar float32
     squares: jax.Array  # scalar float32, sum of squared deviations from the mean
 
@@ -31,18 +31,18 @@ def update_moments(moments: RunningMoments, values: jax.Array, weights: jax.Arra
     batch_count = jnp.sum(weights)
     batch_mean = jnp.sum(values * weights) / jnp.maximum(batch_count, 1.0)
     batch_squares = jnp.sum(weights * jnp.square(values - batch_mean))
-    total = moments.count + batch_count
+    total = moments.weight + batch_count
     share = batch_count / jnp.maximum(total, 1.0)
     difference = batch_mean - moments.mean
     mean = moments.mean + share * difference
-    squares = moments.squares + batch_squares + jnp.square(difference) * moments.count * share
+    squares = moments.squares + batch_squares + jnp.square(difference) * moments.weight * share
     shrink = jnp.minimum(1.0, horizon / jnp.maximum(total, 1.0))
     return RunningMoments(total * shrink, mean, squares * shrink)
 
 
 def standard_deviation(moments: RunningMoments) -> jax.Array:
     """Population standard deviation, 0 for an empty stream."""
-    return jnp.sqrt(moments.squares / jnp.maximum(moments.count, 1.0))
+    return jnp.sqrt(moments.squares / jnp.maximum(moments.weight, 1.0))
 
 
 def lifelong_factor(error: jax.Array, moments: RunningMoments) -> jax.Array:

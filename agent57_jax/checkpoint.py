@@ -1,0 +1,236 @@
+"""Checkpoints of a run: arrays as Orbax items, everything else as JSON, nothing pickled. The only importer of Orbax."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
+
+FORMAT = 1  # raise it when items or fields change their meaning, so that an old checkpoint is refused in words and not misread
+META = "meta"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Of Orbax' messages only warnings are; not the one that a save was waited for, since waiting is our choice."""
+    if "/orbax/" not in record.pathname:
+        return True
+    return record.levelno >= logging.WARNING and not str(record.msg).startswith("Waiting for previous save to complete")
+
+
+# Orbax tells some fifty lines a save at INFO, the level that absl's start-up sets, and all of absl shares one logger.
+logging.getLogger("absl").addFilter(_is_news)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message is one line that says why."""
+
+
+class Checkpoints:
+    """The checkpoints under one directory, named by the number of agent steps.
+
+    Each named tree of arrays is an item of its own, so that a model is read without the replay that lies beside it. Restoring does not
+    depend on the number of devices that saved. A save that was cut off leaves only a temporary folder, which the next writer removes in
+    the background.
+    """
+
+    def __init__(self, directory: Path | str, keep: int, read_only: bool = False) -> None:
+        """Opens the directory.
+
+        Args:
+          directory: made if missing, unless `read_only`.
+          keep: how many checkpoints stay; older ones are deleted after a newer one is complete.
+          read_only: for whoever looks at a run that may still be training: makes, removes and saves nothing.
+        """
+        self._directory = Path(directory).absolute()
+        self._manager = None
+        if not read_only:
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                cleanup_tmp_directories=True,
+                create=True,
+                # Folders made in the background are, when the disk is full, waited for in threads that keep the process from ending.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> bool:
+        """Starts to write a checkpoint; waits first for the one before it.
+
+        The caller may donate the arrays at once, while files are written in the background: they have been copied to the host. On the CPU
+        the host's copy is the array itself, held until it is written, and a program that it is donated to works on a copy instead.
+
+        Args:
+          step: agent steps so far; grows from one checkpoint to the next.
+          arrays: name of the item -> pytree of JAX or NumPy arrays.
+          meta: plain JSON values.
+
+        Returns:
+          False if a checkpoint of this step exists: without a step in between there is nothing new to save.
+
+        Raises:
+          CheckpointError: if `step` lies below the latest checkpoint, a leaf is no array, `meta` is not plain JSON, or writing this one or
+            the one before it fails.
+        """
+        manager = self._manager
+        if manager is None:
+            raise CheckpointError(f"{self._directory} was opened for reading only")
+        self.wait()
+        latest = self.latest()
+        if latest == step:
+            return False
+        if latest is not None and step < latest:
+            raise CheckpointError(f"checkpoint {step} is older than the latest one, {latest}, in {self._directory}")
+        for item, tree in arrays.items():
+            if item == META:
+                raise CheckpointError(f"the item name '{META}' is taken")
+            leaves = jax.tree.leaves_with_path(tree)
+            if not leaves:
+                raise CheckpointError(f"the item '{item}' holds no arrays; leave it out")
+            for path, leaf in leaves:
+                if not isinstance(leaf, jax.Array | np.ndarray):
+                    raise CheckpointError(
+                        f"{item}.{_dotted(path)} is a {type(leaf).__name__}; checkpoints hold arrays, other values go to meta"
+                    )
+        items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
+        items[META] = ocp.args.JsonSave({"format": FORMAT, "content": _plain(meta)})
+        try:
+            saved = manager.save(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax, TensorStore and the file system each raise their own
+            raise CheckpointError(f"checkpoint {step} could not be written to {self._directory}: {error}") from error
+        if not saved:
+            raise CheckpointError(f"checkpoint {step} was not written to {self._directory}: Orbax refused it")
+        return True
+
+    def wait(self) -> None:
+        """Returns when every save is complete on disk.
+
+        Raises:
+          CheckpointError: if one failed.
+        """
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise CheckpointError(f"a checkpoint could not be written to {self._directory}: {error}") from error
+
+    def close(self) -> None:
+        """Waits for saves, then ends the background threads.
+
+        Raises:
+          CheckpointError: if a save failed.
+        """
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint, None if there is none. A save that still runs does not count."""
+        return max(self.steps(), default=None)
+
+    def steps(self) -> list[int]:
+        """All complete checkpoints, oldest first. A save renames its folder to the number of steps when all is written."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
+
+    def has_item(self, step: int, name: str) -> bool:
+        """Whether the checkpoint holds the item."""
+        return (self._directory / str(step) / name).is_dir()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Reads the JSON part only.
+
+        Raises:
+          CheckpointError: if there is no such checkpoint or another version of this program wrote it.
+        """
+        self.wait()
+        self._need_item(step, META)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            record = reader.restore(self._directory / str(step) / META)
+        found = record.get("format") if isinstance(record, dict) else None
+        if found != FORMAT:
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory} has format {found}, but this version of agent57_jax reads format {FORMAT}"
+            )
+        content: dict[str, Any] = record["content"]
+        return content
+
+    def restore(self, step: int, targets: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reads the items that `targets` names, and the JSON part.
+
+        Args:
+          targets: name of the item -> pytree of `jax.ShapeDtypeStruct`, each with the NamedSharding it shall have.
+
+        Returns:
+          The arrays, in the structure of `targets` and safe to donate, and the meta data.
+
+        Raises:
+          CheckpointError: if the checkpoint or an item is missing, the format is another one, or a leaf is missing, left over, or has
+            another shape or dtype than its target.
+        """
+        meta = self.meta(step)
+        for name, target in targets.items():
+            self._need_item(step, name)
+            self._need_equal(step, name, target)
+        restored: dict[str, Any] = {}
+        for name, target in targets.items():  # one after the other, for the peak of memory
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                stored = reader.restore(self._directory / str(step) / name, args=ocp.args.StandardRestore(target))
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+            # On GPUs a restored array may not be donatable; what comes out of a program is. Donating it to that program costs no memory
+            # where it works.
+            own = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings, donate_argnums=0)
+            restored[name] = own(stored)
+        return restored, meta
+
+    def _need_item(self, step: int, name: str) -> None:
+        if not (self._directory / str(step)).is_dir():
+            raise CheckpointError(f"there is no checkpoint {step} in {self._directory}")
+        if not self.has_item(step, name):
+            raise CheckpointError(f"checkpoint {step} in {self._directory} has no item '{name}'")
+
+    def _need_equal(self, step: int, name: str, target: Any) -> None:
+        """Orbax casts dtypes and reports other differences by the page, so they are compared before it reads a byte."""
+        metadata = ocp.StandardCheckpointHandler().metadata(self._directory / str(step) / name)
+        stored = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(getattr(metadata, "tree", metadata))}
+        wanted = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(target)}
+        where = f"checkpoint {step} does not fit this run's settings"
+        for path, leaf in wanted.items():
+            if not isinstance(leaf.sharding, NamedSharding):
+                raise CheckpointError(f"the target of {name}.{path} has no NamedSharding")
+            if path not in stored:
+                raise CheckpointError(f"{where}: it has no {name}.{path}")
+            found, expected = _kind(stored[path]), _kind(leaf)
+            if found != expected:
+                raise CheckpointError(f"{where}: {name}.{path} is {found}, but {expected} is expected")
+        for path in stored:
+            if path not in wanted:
+                raise CheckpointError(f"{where}: {name}.{path} is not expected")
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    """`parameters.q.0` for a path into a pytree; the same whether a NamedTuple is seen as itself or, as in metadata, as a dict."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _kind(leaf: Any) -> str:
+    """`float32[8, 3]` for anything with a shape and a dtype."""
+    return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+
+
+def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks that JSON gives back exactly `meta`."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(meta, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the meta data of a checkpoint must be plain JSON values: {error}") from error
+    if copy != meta:
+        raise CheckpointError("the meta data of a checkpoint must be plain JSON values: string keys, and lists for sequences")
+    return copy

@@ -1,0 +1,117 @@
+"""What train.py and evaluate.py share: flags that fail in one line, and settings that are complete before JAX starts."""
+
+import dataclasses
+import difflib
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from agent57_jax.config import Section, Settings, SettingsError, finalise
+
+USAGE_ERROR = 2
+
+
+def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
+    """Ends the process with one clear message on standard error."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def setting_names(section: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, Section):
+            yield from setting_names(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _unknown_setting(arguments: Sequence[str]) -> str | None:
+    """The message for the first override that names no setting, if there is one."""
+    names = list(setting_names(Settings()))
+    for argument in arguments:
+        name, dashes = argument.lstrip("-").split("=", 1)[0], argument.startswith("-")
+        if not name.startswith("config."):
+            continue
+        name = name.removeprefix("config.")
+        if not dashes:
+            return f"'{argument}' must begin with two dashes: --{argument}"
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            return f"no setting '{name}'. Did you mean {nearest[0]}?"
+    return None
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses absl flags; every mistake ends the process with one line and exit code 2."""
+    message = _unknown_setting(arguments[1:])
+    if message:
+        fail(message)
+    try:
+        rest: list[str] = flags.FLAGS(arguments)
+    except flags.Error as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        # Errors of a config file come with their traceback; its first line names the file, its last one the reason.
+        fail(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
+    except FileNotFoundError as error:
+        fail(f"no config file {error.filename or error}")
+    except (SettingsError, ValueError, TypeError, KeyError, AttributeError, ImportError, SyntaxError) as error:
+        fail(f"{type(error).__name__} in the config file or an override: {error}")
+    if len(rest) > 1:
+        fail(f"'{rest[1]}' is not understood; flags begin with two dashes")
+    return rest
+
+
+def define_config() -> Any:
+    """The flag --config=configs/NAME.py[:profile] with its overrides."""
+    return config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:profile]; profiles: paper (default), laptop, smoke")
+
+
+def config_name() -> str:
+    """File name of the config without folder, profile and suffix."""
+    return pathlib.Path(config_path().split(":")[0]).stem
+
+
+def config_path() -> str:
+    """What --config was given."""
+    for argument in reversed(sys.argv):
+        if argument.lstrip("-").startswith("config="):
+            return argument.split("=", 1)[1]
+    position = [i for i, argument in enumerate(sys.argv) if argument.lstrip("-") == "config" and i + 1 < len(sys.argv)]
+    return sys.argv[position[-1] + 1] if position else ""
+
+
+def complete_settings(value: Any) -> Settings:
+    """Frozen settings from the flag's value; problems end the process with one line each."""
+    if not isinstance(value, Settings):
+        path = config_path().split(":")[0]
+        if not path:
+            fail("--config is missing: for example --config=configs/zaxxon.py")
+        fail(f"no config file {path}" if not os.path.exists(path) else f"{path} does not return agent57_jax.config.Settings")
+    try:
+        return finalise(value)
+    except SettingsError as error:
+        fail(str(error).replace("\n", "\nerror: "))
+
+
+def prepare_jax() -> None:
+    """Process-wide switches that must be set before JAX is imported; what the user has set stays."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "agent57_jax"
+    # JAX announces every backend that a machine lacks; its warnings and errors still show.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    # The replay is to fill the device; JAX's default would leave a quarter of it unused.
+    os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.95")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Starts a program: flags, then `main` without positional arguments."""
+    app.run(lambda _: main(), flags_parser=parse_flags)

@@ -1,0 +1,1 @@
+"""Environments that the trainer can step, and what is known about them."""

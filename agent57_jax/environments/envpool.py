@@ -1,0 +1,363 @@
+"""EnvPool's C++ environments behind our timesteps. The only importer of envpool.
+
+EnvPool resets by itself in the step after `done` and ignores that step's action, which is the project's LAST -> FIRST rule. What it
+does not do, this adapter does: it tells game over from time limit, counts raw returns and lengths, checks actions, sets every option
+of the Atari emulator, and gives each environment a seed that has nothing to do with its neighbours'.
+"""
+
+import difflib
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import envpool
+import numpy as np
+
+from agent57_jax.environments.atari57 import ACTION_NAMES
+from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
+
+FRAME_SIZE = 84  # pixels, height and width of an Atari observation
+ATARI_MAX_EPISODE_STEPS = 27_000  # agent steps: 30 minutes at 60 frames a second, four frames a step
+
+_LUNAR_LANDER_ACTIONS = ("NOTHING", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")
+
+
+def hashed_seeds(root_seed: int, stream: str, count: int) -> list[int]:
+    """Distinct seeds for `count` environments, unrelated to each other and to those of other streams and root seeds.
+
+    EnvPool itself would give environment i the seed `seed + i`, so that runs with neighbouring seeds would share almost all episodes.
+
+    Args:
+      root_seed: the run's seed.
+      stream: name of the stream, "training" or "evaluation". No seed of "evaluation" is ever a seed of another stream, whatever
+        the root seeds: the lowest bit keeps them apart.
+      count: number of seeds. A longer list begins with the shorter one.
+
+    Returns:
+      Integers in [0, 2^31).
+    """
+    seeds: dict[int, None] = {}  # a set that keeps its order
+    index = 0
+    while len(seeds) < count:
+        digest = hashlib.sha256(f"{root_seed}/{stream}/{index}".encode()).digest()
+        seeds[int.from_bytes(digest[:4], "little") >> 2 << 1 | (stream == "evaluation")] = None
+        index += 1
+    return list(seeds)
+
+
+def available_cpus(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+    """CPUs that this process may use: its affinity, bounded by the CPU quota of its control groups (v1 and v2), rounded down, at least 1.
+
+    A container with two CPUs on a machine with 96 still sees 96 processors, and 96 threads on a quota of two mostly wait.
+
+    Args:
+      cgroup_root: where the control groups are mounted.
+      membership: the file that names the groups of this process.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for directory in _cgroup_directories(cgroup_root, membership) if (quota := _cgroup_quota(directory)) is not None]
+    return max(1, int(min([float(cpus), *quotas])))
+
+
+def _cgroup_directories(root: Path, membership: Path) -> list[Path]:
+    """Directories of this process's groups and of all groups above them, each of which may hold a quota."""
+    directories = []
+    for line in membership.read_text().splitlines() if membership.exists() else []:
+        _, controllers, group = line.split(":", 2)
+        mounts = [root] if not controllers else [root / "cpu", root / "cpu,cpuacct"] if "cpu" in controllers.split(",") else []
+        # In a container the named group may lie outside of what is mounted; the mount itself is then the container's group.
+        parts = Path(group.strip("/")).parts
+        directories += [mount.joinpath(*parts[:depth]) for mount in mounts for depth in range(len(parts) + 1)]
+    return directories
+
+
+def _cgroup_quota(directory: Path) -> float | None:
+    """CPUs that the group in `directory` may use, None without a limit."""
+    try:
+        if (directory / "cpu.max").exists():
+            quota, period = (directory / "cpu.max").read_text().split()
+        else:
+            quota = (directory / "cpu.cfs_quota_us").read_text().strip()
+            period = (directory / "cpu.cfs_period_us").read_text().strip()
+    except OSError:
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)
+
+
+class EnvPoolEnvironment:
+    """A batch of one EnvPool task, a `HostEnvironment`. Steps run on EnvPool's threads between `send` and `recv`.
+
+    Atari follows NGU App. F.4: the maximum over the last two of four repeated frames, 84 x 84 grey, no frame stack, the full action
+    set, random no-ops at the start, no sticky actions, rewards neither clipped nor scaled, losing a life ends nothing.
+    Observations are uint8 images [height, width, channels] or float32 vectors [size].
+
+    A timestep is LAST when EnvPool says done. Its discount is 0 for the task's own end and 1 for the time limit. When both fall on the
+    same step, EnvPool reports the time limit; the Atari emulator tells the truth in `info["terminated"]`, which is used here. Other
+    tasks have no such flag, so that their rare end exactly at the limit counts as truncated.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        num_envs: int,
+        seeds: Sequence[int],
+        *,
+        num_threads: int | None = None,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        frame_skip: int = 4,
+        full_action_space: bool = True,
+        noop_max: int = 30,
+        repeat_action_probability: float = 0.0,
+    ) -> None:
+        """Makes the environments; `reset` starts them.
+
+        Args:
+          task_id: EnvPool's name, such as "Zaxxon-v5" or "LunarLander-v3".
+          num_envs: E.
+          seeds: one for each environment, in [0, 2^31).
+          num_threads: emulator threads; None takes `available_cpus()`. Never more than `num_envs`.
+          max_episode_steps: agent steps until an episode is truncated; None takes the task's own limit (Atari: 27,000).
+          render_mode: "rgb_array" lets `render` work, None saves its cost.
+          frame_skip: emulator frames per agent step. This and all that follow are for Atari, other tasks ignore them.
+          full_action_space: all 18 actions (9 for Skiing, which has no button), or only those that the game knows.
+          noop_max: an episode starts after 1 to `noop_max` frames without action.
+          repeat_action_probability: of a sticky action, for each emulator frame.
+
+        Raises:
+          ValueError: one line, for a task or an argument that can't work.
+        """
+        _check_arguments(num_envs, seeds, num_threads, max_episode_steps, render_mode, frame_skip, noop_max, repeat_action_probability)
+        options: dict[str, Any] = {
+            "num_envs": num_envs,
+            "batch_size": num_envs,  # a step is complete when every environment has made it: rows keep their order
+            "num_threads": min(num_envs, num_threads or available_cpus()),
+            "seed": [int(seed) for seed in seeds],
+            "thread_affinity_offset": -1,  # threads are not pinned: groups and the trainer share the cores
+            "max_num_players": 1,
+        }
+        task_spec = _task_spec(task_id, max_num_players=1)
+        is_atari = "noop_max" in task_spec.config._fields
+        if is_atari:
+            options |= {
+                "max_episode_steps": ATARI_MAX_EPISODE_STEPS,
+                "frame_skip": frame_skip,
+                "full_action_space": full_action_space,
+                "noop_max": noop_max,
+                "repeat_action_probability": repeat_action_probability,
+                "stack_num": 1,
+                "img_height": FRAME_SIZE,
+                "img_width": FRAME_SIZE,
+                "gray_scale": True,
+                "use_inter_area_resize": True,
+                "episodic_life": False,
+                "zero_discount_on_life_loss": False,
+                "reward_clip": False,
+                "use_fire_reset": False,
+                "mode": -1,  # the game's own
+                "difficulty": -1,
+            }
+        if max_episode_steps is not None:
+            if "distribution_mode" in task_spec.config._fields:
+                # Procgen games count their own steps and never look at the option.
+                if max_episode_steps < task_spec.config.max_episode_steps:
+                    raise ValueError(f"{task_id} ends after {task_spec.config.max_episode_steps} steps; it can't be made shorter")
+            else:
+                options["max_episode_steps"] = max_episode_steps
+        task_spec = _task_spec(task_id, **options)
+
+        self._channels_first = False
+        self.spec = EnvironmentSpec(
+            observation_shape=self._observation_shape(task_id, task_spec),
+            observation_dtype=np.dtype(np.uint8 if self._channels_first else np.float32),
+            num_actions=(num_actions := _num_actions(task_id, task_spec)),
+            action_names=_action_names(task_id, is_atari and full_action_space, num_actions),
+            frames_per_step=frame_skip if is_atari else 1,
+        )
+        self.num_envs = num_envs
+        self._render_mode = render_mode
+        self._is_atari = is_atari
+        self._row_numbers = np.arange(num_envs)
+        self._pool: Any = envpool.make_gymnasium(task_id, render_mode=render_mode, **options)
+        with warnings.catch_warnings():
+            # Made once, at the first use: Gymnasium warns that it rounds the bounds of a space, which nothing here reads.
+            warnings.simplefilter("ignore")
+            _ = self._pool.observation_space
+        self._is_started = False
+        self._in_flight = False
+        self._is_first = np.ones(num_envs, np.bool_)  # the coming timestep starts an episode
+        self._episode_return = np.zeros(num_envs, np.float64)
+        self._episode_length = np.zeros(num_envs, np.int32)
+
+    def reset(self) -> None:
+        """Starts an episode in every environment, whatever went on there; `recv` then returns FIRST everywhere."""
+        self._check_open()
+        if self._in_flight:
+            self.recv()
+        self._pool.async_reset()
+        self._is_first[:] = True
+        self._is_started = True
+        self._in_flight = True
+
+    def send(self, actions: np.ndarray) -> None:
+        """Starts a step and returns at once. A row whose last timestep was LAST starts a new episode; its action is ignored.
+
+        Args:
+          actions: [E] integers in [0, num_actions).
+
+        Raises:
+          ValueError: for any other shape, type or value. EnvPool itself would take them silently.
+          RuntimeError: before `reset`, or when the step before has not been received.
+        """
+        self._check_open()
+        if not self._is_started or self._in_flight:
+            raise RuntimeError("send() comes after reset() and recv(), once for each recv()")
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(f"actions must be integers of shape ({self.num_envs},), not {actions.dtype} of shape {actions.shape}")
+        if actions.min() < 0 or actions.max() >= self.spec.num_actions:
+            raise ValueError(f"actions must lie in 0..{self.spec.num_actions - 1}, not in {actions.min()}..{actions.max()}")
+        self._pool.send(actions.astype(np.int32))
+        self._in_flight = True
+
+    def recv(self) -> TimeStep:
+        """Waits for the step and returns its timestep, row e from environment e. The arrays belong to the caller."""
+        self._check_open()
+        if not self._in_flight:
+            raise RuntimeError("recv() comes after reset() or send(): nothing is under way")
+        observation, reward, terminated, truncated, info = self._pool.recv()
+        self._in_flight = False
+        done = terminated | truncated
+        if self._is_atari:
+            terminated = done & (info["terminated"] != 0)
+        if not np.array_equal(info["env_id"], self._row_numbers):
+            order = np.argsort(info["env_id"])
+            observation, reward, terminated, done = observation[order], reward[order], terminated[order], done[order]
+
+        first = self._is_first
+        reward = np.where(first, np.float32(0), reward).astype(np.float32)
+        self._episode_return = np.where(first, 0.0, self._episode_return + reward)
+        self._episode_length = np.where(first, 0, self._episode_length + 1).astype(np.int32)
+        step_type = np.where(first, FIRST, np.where(done, LAST, MID)).astype(np.int32)
+        self._is_first = done
+        return TimeStep(
+            observation=self._arrange(observation),
+            reward=reward,
+            discount=np.where(terminated, np.float32(0), np.float32(1)),
+            step_type=step_type,
+            episode_return=self._episode_return.astype(np.float32),
+            episode_length=self._episode_length.copy(),
+        )
+
+    def render(self, index: int) -> np.ndarray:
+        """The screen of environment `index` now, uint8 [height, width, 3]. After a LAST timestep it still shows the final screen.
+
+        Raises:
+          ValueError: without render_mode="rgb_array", or for an environment that is not there.
+          RuntimeError: before the first `reset` or while a step is under way.
+        """
+        self._check_open()
+        if self._render_mode is None:
+            raise ValueError('render() needs an environment made with render_mode="rgb_array"')
+        if not 0 <= index < self.num_envs:
+            raise ValueError(f"there is no environment {index}: they are 0..{self.num_envs - 1}")
+        if not self._is_started or self._in_flight:
+            raise RuntimeError("render() comes after recv()")
+        return np.array(self._pool.render(env_ids=index)[0])
+
+    def close(self) -> None:
+        """Ends the emulator threads. Closing twice is fine."""
+        if self._pool is not None:
+            if self._in_flight:
+                self._pool.recv()  # threads are joined when idle
+                self._in_flight = False
+            self._pool.close()
+            self._pool = None  # EnvPool ends its threads when the last reference goes
+
+    def _check_open(self) -> None:
+        if self._pool is None:
+            raise RuntimeError("this environment is closed")
+
+    def _observation_shape(self, task_id: str, task_spec: Any) -> tuple[int, ...]:
+        specs = {name: spec for name, spec in task_spec.state_array_spec.items() if name.startswith("obs")}
+        if list(specs) == ["obs"]:
+            shape, dtype = tuple(specs["obs"].shape), np.dtype(specs["obs"].dtype)
+            if len(shape) == 3 and dtype == np.uint8 and shape[0] <= 4:
+                self._channels_first = True
+                return (*shape[1:], shape[0])
+            if len(shape) == 1 and dtype.kind == "f":
+                return shape
+        shapes = ", ".join(f"{name} {np.dtype(spec.dtype)}{list(spec.shape)}" for name, spec in specs.items())
+        raise ValueError(f"{task_id} is not supported: only images and vectors are, and it shows {shapes}")
+
+    def _arrange(self, observation: np.ndarray) -> np.ndarray:
+        if not self._channels_first:
+            return observation.astype(np.float32, copy=False)
+        if self.spec.observation_shape[-1] == 1:
+            return observation.reshape(self.num_envs, *self.spec.observation_shape)  # one channel: the same bytes, no copy
+        return np.ascontiguousarray(np.moveaxis(observation, 1, -1))
+
+
+def _check_arguments(
+    num_envs: int,
+    seeds: Sequence[int],
+    num_threads: int | None,
+    max_episode_steps: int | None,
+    render_mode: str | None,
+    frame_skip: int,
+    noop_max: int,
+    repeat_action_probability: float,
+) -> None:
+    counts = {"num_envs": num_envs, "num_threads": num_threads, "max_episode_steps": max_episode_steps, "frame_skip": frame_skip}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if noop_max < 1:
+        raise ValueError(f"noop_max must be at least 1, not {noop_max}: EnvPool crashes at the first reset without no-ops")
+    if not 0 <= repeat_action_probability <= 1:
+        raise ValueError(f"repeat_action_probability must lie in [0, 1], not be {repeat_action_probability}")
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f'render_mode must be None or "rgb_array", not {render_mode!r}')
+    if len(seeds) != num_envs:
+        raise ValueError(f"{num_envs} environments need {num_envs} seeds, not {len(seeds)}")
+    if any(not 0 <= seed < 2**31 for seed in seeds):
+        raise ValueError("seeds must lie in [0, 2^31)")
+
+
+def _task_spec(task_id: str, **options: Any) -> Any:
+    """EnvPool's description of a task under these options, or a ValueError of one line."""
+    tasks = envpool.list_all_envs()
+    if task_id not in tasks:
+        near = difflib.get_close_matches(task_id, tasks, n=3, cutoff=0.5)
+        raise ValueError(f"EnvPool has no task {task_id!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    try:
+        return envpool.make_spec(task_id, **options)
+    except ImportError as error:
+        if "Qt" in str(error):
+            raise ValueError(f"{task_id} needs the Qt 5 libraries: apt-get install libqt5gui5 libqt5core5a") from error
+        raise ValueError(f"{task_id} can't be loaded: {_first_line(error)}") from error
+    except (AssertionError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{task_id} can't be made: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _num_actions(task_id: str, task_spec: Any) -> int:
+    specs = [spec for name, spec in task_spec.action_array_spec.items() if name not in ("env_id", "players.env_id")]
+    if len(specs) != 1 or np.dtype(specs[0].dtype).kind not in "iu" or [size for size in specs[0].shape if size != -1]:
+        raise ValueError(f"{task_id} is not supported: its actions are not a choice among a few (continuous or several at once)")
+    return int(specs[0].maximum) + 1
+
+
+def _action_names(task_id: str, is_full_atari_set: bool, num_actions: int) -> tuple[str, ...]:
+    """Names where they are known: EnvPool doesn't tell them."""
+    without_button = tuple(name for name in ACTION_NAMES if "FIRE" not in name)  # all that the emulator lets Skiing do
+    for names in (ACTION_NAMES, without_button) if is_full_atari_set else (_LUNAR_LANDER_ACTIONS,):
+        if len(names) == num_actions and (is_full_atari_set or task_id.startswith("LunarLander-")):
+            return names
+    return tuple(f"ACTION_{action}" for action in range(num_actions))

@@ -1,0 +1,82 @@
+"""From the sums that programs keep on the device to the values of one line of metrics."""
+
+import resource
+from collections.abc import Sequence
+
+import numpy as np
+
+from agent57_jax import parallel
+from agent57_jax.actor import ActMetrics, NoveltyStatistics
+from agent57_jax.environments import atari57
+from agent57_jax.evaluator import Episode
+from agent57_jax.programs import Parts, UpdateMetrics
+
+Values = dict[str, float]
+
+
+def act_values(parts: Parts, sums: ActMetrics, statistics: NoveltyStatistics) -> Values:
+    """Means over the timesteps and the episodes that the sums (NumPy) hold; nothing for a mean over nothing."""
+    values: Values = {}
+    timesteps, episodes = float(sums.timesteps), float(sums.episodes)
+    if timesteps:
+        values["novelty/intrinsic_reward"] = float(sums.intrinsic_reward) / timesteps
+        values["novelty/episodic_reward"] = float(sums.episodic_reward) / timesteps
+        values["novelty/alpha"] = float(sums.alpha) / timesteps
+        for name, total in zip(parts.learner.value_names, sums.action_value, strict=True):
+            values[f"actor/value_{name}"] = float(total) / timesteps
+        error = statistics.distillation_error
+        values["novelty/mean_squared_distance"] = float(statistics.squared_distance.mean)
+        values["novelty/distillation_error"] = float(error.mean)
+        values["novelty/distillation_deviation"] = float(np.sqrt(error.squares / max(float(error.weight), 1.0)))
+    if episodes:
+        values["episode/return"] = float(sums.episode_return) / episodes
+        values["episode/length"] = float(sums.episode_length) / episodes
+        values["episode/intrinsic_return"] = float(sums.episode_intrinsic_return) / episodes
+        values["episode/truncated_share"] = float(sums.truncations) / episodes
+        values |= score_values(parts, "episode/hns", values["episode/return"])
+        for name, total in zip(parts.spec.action_names, sums.action_ratio, strict=True):
+            values[f"action/ratio_{name}"] = float(total) / episodes
+        for arm, (pulls, total) in enumerate(zip(sums.arm_pulls, sums.arm_return, strict=True)):
+            values[f"arm/pulls_{arm}"] = float(pulls)
+            if pulls:
+                values[f"arm/return_{arm}"] = float(total) / float(pulls)
+    return values
+
+
+def update_values(sums: UpdateMetrics) -> Values:
+    """Means of the learner's metrics (NumPy) over the updates; nothing if there was none."""
+    updates = float(sums.updates)
+    return {name: float(total) / updates for name, total in sums.total.items()} if updates else {}
+
+
+def evaluation_values(parts: Parts, episodes: Sequence[Episode], greedy_so_far: int) -> Values:
+    """Score of the evaluator's episodes: the mean return of the greedy ones."""
+    values: Values = {}
+    greedy = [episode for episode in episodes if episode.is_greedy]
+    if greedy:
+        values["evaluation/return"] = float(np.mean([episode.episode_return for episode in greedy]))
+        values["evaluation/length"] = float(np.mean([episode.length for episode in greedy]))
+        values["evaluation/arm"] = float(greedy[-1].policy)
+        values["evaluation/episodes"] = float(greedy_so_far)
+        values |= score_values(parts, "evaluation/hns", values["evaluation/return"])
+    others = [episode.episode_return for episode in episodes if not episode.is_greedy]
+    if others:
+        values["evaluation/bandit_return"] = float(np.mean(others))
+    return values
+
+
+def score_values(parts: Parts, key: str, score: float) -> Values:
+    """The human-normalised score under `key`, for the 57 games that have one."""
+    if not parts.settings.is_host_environment:
+        return {}
+    normalised = atari57.human_normalised_score(parts.settings.environment.task_id, score)
+    return {} if normalised is None else {key: normalised}
+
+
+def memory_values() -> Values:
+    """Memory of this process and of its first device, bytes."""
+    values = {"memory/host_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+    device = parallel.device_memory_bytes()
+    if device is not None:
+        values["memory/device_bytes"] = float(device[0])
+    return values

@@ -1,0 +1,299 @@
+"""The training loop: act, learn by the schedule, evaluate, report, save; resumes and stops cleanly."""
+
+import os
+import pathlib
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from agent57_jax import config, memory, parallel, programs, reporting
+from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.config import Settings, SettingsError
+from agent57_jax.console import Console
+from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
+from agent57_jax.environments import factory
+from agent57_jax.evaluator import Episode, Evaluator
+from agent57_jax.learner import acting_parameters
+from agent57_jax.metrics import MetricsWriter
+from agent57_jax.schedule import Counters, Schedule
+from agent57_jax.stopwatch import Stopwatch
+from agent57_jax.types import HostEnvironment, JaxEnvironment
+
+SAVED_SETTINGS = "settings"  # keys of a checkpoint's JSON part
+SAVED_COUNTERS = "counters"
+SAVED_APPENDED = "appended"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and which checkpoint is good."""
+
+
+class Shutdown:
+    """SIGINT and SIGTERM: the first asks the loop to save and exit, the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+
+
+class Trainer:
+    """One run in one folder."""
+
+    def __init__(self, settings: Settings, workdir: str | os.PathLike[str], shutdown: Shutdown) -> None:
+        """Builds environments, programs and states, or restores them from the folder's last checkpoint.
+
+        Raises:
+          SettingsError, ValueError: for settings that the task, the devices or the memory cannot serve.
+          CheckpointError: for a checkpoint that does not fit the settings.
+        """
+        self.settings, self.workdir, self.shutdown = settings, pathlib.Path(workdir), shutdown
+        self.mesh = parallel.make_mesh(settings.num_devices)
+        found = config.device_problems(settings, self.mesh.size)
+        if found:
+            raise SettingsError("\n".join(found))
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
+        resumed = self.checkpoints.latest()
+        saved = self.checkpoints.meta(resumed) if resumed is not None else {}
+        self.counters = Counters(**saved.get(SAVED_COUNTERS, {}))
+        self.counters.starts += 1
+        key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
+        self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
+        self.stopwatch = Stopwatch()
+
+        environments, evaluation, simulated = self._make_environments()
+        self.parts = programs.build(settings, evaluation.spec)
+        capacity, table = memory.plan(self.parts, self.mesh.size)
+        self.store = memory.make_replay(self.parts, capacity)
+        self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
+        self.driver: Driver = (
+            SimulationDriver(self.programs, self.root, self.stopwatch)
+            if simulated is not None
+            else HostDriver(self.programs, environments, self.root, self.stopwatch)
+        )
+        evaluation_actor, num_envs = self.parts.evaluation_actor, settings.evaluation.num_envs
+        self.evaluator = Evaluator(evaluation_actor, evaluation, num_envs, self.root, self.counters.evaluation_acts)
+        self.learner = self.programs.init_learner(self.root)
+        self.replay = self.programs.init_replay()
+        self.update_metrics = self.programs.init_update_metrics()
+        self.schedule = Schedule(settings.replay, settings.learner)
+        if resumed is not None:
+            self._restore(resumed, saved)
+        self.acting = acting_parameters(self.learner)
+
+        self._evaluated: list[Episode] = []
+        self._last_report = self._last_save = self._loop_since = time.monotonic()
+        self._reported = (self.counters.frames, self.counters.steps, self.counters.updates)
+        (self.workdir / "config.json").write_text(config.to_json(settings))
+        self.metrics = MetricsWriter(self.workdir, self.counters.steps if resumed is not None else None, settings.logging.tensorboard)
+        self.console = Console(settings.total_steps, str(self.workdir), self._header(table, capacity))
+        self.console.say(
+            f"resumed from checkpoint {resumed} of {self.workdir}: {self.counters.updates} updates"
+            if resumed is not None
+            else f"new run in {self.workdir}"
+        )
+
+    def run(self) -> None:
+        """Trains until `total_steps` or until a signal; either way the last thing done is a checkpoint.
+
+        Raises:
+          TrainingError: on a non-finite loss or gradient.
+        """
+        try:
+            while self.counters.steps < self.settings.total_steps and not self.shutdown.requested:
+                self._act_and_learn()
+                self._evaluate()
+                self._report_when_due()
+            if not self.shutdown.requested:
+                self._finish_evaluation()
+            self._report()
+            path = self._save()
+            self.console.say(f"{'stopped by signal' if self.shutdown.requested else 'finished'}; saved checkpoint {path}")
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Waits for files, ends emulators, gives the terminal back."""
+        self.driver.close()
+        self.evaluator.close()
+        self.metrics.close()
+        self.console.close()
+        self.checkpoints.close()
+
+    def _act_and_learn(self) -> None:
+        """One group's act (or one scan of acts) and, behind it on the device, the updates that are due."""
+        counters, period = self.counters, self.settings.actor.refresh_period
+        if period == 1:
+            self.acting = acting_parameters(self.learner)
+        elif counters.acts // self._acts_per_dispatch % period == 0:
+            # The learner's buffers are donated by its next update; a lagging copy needs memory of its own.
+            self.acting = self.programs.copy(acting_parameters(self.learner))
+        self.replay = self.driver.dispatch(self.acting, self.replay, counters)
+        drawable = sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
+        for _ in range(self.schedule.updates_due(counters, drawable)):
+            counter = np.uint32(counters.updates % 2**32)
+            self.learner, self.replay, self.update_metrics = self.programs.update(
+                self.learner, self.replay, self.update_metrics, self.root, counter
+            )
+            counters.updates += 1
+        self.driver.complete(counters)
+
+    def _evaluate(self) -> None:
+        """One act of the evaluator after every `period_acts` acts."""
+        period = self.settings.evaluation.period_acts
+        if self.counters.acts // period > (self.counters.acts - self._acts_per_dispatch) // period:
+            self._evaluation_act()
+
+    def _evaluation_act(self) -> None:
+        with self.stopwatch("evaluation"):
+            episodes = self.evaluator.step(acting_parameters(self.learner), self.driver.shared.statistics)
+        self.counters.evaluation_acts = self.evaluator.acts
+        self.counters.greedy_episodes += sum(episode.is_greedy for episode in episodes)
+        self._evaluated.extend(episodes)
+
+    def _finish_evaluation(self) -> None:
+        """A finished run has a score: the evaluator plays on until it has one block of greedy episodes."""
+        while self.counters.greedy_episodes < self.settings.evaluation.greedy_episodes and not self.shutdown.requested:
+            self._evaluation_act()
+            self._report_when_due()
+
+    @property
+    def _acts_per_dispatch(self) -> int:
+        return 1 if self.settings.is_host_environment else self.settings.actor.acts_per_dispatch
+
+    def _report_when_due(self) -> None:
+        now = time.monotonic()
+        if now - self._last_report >= self.settings.logging.period_seconds:
+            self._report()
+        if now - self._last_save >= self.settings.checkpoint.period_seconds:
+            self.console.say(f"saved checkpoint {self._save()}")
+
+    def _report(self) -> None:
+        """Writes one line of metrics and refreshes the console."""
+        counters = self.counters
+        acts, statistics, updates = jax.device_get((self.driver.shared.metrics, self.driver.shared.statistics, self.update_metrics))
+        self._stop_if_not_finite(updates)
+        now = time.monotonic()
+        counters.seconds += now - self._loop_since
+        self._loop_since = self._last_report = now
+        elapsed, shares = self.stopwatch.read()
+        frames, steps, done = self._reported
+        self._reported = (counters.frames, counters.steps, counters.updates)
+        inserted = (counters.timesteps - (counters.learning_since_timesteps or 0)) / self.settings.replay.period
+        slots = self.settings.environment.num_envs * self.store.capacity_per_env
+        values = {
+            "throughput/frames_per_second": (counters.frames - frames) / elapsed,
+            "throughput/steps_per_second": (counters.steps - steps) / elapsed,
+            "throughput/updates_per_second": (counters.updates - done) / elapsed,
+            "replay/timesteps": float(min(counters.timesteps, slots)),
+            "replay/fill": min(counters.timesteps / slots, 1.0),
+            "replay/sequences": float(
+                sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
+            ),
+            "replay/max_priority": float(self.replay.max_priority),
+            **{f"throughput/share_{label}": shares.get(label, 0.0) / elapsed for label in ("environment", "device", "evaluation")},
+        }
+        if counters.updates > counters.learning_since_updates and inserted > 0:
+            sampled = (counters.updates - counters.learning_since_updates) * self.settings.learner.batch_size
+            values["throughput/sequences_sampled_per_insert"] = sampled / inserted
+        values |= reporting.act_values(self.parts, acts, statistics) | reporting.update_values(updates)
+        values |= reporting.evaluation_values(self.parts, self._evaluated, counters.greedy_episodes) | reporting.memory_values()
+        self._evaluated.clear()
+        self.driver.shared = self.driver.shared._replace(metrics=self.programs.init_act_metrics())
+        self.update_metrics = self.programs.init_update_metrics()
+        self.metrics.write(counters.progress(), values)
+        self.console.update(counters.progress(), values)
+
+    def _stop_if_not_finite(self, updates: programs.UpdateMetrics) -> None:
+        if int(updates.non_finite_update) == programs.NONE:
+            return
+        names = [name for name, total in updates.total.items() if not np.isfinite(total)]
+        raise TrainingError(
+            f"update {int(updates.non_finite_update)} was not finite in {', '.join(names)}; the parameters were left as they were. "
+            f"Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}"
+        )
+
+    def _save(self) -> str:
+        """Writes a checkpoint of everything that a resumed run needs; returns its path."""
+        self._stop_if_not_finite(jax.device_get(self.update_metrics))
+        arrays = self._state()
+        if not self.settings.checkpoint.save_replay:
+            del arrays["replay"]
+        now = time.monotonic()
+        self.counters.seconds += now - self._loop_since
+        self._loop_since = self._last_save = now
+        meta = {
+            SAVED_COUNTERS: vars(self.counters),
+            SAVED_APPENDED: self.driver.appended,
+            SAVED_SETTINGS: config.to_dict(self.settings),
+        }
+        self.checkpoints.save(self.counters.steps, arrays, meta)
+        return f"{self.workdir}/checkpoints/{self.counters.steps}"
+
+    def _restore(self, step: int, saved: dict[str, Any]) -> None:
+        """Replaces the fresh states by those of a checkpoint."""
+        fresh = self._state()
+        if not self.checkpoints.has_item(step, "replay"):
+            del fresh["replay"]
+        targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), fresh)
+        if "replay" in fresh:
+            jax.tree.map(lambda leaf: leaf.delete(), self.replay)  # else it would lie in memory beside the restored one
+        arrays, _ = self.checkpoints.restore(step, targets)
+        self.learner, self.driver.shared = arrays["learner"], arrays["shared"]
+        self.driver.load(arrays["actors"])
+        self.evaluator.load(arrays["evaluator_bandit"], arrays["evaluator"])
+        if "replay" in arrays:
+            self.replay = arrays["replay"]
+            self.driver.appended = list(saved[SAVED_APPENDED])
+        else:
+            self.counters.learning_since_timesteps = None  # the replay fills again before learning goes on
+
+    def _state(self) -> dict[str, Any]:
+        """The items of a checkpoint. To play with an agent, "learner", "shared" and "evaluator_bandit" are enough."""
+        return {
+            "learner": self.learner,
+            "shared": self.driver.shared,
+            "actors": self.driver.state_to_save(),
+            "evaluator_bandit": self.evaluator.state.bandit,
+            "evaluator": self.evaluator.state_to_save(),
+            "replay": self.replay,
+        }
+
+    def _make_environments(self) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
+        """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones)."""
+        settings = self.settings.environment
+        if not self.settings.is_host_environment:
+            simulated = factory.make_jax_environment(settings)
+            return [], simulated, simulated
+        # A resumed run must not play the episodes of its first start again: every start has seeds of its own.
+        start = self.counters.starts - 1
+        local = self.settings.envs_per_group // jax.process_count()
+        first = start * settings.num_envs + jax.process_index() * local
+        groups = [
+            factory.make_host_environment(settings, local, self.settings.seed, "training", skip=first + group * self.settings.envs_per_group)
+            for group in range(settings.num_groups)
+        ]
+        count = self.settings.evaluation.num_envs
+        skip = (start * jax.process_count() + jax.process_index()) * count
+        return groups, factory.make_host_environment(settings, count, self.settings.seed, "evaluation", skip=skip), None
+
+    def _header(self, table: dict[str, int], capacity: int) -> list[str]:
+        devices = self.mesh.devices.flat
+        settings = self.settings
+        name = settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
+        rows = ", ".join(f"{part} {size / 2**30:.2f}" for part, size in table.items())
+        return [
+            f"{name}: {settings.environment.num_envs} environments, {settings.policy.num_policies} policies, "
+            f"batch {settings.learner.batch_size} x {settings.replay.trace}, replay {capacity} timesteps",
+            f"{self.mesh.size} device(s): {devices[0].device_kind}; GiB per device: {rows}",
+        ]

@@ -1,0 +1,49 @@
+"""Agent57 on Lunar Lander: vector observations through the same EnvPool path.
+
+python train.py --config=configs/lunar_lander.py:laptop --workdir=runs/lunar_lander
+
+The papers have no such task: network and rates are chosen for it, the algorithm is the same. Solved means a mean return of 200. Hours and
+score of every profile: not measured yet.
+"""
+
+from agent57_jax.config import Settings, Torso
+from configs.profiles import check
+
+
+def get_config(profile: str = "paper") -> Settings:
+    """Settings of a profile: paper, laptop or smoke."""
+    check(profile)
+    settings = Settings()
+    settings.environment.task_id = "LunarLander-v3"
+    settings.environment.max_episode_steps = 1_000
+    settings.network.torso = Torso.DENSE
+    settings.novelty.memory_capacity = 1_000  # an episode is no longer
+    settings.replay.capacity = "2_000_000"
+    settings.replay.min_sequences = 1_000
+    settings.total_steps = 20_000_000
+    if profile in ("laptop", "smoke"):
+        settings.environment.num_envs = 32
+        settings.network.dense_features = (128,)
+        settings.network.torso_size = 128
+        settings.network.lstm_size = 64
+        settings.network.head_size = 128
+        settings.policy.num_policies = 8
+        settings.policy.gamma_0 = 0.997  # episodes of some hundred steps
+        settings.policy.gamma_1 = 0.99
+        settings.policy.gamma_2 = 0.97
+        settings.bandit.group_size = 4
+        settings.replay.capacity = "500_000"
+        settings.replay.trace = 40
+        settings.replay.period = 20
+        settings.replay.min_sequences = 400
+        settings.replay.samples_per_insert = 4.0
+        settings.learner.batch_size = 32
+        settings.learner.learning_rate = 5e-4
+        settings.learner.target_period_updates = 200
+        settings.evaluation.num_envs = 4
+        settings.total_steps = 3_000_000
+    if profile == "smoke":
+        settings.replay.min_sequences = 64
+        settings.logging.period_seconds = 5.0
+        settings.total_steps = 20_000
+    return settings

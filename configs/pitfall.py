@@ -1,0 +1,17 @@
+"""Agent57 on Pitfall.
+
+python train.py --config=configs/pitfall.py --workdir=runs/pitfall
+
+paper: one GPU with 60 GB or more for the full replay; hours and score: not measured yet (a human scores 6,464). laptop: two CPU
+cores and 8 GiB, score not measured yet. smoke: about two minutes.
+"""
+
+from agent57_jax.config import Settings
+from configs import atari
+
+
+def get_config(profile: str = "paper") -> Settings:
+    """Settings of a profile: paper, laptop or smoke."""
+    settings = atari.get_config(profile)
+    settings.environment.task_id = "Pitfall-v5"
+    return settings

@@ -1,0 +1,49 @@
+"""Agent57 on Random Coin (Agent57 §4.2): an empty room, a coin, 200 steps.
+
+python train.py --config=configs/random_coin.py --workdir=runs/random_coin
+
+paper: the 15x15 room for 150 M steps; hours and score: not measured yet. laptop: a 9x9 room on two CPU cores. smoke: a 5x5 room, about
+a minute.
+"""
+
+from agent57_jax.config import EnvironmentKind, Settings
+from configs.profiles import check
+
+
+def get_config(profile: str = "paper") -> Settings:
+    """Settings of a profile: paper, laptop or smoke."""
+    check(profile)
+    settings = Settings()
+    settings.environment.kind = EnvironmentKind.RANDOM_COIN
+    settings.environment.num_groups = 1
+    settings.environment.max_episode_steps = 200
+    settings.network.conv_features = (16, 32)
+    settings.network.conv_kernels = (3, 3)
+    settings.network.conv_strides = (1, 1)
+    settings.novelty.memory_capacity = 200  # an episode is no longer
+    settings.replay.capacity = "5_000_000"
+    settings.total_steps = 150_000_000
+    if profile in ("laptop", "smoke"):
+        settings.environment.grid_size = 9
+        settings.environment.num_envs = 32
+        settings.network.torso_size = 64
+        settings.network.lstm_size = 64
+        settings.network.head_size = 64
+        settings.policy.num_policies = 8
+        settings.bandit.group_size = 4
+        settings.replay.capacity = "200_000"
+        settings.replay.trace = 20
+        settings.replay.period = 10
+        settings.replay.min_sequences = 400
+        settings.replay.samples_per_insert = 4.0
+        settings.learner.batch_size = 32
+        settings.learner.learning_rate = 5e-4
+        settings.learner.target_period_updates = 100
+        settings.evaluation.num_envs = 4
+        settings.total_steps = 2_000_000
+    if profile == "smoke":
+        settings.environment.grid_size = 5
+        settings.replay.min_sequences = 64
+        settings.logging.period_seconds = 5.0
+        settings.total_steps = 20_000
+    return settings

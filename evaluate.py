@@ -1,0 +1,32 @@
+"""Plays greedy episodes with a run's last checkpoint and writes RUN/evaluation.json.
+
+python evaluate.py --workdir=RUN [--episodes=N] [--seed=S]
+"""
+
+from absl import flags
+
+from agent57_jax import command_line
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_EPISODES = flags.DEFINE_integer("episodes", 100, "greedy episodes to play", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the environments and of the few random actions", lower_bound=0)
+
+
+def main() -> None:
+    """Wires a run's folder to the evaluator."""
+    if not _WORKDIR.value:
+        command_line.fail("--workdir is missing: the folder of a run, for example --workdir=runs/zaxxon")
+    command_line.prepare_jax()
+
+    from agent57_jax import checkpoint, judging
+
+    try:
+        result = judging.evaluate(_WORKDIR.value, _EPISODES.value, _SEED.value)
+    except (ValueError, OSError, checkpoint.CheckpointError) as error:
+        command_line.fail(str(error))
+    score = "" if result["hns"] is None else f", human-normalised {result['hns']:.3f}"
+    print(f"{result['game']}: mean return {result['mean']:.2f} over {len(result['returns'])} greedy episodes{score} ({result['path']})")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

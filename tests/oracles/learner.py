@@ -1,0 +1,298 @@
+"""Twin of the learner: forward passes, losses, priorities and Adam in NumPy float64, written from the formulas (NGU App. E, Agent57 §3.1).
+
+Networks have the dense torso. Parameter trees are those of the package, with leaves of any float type; batches are its records.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from agent57_jax.types import FIRST, Batch, Experience, RecurrentState
+from tests.oracles import policy_family, retrace, sequence_priority, value_transform
+
+Tree = Any
+
+
+def to_float64(tree: Tree) -> Tree:
+    """A copy of nested dicts of arrays with float64 leaves."""
+    if isinstance(tree, dict):
+        return {name: to_float64(part) for name, part in tree.items()}
+    return np.array(tree, np.float64)
+
+
+def leaves(tree: Tree) -> list[tuple[str, np.ndarray]]:
+    """Names and arrays of nested dicts; writing into an array changes the tree."""
+    if isinstance(tree, dict):
+        return [(f"{name}/{path}".rstrip("/"), leaf) for name in sorted(tree) for path, leaf in leaves(tree[name])]
+    return [("", tree)]
+
+
+def finite_differences(loss: Callable[[Tree], float], parameters: Tree, step: float = 1e-6) -> Tree:
+    """Central differences of a loss with respect to every number of a float64 tree."""
+    gradients = to_float64(parameters)
+    for (_, leaf), (_, gradient) in zip(leaves(parameters), leaves(gradients), strict=True):
+        for index in np.ndindex(leaf.shape):
+            kept = leaf[index]
+            leaf[index] = kept + step
+            above = loss(parameters)
+            leaf[index] = kept - step
+            below = loss(parameters)
+            leaf[index] = kept
+            gradient[index] = (above - below) / (2.0 * step)
+    return gradients
+
+
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0.0)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def _dense(parameters: Tree, x: np.ndarray) -> np.ndarray:
+    return x @ parameters["kernel"] + parameters["bias"]
+
+
+def _torso(parameters: Tree, x: np.ndarray) -> np.ndarray:
+    for layer in range(len(parameters)):
+        x = _relu(_dense(parameters[f"Dense_{layer}"], x))
+    return x
+
+
+def _one_hot(index: np.ndarray, size: int) -> np.ndarray:
+    return (np.asarray(index)[..., None] == np.arange(size)).astype(np.float64)
+
+
+def q_step(
+    q: Tree,
+    hidden: np.ndarray,
+    cell: np.ndarray,
+    previous_action: np.ndarray,
+    observation: np.ndarray,
+    extrinsic_reward: np.ndarray,
+    intrinsic_reward: np.ndarray,
+    policy: np.ndarray,
+    is_first: np.ndarray,
+    num_policies: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One timestep of all V networks for B streams.
+
+    Args:
+      hidden, cell: [B, V, H] before the timestep; reset here where `is_first`.
+      Others: [B, ...]; at FIRST there is neither a previous action nor a reward.
+
+    Returns:
+      action values [V, B, A]; hidden and cell [B, V, H] after the timestep.
+    """
+    follows = ~np.asarray(is_first)[:, None]
+    num_actions = q["heads"]["Dense_2"]["bias"].shape[-1]
+    context = np.concatenate(
+        [
+            np.where(follows, _one_hot(previous_action, num_actions), 0.0),
+            np.where(follows, np.asarray(extrinsic_reward, np.float64)[:, None], 0.0),
+            np.where(follows, np.asarray(intrinsic_reward, np.float64)[:, None], 0.0),
+            _one_hot(policy, num_policies),
+        ],
+        axis=1,
+    )
+    values, hiddens, cells = [], [], []
+    for v in range(hidden.shape[1]):
+        one = _select(q, v)
+        features = _relu(_dense(one["encoder"]["Dense_1"], _torso(one["encoder"]["Dense_0"], np.asarray(observation, np.float64))))
+        gates = _dense(one["encoder"]["Dense_2"], np.concatenate([features, context], axis=1))
+        h, c = np.where(follows, hidden[:, v], 0.0), np.where(follows, cell[:, v], 0.0)
+        update, forget, candidate, output = np.split(gates + h @ one["recurrent"], 4, axis=1)
+        c = _sigmoid(forget + 1.0) * c + _sigmoid(update) * np.tanh(candidate)
+        h = _sigmoid(output) * np.tanh(c)
+        heads = one["heads"]
+        value = _dense(heads["Dense_0"], _relu(_dense(heads["Dense_1"], h)))
+        advantage = _dense(heads["Dense_2"], _relu(_dense(heads["Dense_3"], h)))
+        values.append(value + advantage - advantage.mean(axis=1, keepdims=True))
+        hiddens.append(h)
+        cells.append(c)
+    return np.stack(values), np.stack(hiddens, axis=1), np.stack(cells, axis=1)
+
+
+def _select(tree: Tree, v: int) -> Tree:
+    return {name: _select(part, v) for name, part in tree.items()} if isinstance(tree, dict) else tree[v]
+
+
+def q_unroll(q: Tree, state: RecurrentState, x: Experience, num_policies: int) -> np.ndarray:
+    """Action values [V, B, T + 1, A] along the sequences of a batch."""
+    hidden, cell = np.asarray(state.hidden, np.float64), np.asarray(state.cell, np.float64)
+    previous = np.asarray(state.previous_action)
+    values = []
+    for t in range(x.action.shape[1]):
+        rows = x.observation[:, t], x.extrinsic_reward[:, t], x.intrinsic_reward[:, t], x.policy[:, t], x.step_type[:, t] == FIRST
+        now, hidden, cell = q_step(q, hidden, cell, previous, *rows, num_policies)
+        previous = x.action[:, t]
+        values.append(now)
+    return np.stack(values, axis=2)
+
+
+def embed(embedding: Tree, observation: np.ndarray) -> np.ndarray:
+    """f(x) of the part "embedding" of the embedding network: [..., size] -> [..., D]."""
+    return _relu(_dense(embedding["Dense_0"], _torso(embedding["Dense_1"], np.asarray(observation, np.float64))))
+
+
+def distillation_error(predictor: Tree, target: Tree, observation: np.ndarray) -> np.ndarray:
+    """||g^(x) - g(x)||^2: [..., size] -> [...]."""
+
+    def features(parameters: Tree) -> np.ndarray:
+        return _dense(parameters["Dense_0"], _torso(parameters["Dense_1"], np.asarray(observation, np.float64)))
+
+    return np.sum((features(predictor) - features(target)) ** 2, axis=-1)
+
+
+def global_norm(tree: Tree) -> float:
+    """Euclidean norm of all numbers of a tree."""
+    return math.sqrt(math.fsum(float(np.sum(np.square(leaf))) for _, leaf in leaves(tree)))
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnerTwin:
+    """Settings of the losses."""
+
+    betas: Sequence[float]
+    gammas: Sequence[float]
+    trace_lambda: float
+    target_epsilon: float
+    eta: float
+    squashed_values: bool  # h around the targets
+    squashed_mix: bool  # h(h^-1(Q^e) + beta h^-1(Q^i)) instead of Q^e + beta Q^i
+    train_timesteps: int
+    embedding_l2: float
+
+    def valid(self, x: Experience) -> np.ndarray:
+        """Which transitions [B, T] are experience: not those into the FIRST timestep of another episode."""
+        return np.asarray(x.step_type)[:, 1:] != FIRST
+
+    def combined(self, values: np.ndarray, policy: np.ndarray) -> np.ndarray:
+        """Acting values [A] of one timestep from [V, A] under policy j."""
+        if len(values) == 1:
+            return values[0]
+        mix = value_transform.combine_unsquashed if self.squashed_mix else value_transform.combine
+        return np.array([mix(e, i, self.betas[int(policy)]) for e, i in zip(*values, strict=True)])
+
+    def rewards(self, x: Experience, num_values: int) -> np.ndarray:
+        """What each value function learns from, [V, B, T]; numbers at FIRST are not defined."""
+        extrinsic, intrinsic = np.asarray(x.extrinsic_reward, np.float64)[:, 1:], np.asarray(x.intrinsic_reward, np.float64)[:, 1:]
+        if num_values == 2:
+            return np.stack([extrinsic, intrinsic])
+        return (extrinsic + np.asarray(self.betas)[x.policy[:, :-1]] * intrinsic)[None]
+
+    def targets(self, online: np.ndarray, target: np.ndarray, x: Experience) -> np.ndarray:
+        """Retrace targets [V, B, T] from values [V, B, T + 1, A] of the online and of the target network."""
+        num_values, num_streams, length, _ = online.shape
+        rewards, valid = self.rewards(x, num_values), self.valid(x)
+        apply, invert = (
+            (value_transform.squash, value_transform.unsquash)
+            if self.squashed_values
+            else (value_transform.identity, value_transform.identity)
+        )
+        result = np.zeros((num_values, num_streams, length - 1))
+        for b in range(num_streams):
+            policy = [
+                policy_family.epsilon_greedy_row(self.combined(online[:, b, t], x.policy[b, t]), self.target_epsilon) for t in range(length)
+            ]
+            discounts = [self.gammas[int(x.policy[b, t])] * float(x.discount[b, t + 1]) for t in range(length - 1)]
+            for v in range(num_values):
+                result[v, b] = retrace.retrace_targets(
+                    target[v, b],
+                    np.array(policy),
+                    x.action[b, :-1],
+                    x.behaviour_probability[b, :-1],
+                    rewards[v, b],
+                    np.array(discounts),
+                    valid[b],
+                    self.trace_lambda,
+                    apply,
+                    invert,
+                )
+        return result
+
+    def errors(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
+        """Targets minus values of the actions taken, [V, B, T]; 0 where a transition is no experience."""
+        actions = np.asarray(x.action)[None, :, :-1, None]
+        taken = np.take_along_axis(online[:, :, :-1], np.broadcast_to(actions, (*online.shape[:2], actions.shape[2], 1)), axis=3)[..., 0]
+        return np.where(self.valid(x)[None], targets - taken, 0.0)
+
+    def q_losses(self, online: np.ndarray, targets: np.ndarray, batch: Batch) -> np.ndarray:
+        """[V]: 1/2 sum over time of squared errors, importance weighted, mean over the batch."""
+        errors = self.errors(online, targets, batch.experience)
+        weights = np.asarray(batch.importance_weight, np.float64)
+        return 0.5 * np.mean(np.sum(errors**2, axis=2) * weights[None], axis=1)
+
+    def priorities(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
+        """[B], of e = e^extrinsic + beta_j e^intrinsic."""
+        errors, valid = self.errors(online, targets, x), self.valid(x)
+        result = []
+        for b in range(len(valid)):
+            mixed = errors[0, b] + np.asarray(self.betas)[x.policy[b, :-1]] * errors[1, b] if len(errors) == 2 else errors[0, b]
+            result.append(sequence_priority.sequence_priority(mixed, valid[b], self.eta))
+        return np.array(result)
+
+    def embedding_loss(self, parameters: Tree, x: Experience) -> tuple[float, float]:
+        """Mean negative log-likelihood of the last actions with the L2 term, and the share that the best guess hits."""
+        total, hits, count = 0.0, 0, 0
+        inverse = parameters["inverse"]
+        for b in range(len(x.action)):
+            for t in range(x.action.shape[1] - 1 - self.train_timesteps, x.action.shape[1] - 1):
+                if x.step_type[b, t + 1] == FIRST:
+                    continue
+                pair = np.concatenate([embed(parameters["embedding"], x.observation[b, s]) for s in (t, t + 1)])
+                logits = _dense(inverse["Dense_1"], _relu(_dense(inverse["Dense_0"], pair)))
+                total += math.log(np.sum(np.exp(logits))) - logits[x.action[b, t]]
+                hits += int(np.argmax(logits) == x.action[b, t])
+                count += 1
+        l2 = 0.5 * self.embedding_l2 * global_norm(parameters) ** 2
+        return total / max(count, 1) + l2, hits / max(count, 1)
+
+    def distillation_loss(self, predictor: Tree, random_target: Tree, x: Experience) -> float:
+        """Mean error over the last timesteps."""
+        return float(np.mean(distillation_error(predictor, random_target, x.observation[:, -self.train_timesteps :])))
+
+    def metrics(self, online: np.ndarray, targets: np.ndarray, batch: Batch) -> dict[str, float]:
+        """What the learner reports about its value functions, except gradient norms."""
+        x, names = batch.experience, ("extrinsic", "intrinsic")
+        errors, valid, losses = self.errors(online, targets, x), self.valid(x), self.q_losses(online, targets, batch)
+        where = [(b, t) for b in range(valid.shape[0]) for t in range(valid.shape[1]) if valid[b, t]]
+        greedy = [np.argmax(self.combined(online[:, b, t], x.policy[b, t])) == x.action[b, t] for b, t in where]
+        result = {
+            "learner/valid_share": len(where) / valid.size,
+            "learner/priority": float(np.mean(self.priorities(online, targets, x))),
+            "learner/on_policy_share": float(np.mean(greedy)),
+        }
+        for v in range(len(online)):
+            result[f"loss/{names[v]}"] = float(losses[v])
+            result[f"learner/value_{names[v]}"] = float(np.mean([online[v, b, t, x.action[b, t]] for b, t in where]))
+            result[f"learner/td_error_{names[v]}"] = float(np.mean([abs(errors[v, b, t]) for b, t in where]))
+        return result
+
+
+class Adam:
+    """Adam with clipping by the global norm of its own part, for one tree of parameters (Kingma & Ba 2015)."""
+
+    def __init__(self, learning_rate: float, b1: float, b2: float, epsilon: float, max_norm: float) -> None:
+        """Before the first step."""
+        self.learning_rate, self.b1, self.b2, self.epsilon, self.max_norm = learning_rate, b1, b2, epsilon, max_norm
+        self.steps = 0
+        self.mean: dict[str, np.ndarray] = {}
+        self.square: dict[str, np.ndarray] = {}
+
+    def step(self, gradients: Tree) -> dict[str, np.ndarray]:
+        """What is added to each leaf, by its name in `leaves`."""
+        self.steps += 1
+        norm = global_norm(gradients)
+        result = {}
+        for name, leaf in leaves(gradients):
+            g = np.asarray(leaf, np.float64) * min(1.0, self.max_norm / norm)
+            self.mean[name] = self.b1 * self.mean.get(name, 0.0) + (1.0 - self.b1) * g
+            self.square[name] = self.b2 * self.square.get(name, 0.0) + (1.0 - self.b2) * g**2
+            mean, square = self.mean[name] / (1.0 - self.b1**self.steps), self.square[name] / (1.0 - self.b2**self.steps)
+            result[name] = -self.learning_rate * mean / (np.sqrt(square) + self.epsilon)
+        return result

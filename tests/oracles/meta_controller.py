@@ -1,0 +1,45 @@
+"""Twin of the bandit: its window is a deque of (arm, return) (Agent57 §3.2, App. D)."""
+
+import math
+from collections import deque
+
+
+class Bandit:
+    """Sliding-window UCB over N arms; the caller says what chance decides."""
+
+    def __init__(self, window: int, num_arms: int) -> None:
+        """A bandit that has seen nothing."""
+        self.num_arms = num_arms
+        self.episodes: deque[tuple[int, float]] = deque(maxlen=window)
+        self.started = 0
+
+    def record(self, arm: int, episode_return: float) -> None:
+        """Adds one finished episode."""
+        self.episodes.append((int(arm), float(episode_return)))
+
+    def returns_of(self, arm: int) -> list[float]:
+        """Returns of the episodes in the window that the arm played."""
+        return [episode_return for played, episode_return in self.episodes if played == arm]
+
+    def mean(self, arm: int) -> float:
+        """Mean return of an arm over the window; 0 without a pull."""
+        returns = self.returns_of(arm)
+        return math.fsum(returns) / len(returns) if returns else 0.0
+
+    def greedy_arm(self) -> int:
+        """The pulled arm with the largest mean, the first of equals; 0 if none was pulled."""
+        pulled = [arm for arm in range(self.num_arms) if self.returns_of(arm)]
+        return max(pulled, key=lambda arm: (self.mean(arm), -arm), default=0)
+
+    def upper_bound(self, arm: int, ucb_bonus: float = 1.0) -> float:
+        """mean + bonus sqrt(1 / count); unbounded without a pull in the window."""
+        count = len(self.returns_of(arm))
+        return self.mean(arm) + ucb_bonus * math.sqrt(1.0 / count) if count else math.inf
+
+    def start_episode(self, first_arm: int, ucb_bonus: float = 1.0) -> int:
+        """The arm of the next episode when it is not a uniform one."""
+        episode = self.started
+        self.started += 1
+        if episode < self.num_arms:
+            return (first_arm + episode) % self.num_arms
+        return max(range(self.num_arms), key=lambda arm: (self.upper_bound(arm, ucb_bonus), -arm))

@@ -1,0 +1,111 @@
+"""Twin of the recurrent duelling Q-networks with a dense torso: loops over networks, streams and timesteps (Agent57 App. F, R2D2)."""
+
+from typing import Any
+
+import numpy as np
+
+Tree = Any  # nested dictionaries of arrays
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0)."""
+    return np.maximum(x, 0.0)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x))."""
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def dense(parameters: Tree, x: np.ndarray) -> np.ndarray:
+    """Weights and bias on a vector."""
+    return x @ np.asarray(parameters["kernel"], np.float64) + np.asarray(parameters["bias"], np.float64)
+
+
+def torso(parameters: Tree, observation: np.ndarray) -> np.ndarray:
+    """Dense layers with ReLU on one observation [size]."""
+    x = np.asarray(observation, np.float64)
+    for layer in range(len(parameters)):
+        x = relu(dense(parameters[f"Dense_{layer}"], x))
+    return x
+
+
+def context(
+    previous_action: int, extrinsic_reward: float, intrinsic_reward: float, policy: int, is_first: bool, num_actions: int, num_policies: int
+) -> np.ndarray:
+    """One-hot a_{t-1}, r^e_t, r^i_t, one-hot j; at FIRST there was no action and no reward."""
+    x = np.zeros(num_actions + 2 + num_policies)
+    if not is_first:
+        x[previous_action] = 1.0
+        x[num_actions] = extrinsic_reward
+        x[num_actions + 1] = intrinsic_reward
+    x[num_actions + 2 + policy] = 1.0
+    return x
+
+
+def lstm(gates: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden and cell state after one timestep; the gates stand in the order update, forget, candidate, output."""
+    size = len(cell)
+    update, forget, candidate, output = (gates[i * size : (i + 1) * size] for i in range(4))
+    cell = sigmoid(forget + 1.0) * cell + sigmoid(update) * np.tanh(candidate)
+    return sigmoid(output) * np.tanh(cell), cell
+
+
+def heads(parameters: Tree, hidden: np.ndarray) -> np.ndarray:
+    """Q = V + A - mean(A), [A]. An output layer comes before its hidden layer in the names."""
+    value = dense(parameters["Dense_0"], relu(dense(parameters["Dense_1"], hidden)))
+    advantage = dense(parameters["Dense_2"], relu(dense(parameters["Dense_3"], hidden)))
+    return value + advantage - advantage.mean()
+
+
+def network(parameters: Tree, index: int) -> Tree:
+    """Parameters of one of the V networks."""
+    if isinstance(parameters, dict):
+        return {name: network(part, index) for name, part in parameters.items()}
+    return np.asarray(parameters)[index].astype(np.float64)
+
+
+def unroll(
+    parameters: Tree,
+    hidden: np.ndarray,
+    cell: np.ndarray,
+    observation: np.ndarray,
+    previous_action: np.ndarray,
+    extrinsic_reward: np.ndarray,
+    intrinsic_reward: np.ndarray,
+    policy: np.ndarray,
+    is_first: np.ndarray,
+    num_actions: int,
+    num_policies: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Action values [V, B, T, A] and hidden and cell state [B, V, H] after the last timestep, all float64.
+
+    Arguments as in the package: parameters with a leading axis V, the state before the first timestep [B, V, H], inputs [B, T, ...].
+    """
+    batch, num_values = hidden.shape[:2]
+    length = is_first.shape[1]
+    values = np.zeros((num_values, batch, length, num_actions))
+    new_hidden, new_cell = np.zeros(hidden.shape), np.zeros(cell.shape)
+    for v in range(num_values):
+        one = network(parameters, v)
+        encoder = one["encoder"]
+        for b in range(batch):
+            h, c = np.asarray(hidden[b, v], np.float64), np.asarray(cell[b, v], np.float64)
+            for t in range(length):
+                if is_first[b, t]:
+                    h, c = np.zeros(len(h)), np.zeros(len(c))
+                features = relu(dense(encoder["Dense_1"], torso(encoder["Dense_0"], observation[b, t])))
+                given = context(
+                    int(previous_action[b, t]),
+                    float(extrinsic_reward[b, t]),
+                    float(intrinsic_reward[b, t]),
+                    int(policy[b, t]),
+                    bool(is_first[b, t]),
+                    num_actions,
+                    num_policies,
+                )
+                gates = dense(encoder["Dense_2"], np.concatenate([features, given])) + h @ one["recurrent"]
+                h, c = lstm(gates, c)
+                values[v, b, t] = heads(one["heads"], h)
+            new_hidden[b, v], new_cell[b, v] = h, c
+    return values, new_hidden, new_cell

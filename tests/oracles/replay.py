@@ -1,0 +1,72 @@
+"""Twin of the replay: every timestep ever appended stays in a list, and rules say which sequences of it may be drawn (R2D2 §2.3)."""
+
+from typing import Any
+
+import numpy as np
+
+Name = tuple[int, int, int]  # group, environment, number of the sequence
+
+
+class Replay:
+    """What the replay must hold and give, one environment at a time, over all devices."""
+
+    def __init__(self, num_groups: int, envs_per_group: int, capacity_per_env: int, trace: int, period: int) -> None:
+        """An empty replay."""
+        self.num_groups, self.envs_per_group = num_groups, envs_per_group
+        self.capacity_per_env, self.trace, self.period = capacity_per_env, trace, period
+        self.timesteps: dict[tuple[int, int], list[Any]] = {(g, e): [] for g in range(num_groups) for e in range(envs_per_group)}
+        self.states: dict[tuple[int, int], list[Any]] = {(g, e): [] for g in range(num_groups) for e in range(envs_per_group)}
+        self.priorities: dict[Name, float] = {}  # of the sequences that may be drawn, and of no other
+        self.largest_priority = 1.0
+
+    def append(self, group: int, timesteps: list[Any], states: list[Any]) -> None:
+        """One timestep of every environment of a group, and the state with which the actor entered it."""
+        for environment in range(self.envs_per_group):
+            self.timesteps[group, environment].append(timesteps[environment])
+            self.states[group, environment].append(states[environment])
+            for number in self._started(group, environment):
+                name = (group, environment, number)
+                if not self._is_whole(name):
+                    self.priorities.pop(name, None)
+                elif name not in self.priorities:
+                    self.priorities[name] = self.largest_priority
+
+    def _started(self, group: int, environment: int) -> range:
+        """Numbers of the sequences that have begun so far."""
+        return range((len(self.timesteps[group, environment]) - 1) // self.period + 1)
+
+    def _is_whole(self, name: Name) -> bool:
+        """Whether all T + 1 timesteps have come and none of them has left the last C."""
+        group, environment, number = name
+        length = len(self.timesteps[group, environment])
+        first, last = number * self.period, number * self.period + self.trace
+        return last < length and first >= length - self.capacity_per_env
+
+    def sequence(self, name: Name) -> tuple[list[Any], Any]:
+        """The T + 1 timesteps of a sequence and the state with which the actor entered the first."""
+        group, environment, number = name
+        first = number * self.period
+        return self.timesteps[group, environment][first : first + self.trace + 1], self.states[group, environment][first]
+
+    def write_priorities(self, names: list[Name], priorities: list[float]) -> None:
+        """Sets the priorities of sequences that may still be drawn; of a name that comes twice the last one counts."""
+        for name, priority in zip(names, priorities, strict=True):
+            if name in self.priorities:
+                self.priorities[name] = priority
+                self.largest_priority = max(self.largest_priority, priority)
+
+    def probabilities(self, exponent: float, num_devices: int = 1) -> dict[Name, float]:
+        """Probability of each sequence in one draw, each device giving an equal part of the draws from its own environments."""
+        envs_per_device = self.envs_per_group // num_devices
+        mass = np.zeros(num_devices)
+        for (_, environment, _), priority in self.priorities.items():
+            mass[environment // envs_per_device] += priority**exponent
+        return {
+            name: priority**exponent / float(mass[name[1] // envs_per_device]) / num_devices for name, priority in self.priorities.items()
+        }
+
+    def importance_weights(self, names: list[Name], exponent: float, is_exponent: float, num_devices: int = 1) -> np.ndarray:
+        """(size * probability)^-is_exponent of each drawn sequence over the largest of the batch."""
+        probabilities = self.probabilities(exponent, num_devices)
+        weights = np.array([(len(self.priorities) * probabilities[name]) ** -is_exponent for name in names])
+        return weights / weights.max()

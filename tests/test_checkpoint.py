@@ -1,0 +1,379 @@
+"""Checkpoints: what goes in comes out, on any number of devices; what does not fit or is not whole is refused in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from agent57_jax import checkpoint
+from agent57_jax.checkpoint import CheckpointError, Checkpoints
+
+ROWS = PartitionSpec("data")
+ALL = PartitionSpec()
+
+
+class Inner(NamedTuple):
+    frames: Any
+    flags: Any
+
+
+class State(NamedTuple):
+    inner: Inner
+    parameters: Any
+    optimiser: Any
+    updates: Any
+
+
+SPECS = State(Inner(ROWS, ROWS), ALL, ALL, ALL)
+
+
+def mesh_of(num_devices):
+    return Mesh(np.array(jax.devices()[:num_devices]), ("data",))
+
+
+def host_state(rows=8, seed=0):
+    """A state as runs have them: NamedTuples, dicts, tuples, lists, empty nodes; all dtypes; scalars."""
+    random = np.random.default_rng(seed)
+    parameters = {"dense": {"kernel": random.normal(size=(3, 5)).astype(np.float32), "bias": np.arange(5, dtype=np.float32)}}
+    return State(
+        inner=Inner(random.integers(0, 256, (rows, 4, 2), dtype=np.uint8), random.integers(0, 2, (rows,)).astype(bool)),
+        parameters=parameters,
+        optimiser=[optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)).init(parameters), (), None],
+        updates=np.int32(2**31 - 1) * np.ones((), np.int32),
+    )
+
+
+def placed(tree, num_devices, specs=SPECS):
+    mesh = mesh_of(num_devices)
+    spread = jax.tree.map(
+        lambda spec, part: jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, spec)), part),
+        specs,
+        tree,
+        is_leaf=lambda node: isinstance(node, PartitionSpec),
+    )
+    return jax.block_until_ready(spread)
+
+
+def target_of(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.fixture
+def store(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    yield checkpoints
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_state_of_four_devices_restores_on_any_number(tmp_path, num_devices):
+    expected = host_state()
+    meta = {"counters": {"steps": 90_000_000_000, "seconds": 1.25}, "settings": {"task": "Zaxxon-v5", "sizes": [1, 2], "none": None}}
+    with_four = Checkpoints(tmp_path, keep=1)
+    assert with_four.save(90_000_000_000, {"learner": placed(expected, 4), "other": {"x": jnp.zeros(3)}}, meta)
+    with_four.close()
+
+    fresh = Checkpoints(tmp_path, keep=1)
+    assert fresh.latest() == 90_000_000_000
+    target = target_of(placed(expected, num_devices))
+    arrays, found = fresh.restore(90_000_000_000, {"learner": target})
+    fresh.close()
+    assert found == meta
+    assert set(arrays) == {"learner"}
+    assert_same(arrays["learner"], expected)
+    for leaf, wanted in zip(jax.tree.leaves(arrays["learner"]), jax.tree.leaves(target), strict=True):
+        assert leaf.sharding == wanted.sharding
+
+
+def test_arrays_may_be_donated_right_after_save(store):
+    """The background write must not see what a later program puts into the same memory."""
+    mesh = mesh_of(4)
+    shape = (8, 2**20)
+    overwrite = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.at[:, ::2].set(7) * 0 + 7, tree), donate_argnums=0)
+    specs = {"rows": ROWS, "all": ALL}
+    shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+    make = jax.jit(
+        lambda: {name: jnp.arange(shape[0] * shape[1], dtype=jnp.int32).reshape(shape) for name in specs}, out_shardings=shardings
+    )
+    tree = jax.block_until_ready(make())
+    target = target_of(tree)
+    store.save(1, {"replay": tree}, {})
+    for _ in range(3):
+        tree = overwrite(tree)
+    jax.block_until_ready(tree)
+    store.wait()
+    arrays, _ = store.restore(1, {"replay": target})
+    for name in specs:
+        np.testing.assert_array_equal(np.asarray(arrays["replay"][name]).ravel(), np.arange(shape[0] * shape[1]))
+
+
+def test_numpy_arrays_may_be_changed_right_after_save(store):
+    array = np.arange(2**22, dtype=np.int32)
+    store.save(1, {"host": {"x": array}}, {})
+    array[:] = -1
+    store.wait()
+    target = {"x": jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh_of(1), ALL))}
+    np.testing.assert_array_equal(store.restore(1, {"host": target})[0]["host"]["x"], np.arange(2**22))
+
+
+def test_restored_arrays_are_donated_in_place(store):
+    tree = placed({"x": np.arange(8 * 2**16, dtype=np.float32).reshape(8, -1)}, 4, {"x": ROWS})
+    store.save(1, {"replay": tree}, {})
+    restored = store.restore(1, {"replay": target_of(tree)})[0]["replay"]["x"]
+    before = [shard.data.unsafe_buffer_pointer() for shard in restored.addressable_shards]
+    after = jax.block_until_ready(jax.jit(lambda x: x.at[0, 0].set(1.0), donate_argnums=0)(restored))
+    assert [shard.data.unsafe_buffer_pointer() for shard in after.addressable_shards] == before
+
+
+def test_keeps_the_latest_and_repeats_nothing(store):
+    arrays = {"learner": {"x": np.zeros(2, np.float32)}}
+    assert store.latest() is None
+    assert store.steps() == []
+    for step in (3, 7, 20):
+        assert store.save(step, arrays, {"step": step})
+    assert not store.save(20, arrays, {"step": 21})
+    store.wait()
+    assert store.steps() == [7, 20]
+    assert store.meta(20) == {"step": 20}
+    with pytest.raises(CheckpointError, match=r"^checkpoint 5 is older than the latest one, 20, in "):
+        store.save(5, arrays, {})
+
+
+def test_running_save_is_not_the_latest(store, monkeypatch):
+    store.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    store.wait()
+    gate = threading.Event()
+    rename = os.rename
+
+    def slow_rename(*args, **kwargs):
+        gate.wait(20)
+        return rename(*args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", slow_rename)
+    store.save(2, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    assert store.latest() == 1
+    gate.set()
+    store.wait()
+    assert store.latest() == 2
+
+
+def test_items(store):
+    store.save(4, {"learner": {"x": np.zeros(2, np.float32)}}, {"a": 1})
+    store.wait()
+    assert store.has_item(4, "learner")
+    assert not store.has_item(4, "replay")
+    assert not store.has_item(5, "learner")
+    target = {"x": jax.ShapeDtypeStruct((2,), np.float32, sharding=NamedSharding(mesh_of(1), ALL))}
+    with pytest.raises(CheckpointError, match=r"^checkpoint 4 in \S+ has no item 'replay'$"):
+        store.restore(4, {"replay": target})
+    with pytest.raises(CheckpointError, match=r"^there is no checkpoint 5 in \S+$"):
+        store.restore(5, {"learner": target})
+
+
+def change_target(tree, leaf):
+    return tree._replace(parameters={"dense": {**tree.parameters["dense"], "bias": leaf}})
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((5,), np.int32, r"learner\.parameters\.dense\.bias is float32\[5\], but int32\[5\] is expected"),
+        ((5,), jnp.bfloat16, r"learner\.parameters\.dense\.bias is float32\[5\], but bfloat16\[5\] is expected"),
+        ((6,), np.float32, r"learner\.parameters\.dense\.bias is float32\[5\], but float32\[6\] is expected"),
+        ((), np.float32, r"learner\.parameters\.dense\.bias is float32\[5\], but float32\[\] is expected"),
+    ],
+)
+def test_other_shape_or_dtype_is_one_line(store, shape, dtype, message):
+    state = placed(host_state(), 1)
+    store.save(1, {"learner": state}, {})
+    sharding = NamedSharding(mesh_of(1), ALL)
+    target = change_target(target_of(state), jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
+    with pytest.raises(CheckpointError, match=rf"^checkpoint 1 does not fit this run's settings: {message}$"):
+        store.restore(1, {"learner": target})
+
+
+def test_other_leaves_are_one_line(store):
+    state = placed(host_state(), 1)
+    store.save(1, {"learner": state}, {})
+    target = target_of(state)
+    more = target._replace(parameters={**target.parameters, "head": target.updates})
+    with pytest.raises(CheckpointError, match=r": it has no learner\.parameters\.head$"):
+        store.restore(1, {"learner": more})
+    less = target._replace(parameters={"dense": {"kernel": target.parameters["dense"]["kernel"]}})
+    with pytest.raises(CheckpointError, match=r": learner\.parameters\.dense\.bias is not expected$"):
+        store.restore(1, {"learner": less})
+    bare = change_target(target, jax.ShapeDtypeStruct((5,), np.float32))
+    with pytest.raises(CheckpointError, match=r"^the target of learner\.parameters\.dense\.bias has no NamedSharding$"):
+        store.restore(1, {"learner": bare})
+
+
+def test_other_format_is_one_line(store, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    store.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    monkeypatch.undo()
+    for read in (store.meta, lambda step: store.restore(step, {})):
+        with pytest.raises(CheckpointError, match=r"^checkpoint 1 in \S+ has format 2, but this version of agent57_jax reads format 1$"):
+            read(1)
+
+
+@pytest.mark.parametrize("meta", [{"x": np.int64(3)}, {"x": float("nan")}, {"x": (1, 2)}, {1: "x"}, {"x": {1, 2}}])
+def test_meta_must_be_plain_json(store, meta):
+    with pytest.raises(CheckpointError, match="must be plain JSON values"):
+        store.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, meta)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"learner": {"x": 3.0}}, r"^learner\.x is a float; "),
+        ({"learner": {"x": "text"}}, r"^learner\.x is a str; "),
+        ({"learner": {"x": None}}, r"^the item 'learner' holds no arrays"),
+        ({"meta": {"x": np.zeros(2)}}, r"^the item name 'meta' is taken$"),
+    ],
+)
+def test_arrays_must_be_arrays(store, arrays, message):
+    with pytest.raises(CheckpointError, match=message):
+        store.save(1, arrays, {})
+    assert store.latest() is None
+
+
+def test_failed_write_is_reported(tmp_path):
+    directory = tmp_path / "checkpoints"
+    store = Checkpoints(directory, keep=1)
+    directory.rmdir()
+    directory.write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"^checkpoint 1 could not be written to \S+: "):
+        store.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+
+
+def test_failed_write_in_the_background_is_reported(store, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full_disk)
+    store.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    with pytest.raises(CheckpointError, match=r"^a checkpoint could not be written to \S+: .*No space left on device"):
+        store.wait()
+    assert store.latest() is None
+
+
+def test_reader_leaves_a_running_writer_alone(tmp_path):
+    reader = Checkpoints(tmp_path / "checkpoints", keep=1, read_only=True)
+    assert reader.latest() is None
+    reader.close()
+    assert not (tmp_path / "checkpoints").exists()
+
+    writer = Checkpoints(tmp_path / "checkpoints", keep=1)
+    writer.save(1, {"learner": {"x": np.arange(2, dtype=np.float32)}}, {"a": 1})
+    writer.wait()
+    half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    half.mkdir()
+    reader = Checkpoints(tmp_path / "checkpoints", keep=1, read_only=True)
+    assert half.is_dir()
+    assert reader.latest() == 1
+    assert reader.meta(1) == {"a": 1}
+    target = {"x": jax.ShapeDtypeStruct((2,), np.float32, sharding=NamedSharding(mesh_of(1), ALL))}
+    np.testing.assert_array_equal(reader.restore(1, {"learner": target})[0]["learner"]["x"], [0, 1])
+    with pytest.raises(CheckpointError, match="was opened for reading only"):
+        reader.save(3, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    half.rmdir()
+    writer.save(2, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    writer.wait()
+    assert reader.latest() == 2
+    reader.close()
+    writer.close()
+
+
+def test_left_over_temporary_folder_is_removed(tmp_path):
+    first = Checkpoints(tmp_path, keep=2)
+    first.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    first.close()
+    half = tmp_path / "2.orbax-checkpoint-tmp"
+    (half / "learner").mkdir(parents=True)
+    (half / "learner" / "d").write_text("half")
+    second = Checkpoints(tmp_path, keep=2)
+    assert second.latest() == 1
+    second.save(3, {"learner": {"x": np.zeros(2, np.float32)}}, {})  # the folder is removed in the background, at the latest by now
+    assert not half.exists()
+    second.close()
+
+
+def test_nothing_is_pickled(store, tmp_path):
+    store.save(1, {"learner": placed(host_state(), 1)}, {"a": [1, None, "b"]})
+    store.wait()
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            assert not file.read_bytes().startswith(b"\x80"), file  # the first byte of every binary pickle
+    assert json.loads((tmp_path / "checkpoints" / "1" / "meta" / "metadata").read_text())["content"] == {"a": [1, None, "b"]}
+
+
+WRITER = """
+import os
+import sys
+import time
+import numpy as np
+from agent57_jax.checkpoint import Checkpoints
+
+checkpoints = Checkpoints(sys.argv[1], keep=2)
+random = np.random.default_rng(0)
+for step in (1, 2):
+    noise = random.integers(0, 256, (100, 2**20), dtype=np.uint8)  # 100 MB that do not compress
+    noise[:, 0] = step
+    if step == 2:  # the kill must come before the end of this save: the files are written, but no folder gets its final name
+        os.rename = lambda *args, **kwargs: time.sleep(600)
+    checkpoints.save(step, {"replay": {"x": noise}, "learner": {"x": np.full((3,), step, np.float32)}}, {"step": step})
+    print(step, flush=True)
+    checkpoints.wait()
+"""
+
+
+def test_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert process.stdout is not None
+    while process.stdout.readline() != "2\n":
+        assert process.poll() is None
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("2.*tmp*/replay*/**/d/*")):  # array data of the second checkpoint is being written
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert list(tmp_path.glob("2.*tmp*"))
+
+    store = Checkpoints(tmp_path, keep=2)
+    assert store.latest() == 1
+    sharding = NamedSharding(mesh_of(4), ROWS)
+    targets = {
+        "replay": {"x": jax.ShapeDtypeStruct((100, 2**20), np.uint8, sharding=sharding)},
+        "learner": {"x": jax.ShapeDtypeStruct((3,), np.float32, sharding=NamedSharding(mesh_of(4), ALL))},
+    }
+    arrays, meta = store.restore(1, targets)
+    assert meta == {"step": 1}
+    expected = np.random.default_rng(0).integers(0, 256, (100, 2**20), dtype=np.uint8)
+    expected[:, 0] = 1
+    np.testing.assert_array_equal(np.asarray(arrays["replay"]["x"]), expected)
+    np.testing.assert_array_equal(np.asarray(arrays["learner"]["x"]), np.ones(3))
+    assert store.save(2, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    store.close()
+    assert Checkpoints(tmp_path, keep=2, read_only=True).steps() == [1, 2]

@@ -1,0 +1,225 @@
+"""The panel on a terminal, the lines elsewhere, and that neither falls over a narrow or a dumb terminal."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console as Terminal
+
+from agent57_jax.console import PLAIN_WIDTH, Console, duration, short
+
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+
+VALUES = {
+    "throughput/frames_per_second": 12_345.6,
+    "throughput/updates_per_second": 3.21,
+    "throughput/steps_per_second": 3_086.4,
+    "throughput/share_acting": 0.31,
+    "throughput/share_learning": 0.52,
+    "episode/return": 1_234.5,
+    "episode/length": 890.0,
+    "episode/hns": 0.13,
+    "evaluation/return": 4_321.0,
+    "evaluation/hns": 0.47,
+    "evaluation/episodes": 15.0,
+    "evaluation/arm": 0.0,
+    "loss/extrinsic": 0.0123,
+    "loss/intrinsic": 0.5,
+    "loss/embedding": 2.89,
+    "loss/distillation": 1e-5,
+    "novelty/alpha": 1.02,
+    "replay/fill": 0.255,
+    "replay/timesteps": 1_275_000.0,
+    "replay/sequences": 15_900.0,
+    "memory/device_bytes": 3.0 * 2**30,
+    "memory/host_bytes": 1.5 * 2**30,
+    "arm/pulls_0": 1.0,
+    "arm/pulls_7": 3.0,
+    "arm/return_7": 55.0,
+}
+
+
+def counters(steps, seconds):
+    return {"frames": 4 * steps, "steps": steps, "updates": steps // 8, "episodes": steps // 100, "seconds": seconds}
+
+
+def make(width=120, **options):
+    file = io.StringIO()
+    terminal = Terminal(file=file, width=width, height=40, highlight=False, **options)
+    return Console(1_000_000, "Zaxxon [v5]", ["8 devices [data]"], terminal=terminal), file
+
+
+def live(width=120):
+    return make(width, force_terminal=True, force_interactive=True, _environ={"TERM": "xterm-256color"})
+
+
+def visible(text):
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def test_log_file_gets_one_line_an_update():
+    console, file = make()
+    console.say("restored [bold]checkpoint[/bold] 12")
+    console.update(counters(250_000, 100.0), VALUES)
+    console.update(counters(260_000, 110.0), {})
+    console.close()
+    lines = file.getvalue().splitlines()
+    assert lines[:2] == ["Zaxxon [v5]", "8 devices [data]"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d restored \[bold\]checkpoint\[/bold\] 12", lines[2])
+    assert len(lines) == 5
+    for part in (
+        "25.0% 4m03s left  steps 250.0k",
+        "updates 31.2k",
+        "12.3k/s frames",
+        "return 1234.5",
+        "evaluation 4321",
+        "loss 0.0123",
+    ):
+        assert part in lines[3]
+    assert "steps 260.0k" in lines[4]
+    assert "12m20s left" in lines[4]  # 740,000 steps at the 1,000 a second that were measured
+    assert "\x1b" not in file.getvalue()
+    assert max(map(len, lines)) <= PLAIN_WIDTH
+
+
+def test_plain_line_never_exceeds_its_width():
+    console, file = make(width=20)
+    wide = dict.fromkeys(VALUES, -1.23456789e-300)
+    console.update(counters(10**15, 1e9), wide)
+    last = file.getvalue().splitlines()[-1]
+    assert 100 < len(last) <= PLAIN_WIDTH
+
+
+@pytest.mark.parametrize("width", [120, 80, 40, 12, 3, 1])
+def test_panel_survives_any_width(width):
+    console, file = live(width)
+    console.update(counters(0, 0.0), {})
+    console.update(counters(250_000, 100.0), VALUES)
+    console.say("a line that is longer than a narrow terminal", warning=True)
+    console.update(counters(2_000_000, 110.0), {"loss/extrinsic": float("nan"), "episode/return": float("inf")})
+    console.close()
+    assert file.getvalue().count(HIDE_CURSOR) == 1
+    assert file.getvalue().count(SHOW_CURSOR) == 1
+
+
+def test_panel_shows_what_matters():
+    console, file = live()
+    console.update(counters(250_000, 100.0), VALUES)
+    shown = visible(file.getvalue())
+    for part in (
+        "Zaxxon [v5]",
+        "25.0%",
+        "4m03s left",
+        "12.3k frames/s",
+        "3.21 updates/s",
+        "return 1234.5",
+        "return 4321",
+        "hns 0.47",
+        "7: 75% (55)  0: 25% (-)",
+        "extrinsic 0.0123",
+        "25.5% full",
+        "device 3.0 GiB",
+    ):
+        assert part in shown, part
+    console.say("the replay is small", warning=True)
+    file.truncate(0)
+    console.update(counters(250_100, 101.0), {"arm/pulls_0": 16.0})
+    shown = visible(file.getvalue())
+    assert "warning: the replay is small" in shown
+    assert "return 4321" in shown  # values stay until newer ones come
+    assert "0: 85% (-)  7: 15% (55)" in shown
+    console.close()
+    console.close()
+
+
+def test_no_threads():
+    before = threading.active_count()
+    console, _ = live()
+    console.update(counters(1, 1.0), VALUES)
+    assert threading.active_count() == before
+    console.close()
+
+
+SCRIPT = """
+import sys
+from agent57_jax.console import Console
+console = Console(100, "title", ["header"])
+console.update({"frames": 4, "steps": 50, "updates": 1, "episodes": 1, "seconds": 1.0}, {"episode/return": 3.0})
+print("from elsewhere")
+console.say("bye")
+console.close()
+"""
+
+
+def run_in_terminal(term):
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": term, "COLUMNS": "60", "LINES": "30"}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=follower, env=environment, cwd=Path(__file__).parent.parent)
+    os.close(follower)
+    output = b""
+    try:
+        while part := os.read(leader, 65_536):
+            output += part
+    except OSError:  # Linux says so when the other side is closed
+        pass
+    os.close(leader)
+    assert process.wait() == 0
+    return output.decode()
+
+
+def test_real_terminal_gets_a_panel_and_its_cursor_back():
+    output = run_in_terminal("xterm-256color")
+    assert output.count(HIDE_CURSOR) == output.count(SHOW_CURSOR) == 1
+    assert "╭─ title" in visible(output)
+    assert "from elsewhere" in visible(output)
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_dumb_terminal_gets_lines(term):
+    output = run_in_terminal(term)
+    assert "\x1b" not in output
+    assert "50.0% ? left  steps 50" in output
+
+
+def test_pipe_gets_lines_even_where_colours_are_forced():
+    environment = {**os.environ, "FORCE_COLOR": "1", "TTY_INTERACTIVE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env=environment, cwd=Path(__file__).parent.parent
+    )
+    assert "\x1b" not in done.stdout
+    assert "50.0% ? left  steps 50" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0, "0"),
+        (950, "950"),
+        (9_999, "9999"),
+        (12_345, "12.3k"),
+        (4_560_000, "4.56M"),
+        (90e9, "90.0G"),
+        (-12_345.0, "-12.3k"),
+        (0.0123, "0.0123"),
+        (123.456, "123.5"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+    ],
+)
+def test_short(value, text):
+    assert short(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (45.2, "45s"), (200, "3m20s"), (18_120, "5h02m"), (1_051_200, "12d04h"), (float("inf"), "?")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,489 @@
+"""The learner against its float64 twin, against finite differences, and against what must not matter."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from agent57_jax import config, learner, parallel, programs
+from agent57_jax.config import Combination, Settings, Torso, Transform
+from agent57_jax.learner import LearnerState, UpdateOutput
+from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
+from tests.oracles import learner as oracle
+
+B, T, A, N = 8, 6, 3, 3
+TRAIN_TIMESTEPS = 4
+SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1)
+ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "agent57": {},
+    "squashed mix": {"policy.combination": Combination.SQUASHED},
+    "one network": {"policy.separate_networks": False, "learner.transform": Transform.IDENTITY},
+}
+
+
+def make_settings(changes: dict[str, Any]) -> Settings:
+    settings = Settings()
+    settings.network.torso = Torso.DENSE
+    settings.network.dense_features = (4,)
+    settings.network.torso_size = settings.network.lstm_size = 4
+    settings.network.head_size = 5
+    settings.novelty.embedding_size = settings.novelty.distillation_size = 4
+    settings.novelty.inverse_hidden_size = 5
+    settings.novelty.train_timesteps = TRAIN_TIMESTEPS
+    settings.novelty.embedding_refresh_period_updates = 2
+    settings.environment.num_envs, settings.environment.num_groups = 8, 1
+    settings.policy.num_policies = N
+    # Far apart, so that a wrong j shows.
+    settings.policy.beta_max, settings.policy.gamma_0, settings.policy.gamma_1, settings.policy.gamma_2 = 0.8, 0.95, 0.7, 0.4
+    settings.replay.trace, settings.replay.period, settings.replay.min_sequences, settings.replay.eta = T, 3, 8, 0.7
+    settings.learner.batch_size = B
+    settings.learner.target_epsilon = 0.1
+    settings.learner.target_period_updates = 3
+    settings.learner.embedding_l2 = 0.01
+    settings.learner.adam_epsilon = 0.1  # of the size of the gradients: a step then shows how they were clipped
+    settings.learner.learning_rate, settings.learner.novelty_learning_rate = 0.01, 0.03
+    settings.learner.adam_b2 = 0.9
+    for path, value in changes.items():
+        section, name = path.split(".")
+        setattr(getattr(settings, section), name, value)
+    return config.finalise(settings)
+
+
+def make_experience() -> Experience:
+    """Streams with every kind of border; j is constant in an episode and changes at its FIRST."""
+    rng = np.random.default_rng(0)
+    shape = (B, T + 1)
+    step_type = np.full(shape, MID, np.int32)
+    discount = np.ones(shape, np.float32)
+
+    def end(b: int, t: int, d: float) -> None:
+        step_type[b, t], discount[b, t] = LAST, d
+        if t < T:
+            step_type[b, t + 1] = FIRST
+
+    end(1, 3, 0.0)  # terminated
+    end(2, 3, 1.0)  # truncated
+    step_type[3, 3] = FIRST  # cut: an interrupted run goes on with new episodes
+    end(4, 1, 0.0)
+    end(4, 3, 1.0)  # an episode of one step
+    end(5, T, 0.0)  # the sequence ends with an episode
+    end(6, T - 1, 1.0)  # the last transition is a border
+    step_type[7, 0] = FIRST  # the sequence begins with an episode
+    policy = np.array(rng.integers(0, N, B))[:, None] + np.cumsum(step_type == FIRST, axis=1)
+    return Experience(
+        observation=rng.normal(size=(*shape, 3)).astype(np.float32),
+        action=rng.integers(0, A, shape).astype(np.int32),
+        extrinsic_reward=rng.normal(0.0, 3.0, shape).astype(np.float32),
+        intrinsic_reward=rng.uniform(0.0, 3.0, shape).astype(np.float32),
+        behaviour_probability=rng.uniform(0.1, 1.0, shape).astype(np.float32),
+        discount=discount,
+        step_type=step_type,
+        policy=(policy % N).astype(np.int32),
+    )
+
+
+def make_batch(num_values: int) -> Batch:
+    rng = np.random.default_rng(1)
+    state = rng.normal(0.0, 0.5, (2, B, num_values, 4)).astype(np.float32)
+    return Batch(
+        experience=make_experience(),
+        recurrent_state=RecurrentState(state[0], state[1], rng.integers(0, A, B).astype(np.int32)),
+        importance_weight=rng.uniform(0.2, 1.0, B).astype(np.float32),
+        sequence=SequenceId(*np.zeros((3, B), np.int32)),
+    )
+
+
+class Probe(NamedTuple):
+    """What one update does, and the gradients it does it with."""
+
+    gradients: learner.Trainable
+    fixed_gradients: Any  # of the same loss, with respect to the two networks that are no part of it
+    output: UpdateOutput
+
+
+class Case:
+    """A learner, a state with random parameters everywhere (initial biases are 0), a batch, and the update on one device."""
+
+    def __init__(self, variant: str) -> None:
+        self.settings = make_settings(VARIANTS[variant])
+        self.learner = programs.build(self.settings, SPEC).learner
+        self.batch = make_batch(self.settings.num_values)
+        state = jax.eval_shape(self.learner.init, jax.random.key(0))
+        rng = np.random.default_rng(2)
+
+        def randomise(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: rng.normal(0.0, 0.6, leaf.shape).astype(np.float32), tree)
+
+        parameters, target, fixed = randomise((state.parameters, state.target_q, state.random_target))
+        embedding = randomise(state.acting_embedding)
+        optimiser, updates = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), (state.optimiser, state.updates))
+        self.state = LearnerState(parameters, optimiser, target, fixed, embedding, updates)
+        self.probe = self.make_probe(1)
+        family = self.learner.family
+        self.twin = oracle.LearnerTwin(
+            betas=[float(beta) for beta in family.betas],
+            gammas=[float(gamma) for gamma in family.gammas],
+            trace_lambda=self.settings.learner.trace_lambda,
+            target_epsilon=self.settings.learner.target_epsilon,
+            eta=self.settings.replay.eta,
+            squashed_values=self.settings.learner.transform is Transform.SQUASHED,
+            squashed_mix=self.settings.policy.combination is Combination.SQUASHED,
+            train_timesteps=TRAIN_TIMESTEPS,
+            embedding_l2=self.settings.learner.embedding_l2,
+        )
+
+    def make_probe(self, num_devices: int) -> Any:
+        """Learner state and batch to a `Probe`, with the batch split over devices."""
+
+        def probe(state: LearnerState, batch: Batch) -> Probe:
+            def loss(parameters: learner.Trainable, fixed: Any) -> Any:
+                return self.learner.loss(parameters, state._replace(target_q=fixed[0], random_target=fixed[1]), batch)[0]
+
+            gradients = jax.grad(loss, argnums=(0, 1))(state.parameters, (state.target_q, state.random_target))
+            return Probe(*parallel.sum_over_devices(gradients), self.learner.update(state, batch))
+
+        mesh = Mesh(np.array(jax.devices()[:num_devices]), (parallel.AXIS,))
+        program = parallel.sharded(probe, mesh, (ALL, ROWS), Probe(ALL, ALL, UpdateOutput(ALL, ROWS, ALL)))
+        return lambda state, batch: jax.device_get(program(state, batch))
+
+    def twin_values(self) -> tuple[np.ndarray, np.ndarray]:
+        """Online values and targets of the twin."""
+        x, recurrent = self.batch.experience, self.batch.recurrent_state
+        online = oracle.q_unroll(oracle.to_float64(self.state.parameters.q), recurrent, x, N)
+        target = oracle.q_unroll(oracle.to_float64(self.state.target_q), recurrent, x, N)
+        return online, self.twin.targets(online, target, x)
+
+
+@functools.cache
+def case(variant: str) -> Case:
+    return Case(variant)
+
+
+@functools.cache
+def probed(variant: str) -> Probe:
+    """The unchanged batch's update."""
+    one = case(variant)
+    result: Probe = one.probe(one.state, one.batch)
+    return result
+
+
+def change(batch: Batch, field: str, at: Any, value: Any) -> Batch:
+    """A batch with other content at some timesteps."""
+    array = getattr(batch.experience, field).copy()
+    array[at] = value
+    return batch._replace(experience=batch.experience._replace(**{field: array}))
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def differs(found: Any, expected: Any) -> bool:
+    return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
+
+
+def assert_tree_close(found: Any, expected: Any, rtol: float, atol: float) -> None:
+    pairs = zip(oracle.leaves(found), oracle.leaves(expected), strict=True)
+    for (name, a), (other, b) in pairs:
+        assert name == other
+        np.testing.assert_allclose(a, b, rtol, atol, err_msg=name)
+
+
+# Values -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
+    one, out = case(variant), probed(variant).output
+    online, targets = one.twin_values()
+    expected = one.twin.metrics(online, targets, one.batch)
+    parameters, x = one.state.parameters, one.batch.experience
+    expected["loss/embedding"], expected["novelty/inverse_accuracy"] = one.twin.embedding_loss(oracle.to_float64(parameters.embedding), x)
+    fixed = oracle.to_float64(one.state.random_target)
+    expected["loss/distillation"] = one.twin.distillation_loss(oracle.to_float64(parameters.predictor), fixed, x)
+    expected["finite"] = 1.0
+    np.testing.assert_allclose(out.priorities, one.twin.priorities(online, targets, x), rtol=1e-4)
+    norms = {name: value for name, value in out.metrics.items() if name.startswith("gradient_norm/")}
+    assert set(out.metrics) == expected.keys() | norms.keys()
+    assert set(out.metrics) == {*one.learner.metric_names, "finite"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(out.metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    if one.settings.num_values == 2:
+        # The two networks learn different things from the same transitions.
+        assert abs(expected["loss/extrinsic"] - expected["loss/intrinsic"]) > 0.1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) -> None:
+    one, (gradients, _, out) = case(variant), probed(variant)
+    x, parameters = one.batch.experience, one.state.parameters
+    _, targets = one.twin_values()  # held constant
+
+    def q_loss(q: oracle.Tree) -> float:
+        return float(np.sum(one.twin.q_losses(oracle.q_unroll(q, one.batch.recurrent_state, x, N), targets, one.batch)))
+
+    fixed = oracle.to_float64(one.state.random_target)
+    expected = learner.Trainable(
+        oracle.finite_differences(q_loss, oracle.to_float64(parameters.q)),
+        oracle.finite_differences(lambda p: one.twin.embedding_loss(p, x)[0], oracle.to_float64(parameters.embedding)),
+        oracle.finite_differences(lambda p: one.twin.distillation_loss(p, fixed, x), oracle.to_float64(parameters.predictor)),
+    )
+    for found, wanted in zip(gradients, expected, strict=True):
+        assert_tree_close(found, wanted, rtol=1e-3, atol=1e-4)
+        for name, leaf in oracle.leaves(wanted):
+            assert np.abs(leaf).max() > 1e-3, f"nothing is tested at {name}"
+    names = {"gradient_norm/embedding": expected.embedding, "gradient_norm/distillation": expected.predictor}
+    for v, name in enumerate(one.learner.value_names):
+        names[f"gradient_norm/{name}"] = {path: leaf[v] for path, leaf in oracle.leaves(expected.q)}
+    for name, tree in names.items():
+        np.testing.assert_allclose(out.metrics[name], oracle.global_norm(tree), rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_gradient_reaches_target_networks(variant: str) -> None:
+    assert differs(probed(variant).gradients, jax.tree.map(np.zeros_like, probed(variant).gradients))
+    for leaf in jax.tree.leaves(probed(variant).fixed_gradients):
+        assert not np.any(leaf)
+
+
+def test_one_network_learns_the_mixed_reward_and_two_learn_one_each() -> None:
+    for variant, moved in (("agent57", {"extrinsic": False, "intrinsic": True}), ("one network", {"extrinsic": True})):
+        one = case(variant)
+        # At the last timestep, without bootstrapping, a reward is part of a target and no input of a value that matters.
+        batch = change(one.batch, "discount", (0, T), 0.0)
+        assert batch.experience.policy[0, 0] != 0  # beta_0 is 0
+        before = one.probe(one.state, batch).output.metrics
+        after = one.probe(one.state, change(batch, "intrinsic_reward", (0, T), 9.0)).output.metrics
+        assert {name: before[f"loss/{name}"] != after[f"loss/{name}"] for name in one.learner.value_names} == moved
+
+
+# Borders of episodes ----------------------------------------------------------------------------------------------------------------
+
+
+def border_changes() -> dict[str, tuple[str, Any, Any]]:
+    """Changes that must not matter: (field, timesteps, value)."""
+    x = make_experience()
+    first = x.step_type == FIRST
+    before = np.roll(first, -1, axis=1)
+    before[:, -1] = False  # LAST, or the MID at which an interruption cut the episode
+    final = np.zeros_like(first)
+    final[:, -1] = True  # the action at the last timestep belongs to the next sequence
+    away = before | final
+    other_action = (x.action[away] + 1) % A
+    return {
+        "action at LAST": ("action", away, other_action),
+        "mu NaN at LAST": ("behaviour_probability", away, np.nan),
+        "mu 0 at LAST": ("behaviour_probability", away, 0.0),
+        "extrinsic reward huge at FIRST": ("extrinsic_reward", first, 1e30),
+        "extrinsic reward NaN at FIRST": ("extrinsic_reward", first, np.nan),
+        "intrinsic reward huge at FIRST": ("intrinsic_reward", first, 1e30),
+        "intrinsic reward infinite at FIRST": ("intrinsic_reward", first, np.inf),
+        "discount huge at FIRST": ("discount", first, 1e30),
+        "discount NaN at FIRST": ("discount", first, np.nan),
+        "discount 0 at FIRST": ("discount", first, 0.0),
+    }
+
+
+@pytest.mark.parametrize("variant", ["agent57", "one network"])
+@pytest.mark.parametrize("name", border_changes())
+def test_what_stands_at_a_border_has_no_influence(name: str, variant: str) -> None:
+    one, expected = case(variant), probed(variant)
+    batch = change(one.batch, *border_changes()[name])
+    assert differs(batch.experience, one.batch.experience)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(expected.gradients))
+    assert_equal(one.probe(one.state, batch), expected)
+
+
+def test_the_state_before_an_episode_has_no_influence() -> None:
+    one = case("agent57")
+    hidden, cell, previous = (leaf.copy() for leaf in one.batch.recurrent_state)
+    starts = one.batch.experience.step_type[:, 0] == FIRST
+    assert starts.any() and not starts.all()
+    hidden[starts], cell[starts], previous[starts] = np.nan, 1e30, (previous[starts] + 1) % A
+    batch = one.batch._replace(recurrent_state=RecurrentState(hidden, cell, previous))
+    assert_equal(one.probe(one.state, batch), probed("agent57"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("action", 0), ("behaviour_probability", 0.05), ("extrinsic_reward", 9.0), ("intrinsic_reward", 9.0), ("discount", 0.0)],
+)
+def test_the_same_change_inside_an_episode_does_matter(field: str, value: float) -> None:
+    one, expected = case("agent57"), probed("agent57")
+    found = one.probe(one.state, change(one.batch, field, (0, slice(1, 6)), value))
+    assert differs(found.gradients.q, expected.gradients.q)
+    assert found.output.priorities[0] != expected.output.priorities[0]
+    assert np.array_equal(found.output.priorities[1:], expected.output.priorities[1:])
+
+
+@pytest.mark.parametrize(("discount", "bootstraps"), [(1.0, True), (0.0, False)])
+def test_truncation_bootstraps_and_termination_does_not(discount: float, bootstraps: bool) -> None:
+    one, row, last = case("agent57"), 2, 3
+    assert one.batch.experience.step_type[row, last] == LAST
+    batch = change(one.batch, "discount", (row, last), discount)
+    # The value of the last observation can reach the losses only by bootstrapping: its own transition is no experience.
+    other = change(batch, "observation", (row, last), 2.0)
+    before, after = one.probe(one.state, batch), one.probe(one.state, other)
+    assert (before.output.priorities[row] != after.output.priorities[row]) == bootstraps
+    assert differs(before.gradients.q, after.gradients.q) == bootstraps
+    for name in ("loss/extrinsic", "loss/intrinsic"):
+        assert (before.output.metrics[name] != after.output.metrics[name]) == bootstraps
+
+
+def test_every_timestep_has_the_discount_and_weight_of_its_own_policy() -> None:
+    one, row = case("agent57"), 2
+    policy = one.batch.experience.policy[row]
+    assert policy[3] != policy[4], "the row must span two policies"
+    # Another j in the second episode leaves the first one's transitions alone: their share of the priority is that of a row cut there.
+    errors = []
+    for j in range(N):
+        if j == policy[3]:
+            continue
+        batch = change(one.batch, "policy", (row, slice(4, None)), j)
+        x = batch.experience
+        online = oracle.q_unroll(oracle.to_float64(one.state.parameters.q), batch.recurrent_state, x, N)
+        target = oracle.q_unroll(oracle.to_float64(one.state.target_q), batch.recurrent_state, x, N)
+        targets = one.twin.targets(online, target, x)
+        found = one.probe(one.state, batch).output.priorities[row]
+        np.testing.assert_allclose(found, one.twin.priorities(online, targets, x)[row], rtol=1e-4)
+        errors.append(one.twin.errors(online, targets, x)[:, row])
+    np.testing.assert_array_equal(errors[0][:, :3], errors[1][:, :3])
+    assert np.all(np.abs(errors[0][:, 4:] - errors[1][:, 4:]).max(axis=0) > 1e-3)
+
+
+# Optimisers and copies --------------------------------------------------------------------------------------------------------------
+
+
+def parts_of(tree: learner.Trainable, num_values: int) -> dict[str, Any]:
+    """The trees that have an optimiser each."""
+    values = {f"q{v}": {path: leaf[v] for path, leaf in oracle.leaves(tree.q)} for v in range(num_values)}
+    return values | {"embedding": tree.embedding, "predictor": tree.predictor}
+
+
+@pytest.mark.parametrize("variant", ["agent57", "one network"])
+def test_every_part_has_its_own_adam_and_its_own_clipping(variant: str) -> None:
+    one = case(variant)
+    s = one.settings.learner
+    num_values = one.settings.num_values
+    rates = {"embedding": s.novelty_learning_rate, "predictor": s.novelty_learning_rate}
+    optimisers: dict[str, oracle.Adam] = {}
+    # A reward that is a target but no input: at the last timestep. It blows up the first value function's gradient alone.
+    batch = change(change(one.batch, "extrinsic_reward", (slice(None), T), 1e6), "discount", (slice(None), T), 0.0)
+    state = one.state
+    for update in range(3):
+        gradients, _, out = one.probe(state, batch if update == 0 else one.batch)
+        before, after = parts_of(state.parameters, num_values), parts_of(out.state.parameters, num_values)
+        for name, gradient in parts_of(gradients, num_values).items():
+            norm = oracle.global_norm(gradient)
+            assert (norm > 10 * s.max_gradient_norm) == (update == 0 and name == "q0"), name
+            rate = rates.get(name, s.learning_rate)
+            adam = optimisers.setdefault(name, oracle.Adam(rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm))
+            steps = adam.step(gradient)
+            for (path, new), (_, old) in zip(oracle.leaves(after[name]), oracle.leaves(before[name]), strict=True):
+                np.testing.assert_allclose(new - old, steps[path], rtol=1e-3, atol=3e-7, err_msg=f"{name} {path}")
+                if update == 0:
+                    # The known form of a first step: the moments' biases cancel.
+                    g = np.asarray(dict(oracle.leaves(gradient))[path], np.float64) * min(1.0, s.max_gradient_norm / norm)
+                    np.testing.assert_allclose(new - old, -rate * g / (np.abs(g) + s.adam_epsilon), rtol=1e-3, atol=3e-7)
+        state = out.state
+
+
+def test_target_and_acting_embedding_are_copied_on_time_and_the_random_network_never() -> None:
+    one = case("agent57")
+    state = one.state
+    target_period, embedding_period = one.settings.learner.target_period_updates, one.settings.novelty.embedding_refresh_period_updates
+    assert (target_period, embedding_period) == (3, 2)
+    for update in range(1, 8):
+        before, state = state, one.probe(state, one.batch).output.state
+        assert state.updates == update
+        assert differs(state.parameters.q, before.parameters.q)
+        assert differs(state.parameters.embedding, before.parameters.embedding)
+        assert differs(state.parameters.predictor, before.parameters.predictor)
+        assert_equal(state.target_q, state.parameters.q if update % target_period == 0 else before.target_q)
+        fresh = update % embedding_period == 0
+        assert_equal(state.acting_embedding, state.parameters.embedding["embedding"] if fresh else before.acting_embedding)
+        assert_equal(state.random_target, one.state.random_target)
+
+
+def test_a_new_learner_starts_with_its_targets_equal_and_its_networks_different() -> None:
+    state = jax.device_get(jax.jit(case("agent57").learner.init)(jax.random.key(3)))
+    assert_equal(state.target_q, state.parameters.q)
+    assert_equal(state.acting_embedding, state.parameters.embedding["embedding"])
+    assert differs(state.parameters.predictor, state.random_target)
+    kernels = dict(oracle.leaves(state.parameters.q))["recurrent"]
+    assert not np.array_equal(kernels[0], kernels[1])
+    acting = learner.acting_parameters(state._replace(acting_embedding="acting", random_target="random"))
+    assert (acting.embedding, acting.random_target) == ("acting", "random")
+    assert_equal((acting.q, acting.predictor), (state.parameters.q, state.parameters.predictor))
+
+
+@pytest.mark.parametrize("poison", ["reward", "observation", "weight", "q", "embedding", "predictor", "target_q", "overflow"])
+def test_an_update_that_is_not_finite_changes_nothing(poison: str) -> None:
+    one = case("agent57")
+    state, batch = one.probe(one.state, one.batch).output.state, one.batch  # with optimisers that hold something
+    if poison == "reward":
+        batch = change(batch, "extrinsic_reward", (5, 2), np.nan)
+    elif poison == "observation":
+        batch = change(batch, "observation", (5, T), np.inf)
+    elif poison == "weight":
+        batch = batch._replace(importance_weight=np.where(np.arange(B) == 3, np.inf, 1.0).astype(np.float32))
+    elif poison == "overflow":  # the error is finite, its square is not
+        batch = change(batch, "intrinsic_reward", (0, T), 1e38)
+        batch = batch._replace(importance_weight=np.full(B, 1e30, np.float32))
+    elif poison == "target_q":
+        state = state._replace(target_q=jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), state.target_q))
+    else:
+        part = jax.tree.map(lambda leaf: leaf.copy(), getattr(state.parameters, poison))
+        oracle.leaves(part)[0][1][0] = np.nan
+        state = state._replace(parameters=state.parameters._replace(**{poison: part}))
+    out = one.probe(state, batch).output
+    assert out.metrics["finite"] == 0
+    assert_equal(out.state, state)
+    # The next batch is learnt from as if nothing had been.
+    if poison in ("reward", "observation", "weight", "overflow"):
+        assert_equal(one.probe(out.state, one.batch), one.probe(state, one.batch))
+
+
+# Devices ----------------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def eight_devices() -> Any:
+    return case("agent57").make_probe(8)
+
+
+def test_eight_devices_learn_what_one_does() -> None:
+    one = case("agent57")
+    # Devices hold different numbers of valid transitions, so that a mean of means would differ from the mean.
+    valid = one.twin.valid(one.batch.experience)
+    assert len({int(count) for count in valid.sum(axis=1)}) > 1
+    single = many = one.state
+    for update in range(3):
+        expected, found = one.probe(single, one.batch), eight_devices()(many, one.batch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+        assert found.output.metrics["finite"] == 1 and found.output.state.updates == update + 1
+        single, many = expected.output.state, found.output.state
+
+
+def test_one_poisoned_sequence_stops_the_update_on_every_device() -> None:
+    one = case("agent57")
+    out = eight_devices()(one.state, change(one.batch, "extrinsic_reward", (5, 2), np.nan)).output
+    assert out.metrics["finite"] == 0
+    assert_equal(out.state, one.state)
+
+
+def test_a_batch_without_a_valid_last_transition_gives_no_nan() -> None:
+    one = case("agent57")
+    batch = change(one.batch, "step_type", (slice(None), slice(1, None)), FIRST)
+    out = one.probe(one.state, batch).output
+    assert out.metrics["finite"] == 1
+    assert out.metrics["learner/valid_share"] == 0
+    assert out.metrics["loss/extrinsic"] == 0
+    norm = oracle.global_norm(one.state.parameters.embedding)
+    np.testing.assert_allclose(out.metrics["loss/embedding"], 0.5 * one.settings.learner.embedding_l2 * norm**2, rtol=1e-5)

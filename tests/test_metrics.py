@@ -1,0 +1,189 @@
+"""metrics.jsonl and TensorBoard hold declared keys only, and after a resume exactly what the run stands on."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent57_jax import metrics
+from agent57_jax.metrics import MetricsWriter, check_key, declared
+
+
+def counters(steps):
+    return {"frames": 4 * steps, "steps": steps, "updates": steps // 8, "episodes": steps // 100, "seconds": steps / 50}
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_run(workdir, steps, resume_steps=None, tensorboard=False):
+    writer = MetricsWriter(workdir, resume_steps, tensorboard)
+    for step in steps:
+        writer.write(counters(step), {"loss/extrinsic": step / 2})
+    writer.close()
+
+
+def test_every_key_is_declared_once_with_a_sentence_and_a_unit():
+    keys = [metric.key for metric in declared()]
+    assert len(keys) == len(set(keys))
+    for metric in declared():
+        counter = metric in metrics.COUNTERS
+        assert re.fullmatch(r"[a-z]+" if counter else r"[a-z_]+/[a-z_]+(_\{policy\}|_\{action\})?", metric.key)
+        assert metric.sentence.endswith(".")
+        assert metric.sentence[0].isupper()
+        assert metric.unit
+
+
+@pytest.mark.parametrize("key", ["loss/extrinsic", "arm/pulls_0", "arm/return_31", "action/ratio_UPRIGHTFIRE", "action/ratio_move left"])
+def test_declared_keys_pass(key):
+    check_key(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("loss/extrinsik", "loss/extrinsic"),
+        ("loss/extrinsic2", "loss/extrinsic"),
+        ("evaluation/retrun", "evaluation/return"),
+        ("arm/pulls_", "arm/pulls_{policy}"),
+        ("arm/pulls_x", "arm/pulls_{policy}"),
+        ("arm/pulls_{policy}", "arm/pulls_{policy}"),
+        ("arm/pull_3", "arm/pulls_{policy}"),
+    ],
+)
+def test_undeclared_key_names_the_nearest(tmp_path, key, nearest):
+    writer = MetricsWriter(tmp_path, None, tensorboard=False)
+    with pytest.raises(KeyError, match=re.escape(f"no metric '{key}' is declared in metrics.py; the nearest is '{nearest}'")):
+        writer.write(counters(1), {"loss/extrinsic": 1.0, key: 1.0})
+    writer.close()
+    assert lines(tmp_path) == []
+
+
+def test_line_has_all_counters_and_no_others(tmp_path):
+    writer = MetricsWriter(tmp_path, None, tensorboard=False)
+    with pytest.raises(KeyError, match="missing or unknown: acts, seconds"):
+        writer.write({key: value for key, value in counters(1).items() if key != "seconds"} | {"acts": 3}, {})
+    writer.close()
+
+
+def test_lines_are_flat_json_and_readable_at_once(tmp_path):
+    writer = MetricsWriter(tmp_path / "new" / "run", None, tensorboard=False)
+    writer.write(counters(2**40), {"loss/extrinsic": 0.5, "loss/intrinsic": float("nan"), "replay/max_priority": float("inf")})
+    assert lines(tmp_path / "new" / "run") == [
+        counters(2**40) | {"loss/extrinsic": 0.5, "loss/intrinsic": None, "replay/max_priority": None}
+    ]
+    writer.close()
+
+
+def test_numbers_of_arrays_are_written(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    writer = MetricsWriter(tmp_path, None, tensorboard=False)
+    writer.write(counters(1), {"loss/extrinsic": numpy.float32(0.25), "arm/pulls_3": numpy.int64(4)})
+    writer.close()
+    assert lines(tmp_path) == [counters(1) | {"loss/extrinsic": 0.25, "arm/pulls_3": 4.0}]
+
+
+def test_resume_drops_what_was_written_after_the_checkpoint(tmp_path):
+    write_run(tmp_path, [10, 20, 30, 40])
+    write_run(tmp_path, [25, 35], resume_steps=20)
+    assert [line["steps"] for line in lines(tmp_path)] == [10, 20, 25, 35]
+    write_run(tmp_path, [45], resume_steps=40)
+    assert [line["steps"] for line in lines(tmp_path)] == [10, 20, 25, 35, 45]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_resume_drops_a_line_that_is_cut_off(tmp_path, cut):
+    write_run(tmp_path, [10, 20])
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    write_run(tmp_path, [30], resume_steps=25)
+    assert [line["steps"] for line in lines(tmp_path)] == [10, 30]
+
+
+def test_kill_while_dropping_keeps_the_old_file(tmp_path, monkeypatch):
+    write_run(tmp_path, [10, 20, 30])
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsWriter(tmp_path, 10, tensorboard=False)
+    monkeypatch.undo()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    write_run(tmp_path, [15], resume_steps=10)
+    assert [line["steps"] for line in lines(tmp_path)] == [10, 15]
+
+
+@pytest.mark.parametrize("text", ["not json\n", "[]\n", '{"frames": 3}\n'])
+def test_foreign_line_is_an_error(tmp_path, text):
+    write_run(tmp_path, [10])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text + path.read_text())
+    with pytest.raises(ValueError, match=r"^line 1 of \S+ is not a line of metrics; "):
+        MetricsWriter(tmp_path, 10, tensorboard=False)
+
+
+def test_resume_without_a_file_starts_one(tmp_path):
+    write_run(tmp_path, [10], resume_steps=5)
+    assert [line["steps"] for line in lines(tmp_path)] == [10]
+
+
+def test_new_run_keeps_the_files_of_an_earlier_one_aside(tmp_path):
+    for steps in (1, 2, 3):
+        write_run(tmp_path, [steps], tensorboard=True)
+    for name, steps in (("metrics.jsonl.1", 1), ("metrics.jsonl.2", 2), ("metrics.jsonl", 3)):
+        assert json.loads((tmp_path / name).read_text())["steps"] == steps
+    assert sorted(path.name for path in tmp_path.glob("tensorboard*")) == ["tensorboard", "tensorboard.1", "tensorboard.2"]
+
+
+def events(workdir):
+    """(step, tag, value) of scalars and (step, None, None) of starts, as the protocol buffers hold them."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    found = []
+    for file in sorted((workdir / "tensorboard").iterdir(), key=lambda path: int(path.suffix[1:])):
+        data = file.read_bytes()
+        while data:  # a record: length (8 bytes), its checksum (4), the event, its checksum (4)
+            length = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                found.append((event.step, None, None))
+            found.extend((event.step, value.tag, value.simple_value) for value in event.summary.value)
+    return found
+
+
+def test_tensorboard_gets_scalars_by_steps_and_purges_on_resume(tmp_path):
+    writer = MetricsWriter(tmp_path, None, tensorboard=True)
+    writer.write(counters(100), {"loss/extrinsic": 0.5, "loss/intrinsic": float("nan"), "action/ratio_move left": 0.25})
+    writer.close()
+    found = events(tmp_path)
+    assert (100, "loss/extrinsic", 0.5) in found
+    assert (100, "action/ratio_move_left", 0.25) in found
+    assert (100, "progress/frames", 400.0) in found
+    assert {tag for _, tag, _ in found} == {
+        "loss/extrinsic",
+        "action/ratio_move_left",
+        *(f"progress/{key}" for key in ("frames", "updates", "episodes", "seconds")),
+    }
+    write_run(tmp_path, [110], resume_steps=100, tensorboard=True)
+    # TensorBoard hides events of this step and beyond that come before the start.
+    found = events(tmp_path)
+    assert (101, None, None) in found
+    assert {(100, "loss/extrinsic", 0.5), (110, "loss/extrinsic", 55.0)} <= set(found)
+
+
+def test_tensorboardx_is_imported_only_if_wanted(tmp_path):
+    script = (
+        "import sys; from agent57_jax.metrics import MetricsWriter; "
+        f"MetricsWriter({str(tmp_path)!r}, None, tensorboard=False).close(); assert 'tensorboardX' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)

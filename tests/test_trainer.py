@@ -1,0 +1,191 @@
+"""Whole runs in miniature: what is written, that programs are traced once, and that a stopped run goes on as if it had not stopped."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from agent57_jax import config, judging, metrics, trainer
+from agent57_jax.config import Settings
+from agent57_jax.trainer import Trainer
+from tests import tiny
+
+
+class Stop:
+    """Stands in for signals: asks to stop once so many acts have been made."""
+
+    def __init__(self, after_acts: int | None = None) -> None:
+        self.after_acts, self.training = after_acts, None
+
+    @property
+    def requested(self) -> bool:
+        return self.after_acts is not None and self.training is not None and self.training.counters.acts >= self.after_acts
+
+
+def make(settings: Settings, folder: pathlib.Path, after_acts: int | None = None) -> Trainer:
+    stop = Stop(after_acts)
+    training = Trainer(config.finalise(settings), folder, stop)  # type: ignore[arg-type]
+    stop.training = training  # type: ignore[assignment]
+    return training
+
+
+def lines(folder: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def traces(training: Trainer) -> dict[str, int]:
+    """Signatures for which each program that has run was traced."""
+    programs = {name: value._cache_size() for name, value in vars(training.programs).items() if hasattr(value, "_cache_size")}
+    programs["evaluator"] = training.evaluator._act._cache_size()
+    return {name: size for name, size in programs.items() if size}
+
+
+@pytest.mark.parametrize("make_settings", [tiny.coin_settings, tiny.zaxxon_settings])
+def test_a_run_trains_evaluates_reports_and_saves(make_settings: Any, tmp_path: pathlib.Path) -> None:
+    settings = make_settings()
+    training = make(settings, tmp_path)
+    training.run()
+    counters = training.counters
+    assert settings.total_steps <= counters.steps < settings.total_steps + 100
+    assert counters.frames == counters.steps * training.parts.spec.frames_per_step
+    assert counters.greedy_episodes >= settings.evaluation.greedy_episodes
+    written = lines(tmp_path)
+    known = metrics.check_key
+    for line in written:
+        for key, value in line.items():
+            if "/" in key:
+                known(key)
+            assert value is None or math.isfinite(value), key
+    assert written[-1]["updates"] == counters.updates > 0
+    assert any("evaluation/return" in line for line in written)
+    for key in ("loss/extrinsic", "loss/intrinsic", "loss/embedding", "loss/distillation", "gradient_norm/extrinsic"):
+        assert any(key in line for line in written), key
+    assert sum(line.get("arm/pulls_0", 0) for line in written) >= 1
+    # Each program of the loop was traced exactly once.
+    found = traces(training)
+    loop = {"act"} if settings.environment.num_groups == 2 else {"rollout"}
+    assert loop | {"update", "evaluator", "init_replay", "init_learner"} <= set(found)
+    assert set(found.values()) == {1}, found
+    # The schedule: an inserted sequence is sampled samples_per_insert times, up to one batch.
+    inserted = (counters.timesteps - counters.learning_since_timesteps) / settings.replay.period
+    assert abs(counters.updates * settings.learner.batch_size - inserted * 1.5) <= 2 * settings.learner.batch_size
+    result = judging.evaluate(tmp_path, episodes=3, seed=5)
+    assert result["episodes"] == 3 and result["frames_trained"] == counters.frames
+    assert json.loads((tmp_path / "evaluation.json").read_text())["returns"] == result["returns"]
+
+
+@pytest.mark.parametrize("after_acts", [20, 64, 75])
+def test_a_stopped_simulation_continues_bit_for_bit(after_acts: int, tmp_path: pathlib.Path) -> None:
+    whole = make(tiny.coin_settings(), tmp_path / "whole")
+    whole.run()
+    first = make(tiny.coin_settings(), tmp_path / "pieces", after_acts)
+    first.run()
+    assert 0 < first.counters.steps < whole.counters.steps
+    second = make(tiny.coin_settings(), tmp_path / "pieces")
+    assert second.counters.updates == first.counters.updates and second.counters.steps == first.counters.steps
+    second.run()
+    same = {"seconds", "starts"}
+    assert {k: v for k, v in vars(second.counters).items() if k not in same} == {
+        k: v for k, v in vars(whole.counters).items() if k not in same
+    }
+    ours, wanted = second._state(), whole._state()
+    for item in ("learner", "actors", "evaluator_bandit", "evaluator", "replay"):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours[item]), jax.device_get(wanted[item]))
+    jax.tree.map(np.testing.assert_array_equal, ours["shared"].statistics, wanted["shared"].statistics)
+
+
+def test_a_stopped_run_of_host_environments_keeps_all_but_episodes_in_flight(tmp_path: pathlib.Path) -> None:
+    first = make(tiny.zaxxon_settings(), tmp_path, after_acts=81)
+    first.run()
+    kept = jax.device_get({name: tree for name, tree in first._state().items() if name != "evaluator"})
+    second = make(tiny.zaxxon_settings(), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get({name: second._state()[name] for name in kept}), kept)
+    assert second.driver.appended == first.driver.appended
+    before = second.counters.updates
+    second.run()
+    assert second.counters.updates > before
+    steps = [line["steps"] for line in lines(tmp_path)]
+    assert steps == sorted(steps)
+    # No burst and no pause: the schedule knows nothing of the stop.
+    inserted = (second.counters.timesteps - (second.counters.learning_since_timesteps or 0)) / 4
+    assert abs(second.counters.updates * 8 - inserted * 1.5) <= 16
+
+
+def test_starts_of_a_run_do_not_repeat_episodes(tmp_path: pathlib.Path) -> None:
+    def first_frames(folder: pathlib.Path) -> np.ndarray:
+        training = make(tiny.zaxxon_settings(), folder, after_acts=40)
+        training.run()
+        observation: np.ndarray = jax.device_get(training.replay.experience.observation)
+        return observation[:, :, 12:20]
+
+    np.testing.assert_array_equal(first_frames(tmp_path / "a"), first_frames(tmp_path / "b"))  # a seed repeats a run
+    again = make(tiny.zaxxon_settings(), tmp_path / "a", after_acts=80)
+    again.run()
+    observation = jax.device_get(again.replay.experience.observation)
+    assert not np.array_equal(observation[:, :, 12:20], observation[:, :, 32:40])
+
+
+def test_a_checkpoint_without_replay_fills_it_again_before_learning(tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.checkpoint.save_replay = False
+    make(settings, tmp_path, after_acts=60).run()
+    second = make(settings, tmp_path, after_acts=64)
+    updates = second.counters.updates
+    assert second.counters.learning_since_timesteps is None
+    second.run()
+    assert second.counters.updates == updates
+
+
+def test_a_non_finite_update_stops_the_run_and_names_the_tensor(tmp_path: pathlib.Path) -> None:
+    training = make(tiny.coin_settings(), tmp_path, after_acts=60)
+    training.run()
+    training = make(tiny.coin_settings(), tmp_path)
+    poisoned = training.replay.experience._replace(extrinsic_reward=training.replay.experience.extrinsic_reward.at[:].set(np.nan))
+    training.replay = training.replay._replace(experience=poisoned)
+    with pytest.raises(trainer.TrainingError, match=r"loss/extrinsic.*Last good checkpoint: \d+"):
+        training.run()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(training.learner)))
+
+
+def test_lagging_parameters_are_refreshed_by_the_period(tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.actor.refresh_period = 3
+    training = make(settings, tmp_path)
+    training.run()
+    assert training.counters.updates > 0 and traces(training)["copy"] == 1
+
+
+def test_more_devices_train_the_same_kind_of_run(tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.num_devices = 4
+    training = make(settings, tmp_path)
+    assert training.mesh.size == 4
+    training.run()
+    assert training.counters.updates > 0
+    # The checkpoint of four devices continues on one.
+    settings.num_devices, settings.total_steps = 1, 900
+    second = make(settings, tmp_path)
+    assert second.counters.updates == training.counters.updates
+    second.run()
+    assert second.counters.steps >= 900
+
+
+def test_settings_that_do_not_divide_are_refused(tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.num_devices = 3
+    with pytest.raises(config.SettingsError, match="not divisible by the 3 devices"):
+        make(settings, tmp_path)
+    settings.num_devices = 99
+    with pytest.raises(RuntimeError, match="JAX sees only"):
+        make(settings, tmp_path)
+
+
+def test_a_replay_that_cannot_fit_is_refused_with_the_sizes(tmp_path: pathlib.Path) -> None:
+    settings = tiny.zaxxon_settings()
+    settings.replay.capacity = str(10**9)
+    with pytest.raises(config.SettingsError, match=r"at most \d+ timesteps fit .* GiB"):
+        make(settings, tmp_path)

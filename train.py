@@ -1,0 +1,40 @@
+"""Trains an agent.
+
+python train.py --config=configs/zaxxon.py[:laptop|:smoke] [--workdir=runs/zaxxon] [--config.total_steps=N ...]
+
+The same command resumes from the last checkpoint in the folder.
+"""
+
+from absl import flags
+
+from agent57_jax import command_line
+
+_CONFIG = command_line.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/ and the config's name")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of the first process of several, where no launcher says it")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes; goes with --coordinator")
+_PROCESS = flags.DEFINE_integer("process_id", None, "number of this process; goes with --coordinator")
+
+
+def main() -> None:
+    """Wires settings, signals and trainer."""
+    settings = command_line.complete_settings(_CONFIG.value)
+    workdir = _WORKDIR.value or f"runs/{command_line.config_name()}"
+    command_line.prepare_jax()
+
+    from agent57_jax import checkpoint, parallel, trainer
+
+    shutdown = trainer.Shutdown()
+    try:
+        parallel.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        training = trainer.Trainer(settings, workdir, shutdown)
+    except (ValueError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
+        command_line.fail(str(error))
+    try:
+        training.run()
+    except (trainer.TrainingError, checkpoint.CheckpointError) as error:
+        command_line.fail(str(error), code=1)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
