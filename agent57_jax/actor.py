@@ -278,7 +278,7 @@ class Actor:
         all_distances = parallel.gather_over_devices(distances)
         all_errors = parallel.gather_over_devices(error)
         horizon = novelty.statistics_horizon
-        present = jnp.isfinite(all_distances).astype(jnp.float32)
+        present = (all_distances != episodic_novelty.NO_NEIGHBOUR).astype(jnp.float32)
         statistics = NoveltyStatistics(
             lifelong_novelty.update_moments(statistics.squared_distance, all_distances, present, horizon),
             lifelong_novelty.update_moments(statistics.distillation_error, all_errors, jnp.ones_like(all_errors), horizon),

@@ -161,7 +161,7 @@ class NoveltySettings(Section):
     pseudo_count: float = 1e-3
     max_similarity: float = 8.0
     max_factor: float = 5.0  # L; 1 switches life-long novelty off
-    statistics_horizon: float = 1e7  # values after which old ones fade from running statistics, Choice
+    statistics_horizon: float = 1e6  # values after which old ones fade from running statistics, Choice
     embedding_refresh_period_updates: int = 10  # Choice: the paper's 100 actor steps last about 8 of its updates
     train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation, Choice
 
@@ -376,7 +376,9 @@ def problems(settings: Settings) -> list[str]:
     at_least(1, "replay.trace", "replay.period", "replay.min_sequences", "learner.batch_size", "learner.target_period_updates")
     at_least(1, "evaluation.num_envs", "evaluation.period_acts", "evaluation.window_episodes", "evaluation.greedy_episodes")
     at_least(1, "checkpoint.keep")
-    at_least(0, "seed", "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent")
+    at_least(
+        0, "seed", "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent"
+    )
     at_least(0, "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
     within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
@@ -412,7 +414,9 @@ def problems(settings: Settings) -> list[str]:
         need(environment.grid_size >= 5 and environment.grid_size % 2 == 1, "environment.grid_size of a maze must be odd and at least 5")
     need(settings.bandit.group_size <= settings.bandit.window_episodes, "bandit.group_size must not exceed bandit.window_episodes")
     need(settings.evaluation.num_envs <= settings.evaluation.window_episodes, "evaluation.num_envs must not exceed its window_episodes")
-    need(replay.period <= replay.trace, f"replay.period {replay.period} is larger than replay.trace {replay.trace}: timesteps would be lost")
+    need(
+        replay.period <= replay.trace, f"replay.period {replay.period} is larger than replay.trace {replay.trace}: timesteps would be lost"
+    )
     need(
         settings.novelty.train_timesteps <= replay.trace,
         f"novelty.train_timesteps {settings.novelty.train_timesteps} exceeds replay.trace {replay.trace}",

@@ -160,16 +160,18 @@ class Console:
                 table.add_row(name, Text(text))
         warnings = [Text(line, style="yellow", overflow="ellipsis", no_wrap=True) for line in self._warnings]
         share = self._share(counters)
-        bar = ProgressBar(total=1.0, completed=share)
-        head = Text(f"{share:.1%}   {self._time_left(counters)} left", no_wrap=True, overflow="ellipsis")
-        return Panel(Group(head, bar, table, *warnings), title=Text(self._title, overflow="ellipsis", no_wrap=True), title_align="left")
+        head = Table.grid(padding=(0, 2), expand=True)
+        head.add_column(ratio=1)
+        head.add_column(no_wrap=True, overflow="ellipsis")
+        head.add_row(ProgressBar(total=1.0, completed=share), f"{share:.1%}  {self._time_left(counters)} left")
+        return Panel(Group(head, table, *warnings), title=Text(self._title, overflow="ellipsis", no_wrap=True), title_align="left")
 
     def _so_far(self, counters: Numbers) -> str:
         counts = "  ".join(f"{short(counters[name])} {name}" for name in ("frames", "steps", "updates", "episodes"))
         return f"{counts}  {duration(counters['seconds'])}"
 
     def _shares(self) -> str:
-        names = ("acting", "learning", "environment")
+        names = ("environment", "device", "evaluation")
         return "  ".join(
             f"{name} {self._seen[f'throughput/share_{name}']:.0%}" for name in names if f"throughput/share_{name}" in self._seen
         )

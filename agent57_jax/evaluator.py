@@ -37,6 +37,7 @@ class Evaluator:
     def __init__(self, actor: Actor, environment: HostEnvironment | JaxEnvironment, num_envs: int, root: jax.Array, acts: int = 0) -> None:
         """`root` is the run's key; `acts` continues the random streams of a restored run."""
         self._actor, self._environment = actor, environment
+        self._host: Any = environment if hasattr(environment, "recv") else None
         self._root: jax.Array = programs.one_device_copy(root)
         self.acts = acts
         mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
@@ -44,7 +45,6 @@ class Evaluator:
         index = jnp.arange(num_envs, dtype=jnp.int32)
         self.state = parallel.sharded(actor.init_state, mesh, by_env, by_env)(index)
         self.simulation = None
-        self._host = environment if hasattr(environment, "recv") else None
         inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, by_env, everywhere, everywhere)
         if self._host is not None:
             self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env, by_env, by_env), donate=(1,))
@@ -64,9 +64,11 @@ class Evaluator:
             self._host.send(np.asarray(action))
         else:
             self.state, self.simulation, report = self._act(parameters, self.state, statistics, self.simulation, self._root, counter)
-        report = EpisodeReport(*(np.asarray(field) for field in report))
+        report = EpisodeReport(*jax.device_get(report))
         return [
-            Episode(int(i), bool(report.is_greedy[i]), int(report.policy[i]), float(report.episode_return[i]), int(report.episode_length[i]))
+            Episode(
+                int(i), bool(report.is_greedy[i]), int(report.policy[i]), float(report.episode_return[i]), int(report.episode_length[i])
+            )
             for i in np.flatnonzero(report.finished)
         ]
 

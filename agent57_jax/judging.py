@@ -49,7 +49,9 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
     shapes = {
         "learner": jax.eval_shape(parts.learner.init, root),
         "shared": jax.eval_shape(lambda: programs.Shared(init_statistics(), parts.actor.init_metrics())),
-        "evaluator_bandit": jax.eval_shape(parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)).bandit,
+        "evaluator_bandit": jax.eval_shape(
+            parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)
+        ).bandit,
     }
     sharding = jax.sharding.NamedSharding(mesh, parallel.REPLICATED)
     targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)

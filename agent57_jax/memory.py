@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from agent57_jax import parallel
-from agent57_jax.config import PAPER_CAPACITY, Settings, SettingsError, Torso
+from agent57_jax.config import PAPER_CAPACITY, SettingsError, Torso
 from agent57_jax.programs import Parts
 from agent57_jax.replay import Replay
 
@@ -64,10 +64,9 @@ def plan(parts: Parts, num_devices: int) -> tuple[int, dict[str, int]]:
     capacity = max(capacity // unit * unit, 0)
     if capacity > fits or capacity < settings.min_capacity:
         lines = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in table.items())
-        smallest = f"replay.min_sequences {settings.replay.min_sequences} needs {settings.min_capacity}"
         raise SettingsError(
-            f"replay.capacity {wanted or 'auto'}: at most {fits} timesteps fit ({smallest}); {free / 2**30:.2f} GiB are free per device, of which "
-            f"{lines}: lower replay.capacity, replay.min_sequences, environment.num_envs or novelty.memory_capacity"
+            f"replay.capacity {wanted or 'auto'}: at most {fits} timesteps fit (replay.min_sequences {settings.replay.min_sequences} needs "
+            f"{settings.min_capacity}); {free / 2**30:.2f} GiB are free per device, of which {lines} go elsewhere: lower replay.capacity, replay.min_sequences, environment.num_envs or novelty.memory_capacity"
         )
     table["replay"] = replay_bytes(parts, capacity) // num_devices
     table["free"] = free - sum(table.values())

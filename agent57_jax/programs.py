@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agent57_jax import actor, learner, parallel, replay
-from agent57_jax.actor import ActMetrics, Actor, ActorState, EpisodeReport, NoveltyStatistics
+from agent57_jax import actor, parallel, replay
+from agent57_jax.actor import ActMetrics, Actor, ActorState, NoveltyStatistics
 from agent57_jax.algorithm import policy_family
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.config import DiscountLadder, PolicySettings, Settings
@@ -140,7 +140,9 @@ class Programs:
         self.copy = parallel.sharded(lambda tree: jax.tree.map(jnp.copy, tree), mesh, everywhere, everywhere)
         self.init_actor = parallel.sharded(parts.actor.init_state, mesh, by_env, by_env)
         # Not inside shard_map: the replay is built whole, each device filling its part.
-        self.init_replay = jax.jit(self._init_replay, out_shardings=parallel.placement(mesh, replay.SPECS, jax.eval_shape(self._init_replay)))
+        self.init_replay = jax.jit(
+            self._init_replay, out_shardings=parallel.placement(mesh, replay.SPECS, jax.eval_shape(self._init_replay))
+        )
         self.init_update_metrics = parallel.sharded(self._init_update_metrics, mesh, (), everywhere)
         self.act = parallel.sharded(
             self._act,

@@ -280,7 +280,9 @@ class Trainer:
         local = self.settings.envs_per_group // jax.process_count()
         first = start * settings.num_envs + jax.process_index() * local
         groups = [
-            factory.make_host_environment(settings, local, self.settings.seed, "training", skip=first + group * self.settings.envs_per_group)
+            factory.make_host_environment(
+                settings, local, self.settings.seed, "training", skip=first + group * self.settings.envs_per_group
+            )
             for group in range(settings.num_groups)
         ]
         count = self.settings.evaluation.num_envs

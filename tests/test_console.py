@@ -20,8 +20,8 @@ VALUES = {
     "throughput/frames_per_second": 12_345.6,
     "throughput/updates_per_second": 3.21,
     "throughput/steps_per_second": 3_086.4,
-    "throughput/share_acting": 0.31,
-    "throughput/share_learning": 0.52,
+    "throughput/share_device": 0.31,
+    "throughput/share_evaluation": 0.52,
     "episode/return": 1_234.5,
     "episode/length": 890.0,
     "episode/hns": 0.13,
@@ -136,6 +136,14 @@ def test_panel_shows_what_matters():
     assert "0: 85% (-)  7: 15% (55)" in shown
     console.close()
     console.close()
+
+
+def test_panel_is_whole_without_colours():
+    console, file = make(80, force_terminal=True, force_interactive=True, color_system=None, _environ={"TERM": "xterm"})
+    console.update(counters(250_000, 100.0), VALUES)
+    console.close()
+    panel = visible(file.getvalue()).splitlines()[2:]
+    assert {len(line) for line in panel if line} == {80}
 
 
 def test_no_threads():

@@ -17,10 +17,11 @@ LAYERS = (
     ("config",),
     ("algorithm", "parallel"),
     ("networks",),
-    ("environments", "actor", "replay", "learner", "checkpoint", "metrics", "video"),
+    ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video"),
     ("programs",),
-    ("evaluator",),
-    ("trainer",),
+    ("evaluator", "drivers", "memory"),
+    ("reporting", "judging"),
+    ("trainer", "command_line"),
     ("train", "evaluate"),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}

@@ -154,8 +154,8 @@ class Case:
     def twin_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Online values and targets of the twin."""
         x, recurrent = self.batch.experience, self.batch.recurrent_state
-        online = oracle.q_unroll(oracle.to_float64(self.state.parameters.q), recurrent, x, N)
-        target = oracle.q_unroll(oracle.to_float64(self.state.target_q), recurrent, x, N)
+        online = oracle.q_values(oracle.to_float64(self.state.parameters.q), recurrent, x, N)
+        target = oracle.q_values(oracle.to_float64(self.state.target_q), recurrent, x, N)
         return online, self.twin.targets(online, target, x)
 
 
@@ -225,12 +225,19 @@ def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) ->
     x, parameters = one.batch.experience, one.state.parameters
     _, targets = one.twin_values()  # held constant
 
-    def q_loss(q: oracle.Tree) -> float:
-        return float(np.sum(one.twin.q_losses(oracle.q_unroll(q, one.batch.recurrent_state, x, N), targets, one.batch)))
+    def q_gradient(v: int) -> oracle.Tree:
+        """Of one value function's loss; the others do not depend on its parameters."""
+        hidden, cell, previous = one.batch.recurrent_state
+        recurrent = RecurrentState(hidden[:, v : v + 1], cell[:, v : v + 1], previous)
+
+        def loss(q: oracle.Tree) -> float:
+            return float(one.twin.q_losses(oracle.q_values(q, recurrent, x, N), targets[v : v + 1], one.batch)[0])
+
+        return oracle.finite_differences(loss, oracle.to_float64(jax.tree.map(lambda leaf: leaf[v : v + 1], parameters.q)))
 
     fixed = oracle.to_float64(one.state.random_target)
     expected = learner.Trainable(
-        oracle.finite_differences(q_loss, oracle.to_float64(parameters.q)),
+        jax.tree.map(lambda *leaves: np.concatenate(leaves), *(q_gradient(v) for v in range(one.settings.num_values))),
         oracle.finite_differences(lambda p: one.twin.embedding_loss(p, x)[0], oracle.to_float64(parameters.embedding)),
         oracle.finite_differences(lambda p: one.twin.distillation_loss(p, fixed, x), oracle.to_float64(parameters.predictor)),
     )
@@ -347,8 +354,8 @@ def test_every_timestep_has_the_discount_and_weight_of_its_own_policy() -> None:
             continue
         batch = change(one.batch, "policy", (row, slice(4, None)), j)
         x = batch.experience
-        online = oracle.q_unroll(oracle.to_float64(one.state.parameters.q), batch.recurrent_state, x, N)
-        target = oracle.q_unroll(oracle.to_float64(one.state.target_q), batch.recurrent_state, x, N)
+        online = oracle.q_values(oracle.to_float64(one.state.parameters.q), batch.recurrent_state, x, N)
+        target = oracle.q_values(oracle.to_float64(one.state.target_q), batch.recurrent_state, x, N)
         targets = one.twin.targets(online, target, x)
         found = one.probe(one.state, batch).output.priorities[row]
         np.testing.assert_allclose(found, one.twin.priorities(online, targets, x)[row], rtol=1e-4)

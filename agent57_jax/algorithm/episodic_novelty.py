@@ -89,7 +89,7 @@ def episodic_reward(
     Returns:
       [...] >= 0.
     """
-    present = jnp.isfinite(squared_distances)
+    present = squared_distances != NO_NEIGHBOUR  # a NaN is no missing neighbour: it must show
     distances = jnp.where(present, squared_distances, 0.0)
     # While every distance so far is 0 there is no scale; equal states are similar at any scale.
     scale = jnp.where(mean_squared_distance > 0, mean_squared_distance, 1.0)

@@ -56,5 +56,5 @@ def lifelong_factor(error: jax.Array, moments: RunningMoments) -> jax.Array:
     """
     deviation = standard_deviation(moments)
     # Relative to the mean: a constant stream keeps rounding noise in its spread, which is no scale to divide by.
-    spread = deviation > 1e-6 * jnp.abs(moments.mean)
+    spread = deviation > 1e-5 * jnp.abs(moments.mean)
     return 1.0 + jnp.where(spread, (error - moments.mean) / jnp.where(spread, deviation, 1.0), 0.0)

@@ -36,7 +36,13 @@ def greedy_arm(bandit: BanditState, num_arms: int) -> jax.Array:
 
 
 def select_arms(
-    key: jax.Array, bandit: BanditState, starting: jax.Array, first_arm: jax.Array, num_arms: int, exploration: float, ucb_bonus: float = 1.0
+    key: jax.Array,
+    bandit: BanditState,
+    starting: jax.Array,
+    first_arm: jax.Array,
+    num_arms: int,
+    exploration: float,
+    ucb_bonus: float = 1.0,
 ) -> tuple[jax.Array, BanditState]:
     """Draws an arm for every actor of this bandit that starts an episode.
 
@@ -70,6 +76,8 @@ def record_returns(bandit: BanditState, finished: jax.Array, arms: jax.Array, re
       returns: [m] float32 undiscounted extrinsic returns.
     """
     window = bandit.arms.shape[0]
+    if finished.shape[0] > window:
+        raise ValueError(f"{finished.shape[0]} actors share a bandit with a window of {window} episodes; they must not be more")
     position = bandit.recorded + jnp.cumsum(finished.astype(jnp.int32)) - 1
     # Actors that did not finish write outside the ring, where the write is dropped.
     slot = jnp.where(finished, position % window, window)

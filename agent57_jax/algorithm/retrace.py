@@ -38,7 +38,8 @@ def transformed_retrace_targets(
     Returns:
       [T] squashed targets, without gradient. Where `valid` is False the target is the value itself.
     """
-    chex.assert_rank([target_action_values, target_policy, actions, rewards, discounts, valid], [2, 2, 1, 1, 1, 1])
+    chex.assert_rank([target_action_values, target_policy], 2)
+    chex.assert_rank([actions, behaviour_probabilities, rewards, discounts, valid], 1)
     values = transform.invert(target_action_values)  # [T + 1, A]
     q_a = jnp.take_along_axis(values[:-1], actions[:, None], axis=-1)[:, 0]
     pi_a = jnp.take_along_axis(target_policy[:-1], actions[:, None], axis=-1)[:, 0]

@@ -140,7 +140,7 @@ class EnvPoolEnvironment:
             "max_num_players": 1,
         }
         task_spec = _task_spec(task_id, max_num_players=1)
-        is_atari = "noop_max" in task_spec.config._fields
+        is_atari = "full_action_space" in task_spec.config._fields
         if is_atari:
             options |= {
                 "max_episode_steps": ATARI_MAX_EPISODE_STEPS,
@@ -169,11 +169,12 @@ class EnvPoolEnvironment:
                 options["max_episode_steps"] = max_episode_steps
         task_spec = _task_spec(task_id, **options)
 
-        self._channels_first = False
+        observation_shape, observation_dtype = _observation_shape_and_dtype(task_id, task_spec)
+        num_actions = _num_actions(task_id, task_spec)
         self.spec = EnvironmentSpec(
-            observation_shape=self._observation_shape(task_id, task_spec),
-            observation_dtype=np.dtype(np.uint8 if self._channels_first else np.float32),
-            num_actions=(num_actions := _num_actions(task_id, task_spec)),
+            observation_shape=observation_shape,
+            observation_dtype=observation_dtype,
+            num_actions=num_actions,
             action_names=_action_names(task_id, is_atari and full_action_space, num_actions),
             frames_per_step=frame_skip if is_atari else 1,
         )
@@ -281,20 +282,9 @@ class EnvPoolEnvironment:
         if self._pool is None:
             raise RuntimeError("this environment is closed")
 
-    def _observation_shape(self, task_id: str, task_spec: Any) -> tuple[int, ...]:
-        specs = {name: spec for name, spec in task_spec.state_array_spec.items() if name.startswith("obs")}
-        if list(specs) == ["obs"]:
-            shape, dtype = tuple(specs["obs"].shape), np.dtype(specs["obs"].dtype)
-            if len(shape) == 3 and dtype == np.uint8 and shape[0] <= 4:
-                self._channels_first = True
-                return (*shape[1:], shape[0])
-            if len(shape) == 1 and dtype.kind == "f":
-                return shape
-        shapes = ", ".join(f"{name} {np.dtype(spec.dtype)}{list(spec.shape)}" for name, spec in specs.items())
-        raise ValueError(f"{task_id} is not supported: only images and vectors are, and it shows {shapes}")
-
     def _arrange(self, observation: np.ndarray) -> np.ndarray:
-        if not self._channels_first:
+        """EnvPool's observations [E, ...] as the spec says: images come with their channels first, some vectors in 64 bits."""
+        if self.spec.observation_dtype == np.float32:
             return observation.astype(np.float32, copy=False)
         if self.spec.observation_shape[-1] == 1:
             return observation.reshape(self.num_envs, *self.spec.observation_shape)  # one channel: the same bytes, no copy
@@ -347,6 +337,19 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _observation_shape_and_dtype(task_id: str, task_spec: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Images channels-last in uint8, vectors in float32; anything else is a ValueError."""
+    specs = {name: spec for name, spec in task_spec.state_array_spec.items() if name.startswith("obs")}
+    if list(specs) == ["obs"]:
+        shape, dtype = tuple(specs["obs"].shape), np.dtype(specs["obs"].dtype)
+        if len(shape) == 3 and shape[0] in (1, 3) and dtype == np.uint8:
+            return (*shape[1:], shape[0]), dtype
+        if len(shape) == 1 and dtype.kind == "f":
+            return shape, np.dtype(np.float32)
+    shapes = ", ".join(f"{name} {np.dtype(spec.dtype)}{list(spec.shape)}" for name, spec in specs.items())
+    raise ValueError(f"{task_id} is not supported: only images and vectors are, and it shows {shapes}")
+
+
 def _num_actions(task_id: str, task_spec: Any) -> int:
     specs = [spec for name, spec in task_spec.action_array_spec.items() if name not in ("env_id", "players.env_id")]
     if len(specs) != 1 or np.dtype(specs[0].dtype).kind not in "iu" or [size for size in specs[0].shape if size != -1]:
@@ -356,8 +359,10 @@ def _num_actions(task_id: str, task_spec: Any) -> int:
 
 def _action_names(task_id: str, is_full_atari_set: bool, num_actions: int) -> tuple[str, ...]:
     """Names where they are known: EnvPool doesn't tell them."""
-    without_button = tuple(name for name in ACTION_NAMES if "FIRE" not in name)  # all that the emulator lets Skiing do
-    for names in (ACTION_NAMES, without_button) if is_full_atari_set else (_LUNAR_LANDER_ACTIONS,):
-        if len(names) == num_actions and (is_full_atari_set or task_id.startswith("LunarLander-")):
-            return names
-    return tuple(f"ACTION_{action}" for action in range(num_actions))
+    names: tuple[str, ...] = ()
+    if is_full_atari_set:
+        # The emulator lets Skiing do only what needs no button.
+        names = ACTION_NAMES if num_actions == len(ACTION_NAMES) else tuple(name for name in ACTION_NAMES if "FIRE" not in name)
+    elif task_id.startswith("LunarLander-"):
+        names = _LUNAR_LANDER_ACTIONS
+    return names if len(names) == num_actions else tuple(f"ACTION_{action}" for action in range(num_actions))

@@ -104,7 +104,9 @@ class QNetwork:
             encoder, recurrent, heads = jax.random.split(key, 3)
             return {
                 "encoder": self._encoder.init(encoder, inputs)["params"],
-                "recurrent": jnp.concatenate([nn.initializers.orthogonal()(k, (size, size)) for k in jax.random.split(recurrent, 4)], axis=1),
+                "recurrent": jnp.concatenate(
+                    [nn.initializers.orthogonal()(k, (size, size)) for k in jax.random.split(recurrent, 4)], axis=1
+                ),
                 "heads": self._heads.init(heads, jnp.zeros((1, 1, size)))["params"],
             }
 

@@ -1,4 +1,4 @@
-"""Twin of the learner: forward passes, losses, priorities and Adam in NumPy float64, written from the formulas (NGU App. E, Agent57 §3.1).
+"""Twin of the learner: losses, priorities and Adam in NumPy float64, written from the formulas (NGU App. E, Agent57 §3.1).
 
 Networks have the dense torso. Parameter trees are those of the package, with leaves of any float type; batches are its records.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 from agent57_jax.types import FIRST, Batch, Experience, RecurrentState
 from tests.oracles import policy_family, retrace, sequence_priority, value_transform
+from tests.oracles.q_network import dense, relu, torso, unroll
 
 Tree = Any
 
@@ -45,105 +46,24 @@ def finite_differences(loss: Callable[[Tree], float], parameters: Tree, step: fl
     return gradients
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0.0)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-def _dense(parameters: Tree, x: np.ndarray) -> np.ndarray:
-    return x @ parameters["kernel"] + parameters["bias"]
-
-
-def _torso(parameters: Tree, x: np.ndarray) -> np.ndarray:
-    for layer in range(len(parameters)):
-        x = _relu(_dense(parameters[f"Dense_{layer}"], x))
-    return x
-
-
-def _one_hot(index: np.ndarray, size: int) -> np.ndarray:
-    return (np.asarray(index)[..., None] == np.arange(size)).astype(np.float64)
-
-
-def q_step(
-    q: Tree,
-    hidden: np.ndarray,
-    cell: np.ndarray,
-    previous_action: np.ndarray,
-    observation: np.ndarray,
-    extrinsic_reward: np.ndarray,
-    intrinsic_reward: np.ndarray,
-    policy: np.ndarray,
-    is_first: np.ndarray,
-    num_policies: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One timestep of all V networks for B streams.
-
-    Args:
-      hidden, cell: [B, V, H] before the timestep; reset here where `is_first`.
-      Others: [B, ...]; at FIRST there is neither a previous action nor a reward.
-
-    Returns:
-      action values [V, B, A]; hidden and cell [B, V, H] after the timestep.
-    """
-    follows = ~np.asarray(is_first)[:, None]
-    num_actions = q["heads"]["Dense_2"]["bias"].shape[-1]
-    context = np.concatenate(
-        [
-            np.where(follows, _one_hot(previous_action, num_actions), 0.0),
-            np.where(follows, np.asarray(extrinsic_reward, np.float64)[:, None], 0.0),
-            np.where(follows, np.asarray(intrinsic_reward, np.float64)[:, None], 0.0),
-            _one_hot(policy, num_policies),
-        ],
-        axis=1,
-    )
-    values, hiddens, cells = [], [], []
-    for v in range(hidden.shape[1]):
-        one = _select(q, v)
-        features = _relu(_dense(one["encoder"]["Dense_1"], _torso(one["encoder"]["Dense_0"], np.asarray(observation, np.float64))))
-        gates = _dense(one["encoder"]["Dense_2"], np.concatenate([features, context], axis=1))
-        h, c = np.where(follows, hidden[:, v], 0.0), np.where(follows, cell[:, v], 0.0)
-        update, forget, candidate, output = np.split(gates + h @ one["recurrent"], 4, axis=1)
-        c = _sigmoid(forget + 1.0) * c + _sigmoid(update) * np.tanh(candidate)
-        h = _sigmoid(output) * np.tanh(c)
-        heads = one["heads"]
-        value = _dense(heads["Dense_0"], _relu(_dense(heads["Dense_1"], h)))
-        advantage = _dense(heads["Dense_2"], _relu(_dense(heads["Dense_3"], h)))
-        values.append(value + advantage - advantage.mean(axis=1, keepdims=True))
-        hiddens.append(h)
-        cells.append(c)
-    return np.stack(values), np.stack(hiddens, axis=1), np.stack(cells, axis=1)
-
-
-def _select(tree: Tree, v: int) -> Tree:
-    return {name: _select(part, v) for name, part in tree.items()} if isinstance(tree, dict) else tree[v]
-
-
-def q_unroll(q: Tree, state: RecurrentState, x: Experience, num_policies: int) -> np.ndarray:
+def q_values(q: Tree, state: RecurrentState, x: Experience, num_policies: int) -> np.ndarray:
     """Action values [V, B, T + 1, A] along the sequences of a batch."""
-    hidden, cell = np.asarray(state.hidden, np.float64), np.asarray(state.cell, np.float64)
-    previous = np.asarray(state.previous_action)
-    values = []
-    for t in range(x.action.shape[1]):
-        rows = x.observation[:, t], x.extrinsic_reward[:, t], x.intrinsic_reward[:, t], x.policy[:, t], x.step_type[:, t] == FIRST
-        now, hidden, cell = q_step(q, hidden, cell, previous, *rows, num_policies)
-        previous = x.action[:, t]
-        values.append(now)
-    return np.stack(values, axis=2)
+    previous = np.concatenate([state.previous_action[:, None], x.action[:, :-1]], axis=1)
+    inputs = x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST
+    num_actions = q["heads"]["Dense_2"]["bias"].shape[-1]
+    return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies)[0]
 
 
 def embed(embedding: Tree, observation: np.ndarray) -> np.ndarray:
     """f(x) of the part "embedding" of the embedding network: [..., size] -> [..., D]."""
-    return _relu(_dense(embedding["Dense_0"], _torso(embedding["Dense_1"], np.asarray(observation, np.float64))))
+    return relu(dense(embedding["Dense_0"], torso(embedding["Dense_1"], observation)))
 
 
 def distillation_error(predictor: Tree, target: Tree, observation: np.ndarray) -> np.ndarray:
     """||g^(x) - g(x)||^2: [..., size] -> [...]."""
 
     def features(parameters: Tree) -> np.ndarray:
-        return _dense(parameters["Dense_0"], _torso(parameters["Dense_1"], np.asarray(observation, np.float64)))
+        return dense(parameters["Dense_0"], torso(parameters["Dense_1"], observation))
 
     return np.sum((features(predictor) - features(target)) ** 2, axis=-1)
 
@@ -245,7 +165,7 @@ class LearnerTwin:
                 if x.step_type[b, t + 1] == FIRST:
                     continue
                 pair = np.concatenate([embed(parameters["embedding"], x.observation[b, s]) for s in (t, t + 1)])
-                logits = _dense(inverse["Dense_1"], _relu(_dense(inverse["Dense_0"], pair)))
+                logits = dense(inverse["Dense_1"], relu(dense(inverse["Dense_0"], pair)))
                 total += math.log(np.sum(np.exp(logits))) - logits[x.action[b, t]]
                 hits += int(np.argmax(logits) == x.action[b, t])
                 count += 1
