@@ -5,7 +5,7 @@ During training its acts are interleaved with those of the actors; `evaluate.py`
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,9 @@ class Evaluator:
 
     def __init__(self, actor: Actor, environment: HostEnvironment | JaxEnvironment, num_envs: int, root: jax.Array, acts: int = 0) -> None:
         """`root` is the run's key; `acts` continues the random streams of a restored run."""
-        self._actor, self._environment = actor, environment
-        self._host: Any = environment if hasattr(environment, "recv") else None
+        self._actor = actor
+        self._environment: Any = environment
+        self._host = cast(HostEnvironment, environment) if hasattr(environment, "recv") else None
         self._root: jax.Array = programs.one_device_copy(root)
         self.acts = acts
         mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
@@ -114,11 +115,11 @@ class Evaluator:
     ) -> tuple[ActorState, programs.Simulation, EpisodeReport]:
         state, action, report = self._act_host(parameters, state, statistics, simulation.timestep, root, counter)
         key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
-        return state, programs.step_simulation(self._environment, simulation, key, action), report  # type: ignore[arg-type]
+        return state, programs.step_simulation(self._environment, simulation, key, action), report
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> programs.Simulation:
         key = parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(2))
-        return programs.init_simulation(self._environment, key, index)  # type: ignore[arg-type]
+        return programs.init_simulation(self._environment, key, index)
 
 
 def greedy_only(actor: Actor, num_envs: int) -> Actor:

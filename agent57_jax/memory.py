@@ -66,7 +66,8 @@ def plan(parts: Parts, num_devices: int) -> tuple[int, dict[str, int]]:
         lines = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in table.items())
         raise SettingsError(
             f"replay.capacity {wanted or 'auto'}: at most {fits} timesteps fit (replay.min_sequences {settings.replay.min_sequences} needs "
-            f"{settings.min_capacity}); {free / 2**30:.2f} GiB are free per device, of which {lines} go elsewhere: lower replay.capacity, replay.min_sequences, environment.num_envs or novelty.memory_capacity"
+            f"{settings.min_capacity}); {free / 2**30:.2f} GiB are free per device, of which {lines} go elsewhere: lower "
+            f"replay.capacity, replay.min_sequences, environment.num_envs or novelty.memory_capacity"
         )
     table["replay"] = replay_bytes(parts, capacity) // num_devices
     table["free"] = free - sum(table.values())

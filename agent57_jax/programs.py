@@ -17,11 +17,12 @@ from agent57_jax import actor, parallel, replay
 from agent57_jax.actor import ActMetrics, Actor, ActorState, NoveltyStatistics
 from agent57_jax.algorithm import policy_family
 from agent57_jax.algorithm.policy_family import PolicyFamily
-from agent57_jax.config import DiscountLadder, PolicySettings, Settings
+from agent57_jax.config import DiscountLadder, PolicySettings, Settings, SettingsError
 from agent57_jax.learner import Learner, LearnerState
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QNetwork
+from agent57_jax.networks.torsos import torso_problem
 from agent57_jax.replay import Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, TimeStep
 
@@ -77,7 +78,14 @@ def make_family(settings: PolicySettings) -> PolicyFamily:
 
 
 def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
-    """Networks, actors and learner for an environment of this form."""
+    """Networks, actors and learner for an environment of this form.
+
+    Raises:
+      SettingsError: if the networks cannot take its observations.
+    """
+    problem = torso_problem(settings.network, spec)
+    if problem is not None:
+        raise SettingsError(problem)
     family = make_family(settings.policy)
     q_network = QNetwork(settings.network, spec, settings.policy.num_policies, settings.num_values, settings.precision.compute)
     embedding = EmbeddingNetwork(settings.network, settings.novelty, spec)

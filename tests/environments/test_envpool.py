@@ -237,17 +237,20 @@ def test_losing_a_life_ends_nothing(make: Make) -> None:
 
 
 def test_reset_in_the_middle_starts_everything_anew(make: Make) -> None:
-    environment = make("LunarLander-v3")
-    play(environment, num_steps=5)
+    environment = make("LunarLander-v3", max_episode_steps=7)
+    play(environment, num_steps=4)
     environment.send(np.zeros(3, np.int32))
     environment.reset()  # with a step under way
     timestep = environment.recv()
     np.testing.assert_array_equal(timestep.step_type, FIRST)
     np.testing.assert_array_equal(timestep.episode_length, 0)
-    timestep = step(environment, np.zeros(3, np.int32))
-    np.testing.assert_array_equal(timestep.step_type, MID)
-    np.testing.assert_array_equal(timestep.episode_length, 1)
-    np.testing.assert_array_equal(timestep.episode_return, timestep.reward)
+    total = np.zeros(3)
+    for length in range(1, 8):
+        timestep = step(environment, np.zeros(3, np.int32))
+        total += timestep.reward
+        np.testing.assert_array_equal(timestep.step_type, LAST if length == 7 else MID)
+        np.testing.assert_array_equal(timestep.episode_length, length)
+        np.testing.assert_array_equal(timestep.episode_return, total.astype(np.float32))
 
 
 def test_two_groups_overlap(make: Make) -> None:
@@ -279,6 +282,11 @@ def test_timesteps_belong_to_the_caller(make: Make) -> None:
         for timestep, copy in zip(kept, copies, strict=True):
             for mine, before in zip(timestep, copy, strict=True):
                 np.testing.assert_array_equal(mine, before)
+        timestep = step(environment, np.zeros(3, np.int32))
+        for mine in timestep:
+            mine.fill(7)  # what the caller writes is lost on the environment
+        timestep = step(environment, np.zeros(3, np.int32))
+        np.testing.assert_array_equal(timestep.episode_length, 3 + 30 + 2)
 
 
 # Order and seeds
@@ -317,6 +325,7 @@ def test_rows_in_another_order_are_sorted(make: Make) -> None:
     shuffled._pool.recv = recv
     expected, got = play(sorted_, num_steps=5), play(shuffled, num_steps=5)
     np.testing.assert_array_equal(got.observation, expected.observation)
+    np.testing.assert_array_equal(got.reward[0], 0)  # whatever comes with a reset
     np.testing.assert_array_equal(got.reward[1:], expected.reward[1:] + 1000 * np.array([[0, 1, 2]]))
 
 
@@ -327,8 +336,10 @@ def test_hashed_seeds_are_distinct_everywhere() -> None:
     assert len(set(training)) == len(set(evaluation)) == 5000
     assert not set(training) & set(evaluation)
     assert len(set(training) & set(neighbour)) < 3  # about 0.02 by chance
-    # Whatever the root seeds, no evaluation is ever a training episode.
-    assert not set(neighbour) & set(evaluation)
+    # Whatever the root seeds, no evaluation is ever a training episode: the lowest bit tells them apart.
+    assert {seed % 2 for seed in training + neighbour} == {0}
+    assert {seed % 2 for seed in evaluation} == {1}
+    assert len(set(hashed_seeds(0, "training", 100_000))) == 100_000  # four or five of as many hashes collide
     assert max(training) > 0.99 * 2**31
     assert hashed_seeds(3, "training", 10) == training[:10]
 

@@ -1,0 +1,82 @@
+"""Runs that take minutes: real training, kills, learning."""
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.test_command_line import ROOT, run, start_training, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def metrics(folder: pathlib.Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_zaxxon_smoke_ends_by_itself_and_is_evaluated(tmp_path: pathlib.Path) -> None:
+    done = run("train.py", "--config=configs/zaxxon.py:smoke", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = metrics(tmp_path)
+    assert written[-1]["updates"] > 0
+    losses = [value for line in written for key, value in line.items() if key.startswith("loss/")]
+    assert losses and all(value is not None and abs(value) < 1e9 for value in losses)
+    assert any("evaluation/return" in line for line in written)
+    assert run("evaluate.py", f"--workdir={tmp_path}", "--episodes=2").returncode == 0
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["game"] == "Zaxxon-v5" and len(result["returns"]) == 2 and result["hns"] is not None
+
+
+def test_a_killed_run_resumes_from_its_last_complete_checkpoint(tmp_path: pathlib.Path) -> None:
+    command = (
+        "--config=configs/zaxxon.py:smoke",
+        "--config.total_steps=1000000",
+        "--config.checkpoint.period_seconds=5",
+        "--config.logging.period_seconds=1",
+    )
+    last = 0
+    for _ in range(3):
+        process = start_training(tmp_path, *command)
+        if last:
+            resumed = int(wait_for(process, r"resumed from checkpoint (\d+)").group(1))
+            assert resumed >= last
+        wait_for(process, r"updates [1-9]")
+        saved = int(wait_for(process, r"saved checkpoint \S+/(\d+)").group(1))
+        time.sleep(1.0)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+        # The announced save is written in the background; the one before it is complete for certain.
+        last = max((int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()), default=0)
+        assert 0 < last <= saved
+    steps = [line["steps"] for line in metrics(tmp_path)]
+    assert steps == sorted(steps)
+
+
+def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
+    done = run("train.py", "--config=configs/random_coin.py:smoke", "--config.total_steps=150000", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run("evaluate.py", f"--workdir={tmp_path}", "--episodes=200").returncode == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["mean"] >= 0.95
+
+
+@pytest.mark.parametrize("name", ["boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "disco_maze"])
+def test_every_config_trains(name: str, tmp_path: pathlib.Path) -> None:
+    done = run("train.py", f"--config=configs/{name}.py:smoke", "--config.total_steps=3500", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert metrics(tmp_path)[-1]["updates"] > 0
+
+
+def test_make_trains_on_a_machine_without_a_gpu(tmp_path: pathlib.Path) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("an NVIDIA driver is here")
+    process = subprocess.Popen(
+        ["make", "train", f"WORKDIR={tmp_path}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(process, "laptop profile")
+    wait_for(process, r"updates [1-9]")
+    process.terminate()
+    process.wait(timeout=60)
