@@ -1,5 +1,6 @@
 """The programs as a person starts them: mistakes end in one line, signals end in a checkpoint."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,7 +21,8 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False)
 
 
 ZAXXON = "--config=configs/zaxxon.py"
@@ -75,9 +78,18 @@ def test_evaluate_says_what_it_misses(tmp_path: pathlib.Path) -> None:
     assert done.returncode == 2 and "holds no run" in done.stderr
 
 
-def start_training(folder: pathlib.Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-u", "train.py", *overrides, f"--workdir={folder}"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+@contextlib.contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process whose output can be read; it is gone at the end."""
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def training(folder: pathlib.Path, *overrides: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return started(sys.executable, "-u", "train.py", *overrides, f"--workdir={folder}")
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
@@ -97,15 +109,13 @@ COIN = ("--config=configs/random_coin.py:smoke", "--config.total_steps=10000000"
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_command_resumes(number: signal.Signals, tmp_path: pathlib.Path) -> None:
-    process = start_training(tmp_path, *COIN)
-    wait_for(process, r"updates [1-9]")
-    sent = time.monotonic()
-    process.send_signal(number)
-    saved = wait_for(process, r"stopped by signal; saved checkpoint \S+/checkpoints/(\d+)")
-    assert process.wait(timeout=30) == 0
-    assert time.monotonic() - sent < 30
-    again = start_training(tmp_path, *COIN)
-    resumed = wait_for(again, r"resumed from checkpoint (\d+) .*: (\d+) updates")
+    with training(tmp_path, *COIN) as process:
+        wait_for(process, r"updates [1-9]")
+        sent = time.monotonic()
+        process.send_signal(number)
+        saved = wait_for(process, r"stopped by signal; saved checkpoint \S+/checkpoints/(\d+)")
+        assert process.wait(timeout=30) == 0
+        assert time.monotonic() - sent < 30
+    with training(tmp_path, *COIN) as again:
+        resumed = wait_for(again, r"resumed from checkpoint (\d+) .*: (\d+) updates")
     assert resumed.group(1) == saved.group(1) and int(resumed.group(2)) > 0
-    again.kill()
-    again.wait(timeout=30)

@@ -4,12 +4,11 @@ import json
 import pathlib
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
 
-from tests.test_command_line import ROOT, run, start_training, wait_for
+from tests.test_command_line import run, started, training, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -40,15 +39,14 @@ def test_a_killed_run_resumes_from_its_last_complete_checkpoint(tmp_path: pathli
     )
     last = 0
     for _ in range(3):
-        process = start_training(tmp_path, *command)
-        if last:
-            resumed = int(wait_for(process, r"resumed from checkpoint (\d+)").group(1))
-            assert resumed >= last
-        wait_for(process, r"updates [1-9]")
-        saved = int(wait_for(process, r"saved checkpoint \S+/(\d+)").group(1))
-        time.sleep(1.0)
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=30)
+        with training(tmp_path, *command) as process:
+            if last:
+                resumed = int(wait_for(process, r"resumed from checkpoint (\d+)").group(1))
+                assert resumed >= last
+            wait_for(process, r"updates [1-9]")
+            saved = int(wait_for(process, r"saved checkpoint \S+/(\d+)").group(1))
+            time.sleep(1.0)
+            process.send_signal(signal.SIGKILL)
         # The announced save is written in the background; the one before it is complete for certain.
         last = max((int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()), default=0)
         assert 0 < last <= saved
@@ -73,10 +71,8 @@ def test_every_config_trains(name: str, tmp_path: pathlib.Path) -> None:
 def test_make_trains_on_a_machine_without_a_gpu(tmp_path: pathlib.Path) -> None:
     if shutil.which("nvidia-smi"):
         pytest.skip("an NVIDIA driver is here")
-    process = subprocess.Popen(
-        ["make", "train", f"WORKDIR={tmp_path}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    wait_for(process, "laptop profile")
-    wait_for(process, r"updates [1-9]")
-    process.terminate()
-    process.wait(timeout=60)
+    with started("make", "train", f"WORKDIR={tmp_path}") as process:
+        wait_for(process, "laptop profile")
+        wait_for(process, r"updates [1-9]")
+        process.terminate()
+        process.wait(timeout=60)
