@@ -7,8 +7,11 @@ reads them at run time, so this module does without postponed evaluation.
 
 import copy
 import dataclasses
+import difflib
 import enum
 import json
+import types
+import typing
 from typing import Any
 
 
@@ -67,9 +70,13 @@ class Precision(enum.Enum):
 
 
 class Section:
-    """A part of the settings. After `freeze` any assignment raises."""
+    """A part of the settings. A name that it does not have, and after `freeze` any assignment, raises SettingsError."""
 
     def __setattr__(self, name: str, value: Any) -> None:
+        names = type(self).__annotations__
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            raise SettingsError(f"{type(self).__name__} has no setting '{name}'. Did you mean {nearest[0]}?")
         if self.__dict__.get("_frozen"):
             raise SettingsError(f"settings are frozen after start-up; '{name}' cannot be changed")
         super().__setattr__(name, value)
@@ -282,7 +289,8 @@ class Settings(Section):
     def min_capacity(self) -> int:
         """Fewest timesteps with which learning can start: `min_sequences` complete ones beside those that are being written."""
         per_env = -(-self.replay.min_sequences // self.environment.num_envs)
-        slots = -(-((per_env - 1) * self.replay.period + self.replay.trace + 1) // self.replay.period) * self.replay.period
+        # One period more than the sequences span: while the oldest is overwritten, as many must remain.
+        slots = -(-(per_env * self.replay.period + self.replay.trace) // self.replay.period) * self.replay.period
         return self.environment.num_envs * slots
 
 
@@ -348,7 +356,9 @@ def finalise(settings: Settings) -> Settings:
 
 def problems(settings: Settings) -> list[str]:
     """One clear sentence for everything in the settings that cannot work."""
-    found: list[str] = []
+    found = type_problems(settings)
+    if found:
+        return found  # what follows compares numbers
 
     def need(condition: bool, message: str) -> None:
         if not condition:
@@ -391,6 +401,10 @@ def problems(settings: Settings) -> list[str]:
     for path in ("kernel_epsilon", "pseudo_count", "max_similarity"):
         need(getattr(settings.novelty, path) > 0, f"novelty.{path} must be positive")
     need(replay.samples_per_insert > 0, "replay.samples_per_insert must be positive")
+    for path in ("conv_features", "conv_kernels", "conv_strides", "dense_features"):
+        sizes = getattr(settings.network, path)
+        need(min(sizes, default=1) >= 1, f"network.{path} is {sizes}, but every layer needs at least 1")
+    need(max(learner.adam_b1, learner.adam_b2) < 1, "learner.adam_b1 and adam_b2 must be below 1")
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
     need(
@@ -424,6 +438,29 @@ def problems(settings: Settings) -> list[str]:
     if not found:
         found.extend(_capacity_problems(settings))
     return found
+
+
+def type_problems(section: Section, prefix: str = "") -> list[str]:
+    """One sentence for every value of a type other than its annotation; whole numbers serve as fractions."""
+    found: list[str] = []
+    for name, annotation in type(section).__annotations__.items():
+        value, path = getattr(section, name), prefix + name
+        if isinstance(value, Section) and isinstance(value, annotation):
+            found.extend(type_problems(value, f"{path}."))
+        elif not _has_type(value, annotation):
+            wanted = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+            found.append(f"{path} is {value!r}, but must be of type {wanted}")
+    return found
+
+
+def _has_type(value: Any, annotation: Any) -> bool:
+    if isinstance(annotation, types.UnionType):
+        return any(_has_type(value, part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        return isinstance(value, tuple) and all(_has_type(part, typing.get_args(annotation)[0]) for part in value)
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if annotation is float else annotation)
 
 
 def _capacity_problems(settings: Settings) -> list[str]:

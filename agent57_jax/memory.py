@@ -56,7 +56,7 @@ def plan(parts: Parts, num_devices: int) -> tuple[int, dict[str, int]]:
     room = (free - sum(table.values())) * num_devices
     unit = settings.environment.num_envs * settings.replay.period
     # Bytes grow linearly with whole periods: two sizes give the line.
-    small = -(-(settings.replay.trace + 1) // settings.replay.period) * unit
+    small = -(-(settings.replay.trace + settings.replay.period) // settings.replay.period) * unit
     per_unit = replay_bytes(parts, small + unit) - replay_bytes(parts, small)
     fits = max(0, (room - replay_bytes(parts, small)) // per_unit * unit + small) if room > 0 else 0
     wanted = settings.requested_capacity

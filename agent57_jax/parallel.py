@@ -56,7 +56,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 def sharded(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()) -> Any:
     """A jitted program that runs `function` on every device's share of its arguments; arguments `donate` are consumed."""
     mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    # Shardings are pinned on both sides: left to the compiler, an equivalent spelling of one would trace the program again.
+    # Shardings are pinned on both sides: an array that lies elsewhere is refused, not silently given a program of its own.
     return jax.jit(mapped, donate_argnums=donate, in_shardings=_shardings(mesh, in_specs), out_shardings=_shardings(mesh, out_specs))
 
 

@@ -52,13 +52,14 @@ class Replay:
     spec: EnvironmentSpec
     num_groups: int  # G
     envs_per_group: int  # E, over all devices
-    capacity_per_env: int  # C, a multiple of the period, larger than the trace
+    capacity_per_env: int  # C, a multiple of the period, at least trace + period
 
     def __post_init__(self) -> None:
-        if self.capacity_per_env % self.settings.period or self.capacity_per_env < self.settings.trace + 1:
+        period, trace = self.settings.period, self.settings.trace
+        # With less, there are moments when the oldest sequence is gone and the newest is not complete, and nothing can be drawn.
+        if self.capacity_per_env % period or self.capacity_per_env < trace + period:
             raise ValueError(
-                f"capacity_per_env {self.capacity_per_env} must be a multiple of period {self.settings.period} "
-                f"and larger than trace {self.settings.trace}"
+                f"capacity_per_env {self.capacity_per_env} must be a multiple of period {period} and at least {trace + period}"
             )
 
     @property
@@ -151,9 +152,8 @@ class Replay:
         before = jax.lax.cummax(jnp.where(flat > 0, position, -1))
         picked = before[jnp.minimum(picked, flat.shape[0] - 1)]
         picked = jnp.where(picked < 0, jnp.argmax(flat > 0), picked)
-        probability = weights[picked] / cumulative[-1] / jax.lax.axis_size(parallel.AXIS)
-        stored = parallel.sum_over_devices(jnp.sum(flat > 0))
-        importance = (stored * probability) ** -self.settings.is_exponent
+        # (stored * probability)^-exponent: both what is stored and the number of devices cancel in the division by the largest weight.
+        importance = (weights[picked] / cumulative[-1]) ** -self.settings.is_exponent
         importance = importance / jax.lax.pmax(jnp.max(importance), parallel.AXIS)
 
         group, environment, column = jnp.unravel_index(picked, state.priority.shape)

@@ -151,7 +151,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """One act of the evaluator after every `period_acts` acts."""
         period = self.settings.evaluation.period_acts
-        if self.counters.acts // period > (self.counters.acts - self._acts_per_dispatch) // period:
+        for _ in range(self.counters.acts // period - (self.counters.acts - self._acts_per_dispatch) // period):
             self._evaluation_act()
 
     def _evaluation_act(self) -> None:

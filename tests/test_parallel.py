@@ -1,6 +1,7 @@
 """The mesh, programs sharded over it, and what goes to the devices and comes back, on 8 simulated devices."""
 
 import os
+import types
 from typing import Any
 
 import jax
@@ -173,8 +174,8 @@ def test_a_gpu_that_jax_does_not_see_is_an_error(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("devices", DEVICES)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_rows_go_up_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch, devices: int, processes: int) -> None:
-    """The way of several processes works for one that holds all rows, too; there devices stand in no particular order."""
-    mesh = Mesh(np.array(jax.devices()[:devices][::-1]), (AXIS,)) if processes > 1 else parallel.make_mesh(devices)
+    """The way of several processes works for one that holds all rows, too."""
+    mesh = parallel.make_mesh(devices)
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     tree = {"a": np.arange(16, dtype=np.int32), "b": 1000.0 + np.arange(48, dtype=np.float32).reshape(16, 3)}
     up = parallel.upload(mesh, BY_ENVIRONMENT, tree)
@@ -185,6 +186,13 @@ def test_rows_go_up_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch, devi
         back = parallel.local_rows(up[name])
         assert isinstance(back, np.ndarray) and back.dtype == rows.dtype
         np.testing.assert_array_equal(back, rows)
+
+
+def test_rows_are_put_in_order_whatever_the_order_of_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    array = spelt(parallel.make_mesh(8), np.arange(16), AXIS)
+    shuffled = types.SimpleNamespace(addressable_shards=[array.addressable_shards[i] for i in (3, 0, 7, 1, 2)])
+    np.testing.assert_array_equal(parallel.local_rows(shuffled), [0, 1, 2, 3, 4, 5, 6, 7, 14, 15])
 
 
 def test_a_replicated_upload_is_whole_on_every_device() -> None:

@@ -92,10 +92,10 @@ class Driven(NamedTuple):
 def driven() -> Driven:
     made, root = make_programs(num_groups=2)
     actor = made.parts.actor
-    one = parallel.make_mesh(1)
+    one, same_root = parallel.make_mesh(1), key_data()
 
     def report(parameters: Any, state: Any, shared: Any, timestep: TimeStep, counter: jax.Array) -> ActOutput:
-        key = parallel.fold_counter(jnp.asarray(key_data()), ACT_STREAM, counter)
+        key = parallel.fold_counter(jnp.asarray(same_root), ACT_STREAM, counter)
         return actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key)
 
     reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ROWS, ROWS))

@@ -218,8 +218,8 @@ CASES = [
     # (devices, groups, environments, capacity, trace, period) and operations
     (Case(1, 1, 1, 2, 1, 1), 400),  # the smallest there is
     (Case(1, 2, 1, 4, 3, 1), 700),  # capacity trace + 1
-    (Case(1, 1, 2, 6, 5, 3), 500),  # capacity trace + 1, a trace that is no multiple of the period; at times nothing can be drawn
-    (Case(1, 2, 2, 9, 7, 3), 700),  # capacity trace + 2
+    (Case(1, 1, 2, 9, 5, 3), 500),  # just above trace + period, a trace that is no multiple of the period
+    (Case(1, 2, 2, 12, 7, 3), 700),
     (Case(1, 3, 2, 8, 4, 4), 700),  # period equal to the trace
     (Case(1, 2, 3, 40, 7, 5, VECTOR), 900),
     (Case(1, 2, 8, 12, 5, 3), 500),
@@ -498,7 +498,7 @@ def test_an_atari_timestep_takes_at_most_7400_bytes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["append", "appends in a scan", "sample and write"])
-def test_no_program_makes_a_copy_of_the_ring(kind: str) -> None:
+def test_no_program_copies_or_rewrites_the_ring(kind: str) -> None:
     """What the compiler sets aside is far smaller than the frames, and all arrays are taken over from the arguments."""
     store, init = paper_replay()
     state = jax.eval_shape(init)
@@ -525,8 +525,11 @@ def test_no_program_makes_a_copy_of_the_ring(kind: str) -> None:
     if kind == "sample and write":
         arguments = (state, jax.eval_shape(lambda: jax.random.key(0)))
     program = parallel.sharded(function, parallel.make_mesh(1), in_specs, out_specs, donate=(0,))
-    memory = program.lower(*arguments).compile().memory_analysis()
+    compiled = program.lower(*arguments).compile()
+    memory = compiled.memory_analysis()
     ring = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     sampled = 2 * 161 * 84 * 84 * 5 if kind == "sample and write" else 0  # uint8 and, for the mean, float32
-    assert memory.temp_size_in_bytes < sampled + ring / 50
+    assert memory.temp_size_in_bytes < sampled + ring / 200
     assert memory.alias_size_in_bytes >= ring
+    if kind != "sample and write":
+        assert compiled.cost_analysis()["bytes accessed"] < ring / 200, "more than a few rows is read or written"

@@ -1,7 +1,9 @@
 """The Q-networks against a twin in float64, their resets, and what each input and each parameter may change."""
 
+import collections
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -354,5 +356,11 @@ def test_bfloat16_is_used_inside_and_float32_outside(kind: str) -> None:
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, theirs, atol=0.05)
         assert np.any(ours != theirs), "bfloat16 was not used"
-    assert "bf16" in str(jax.make_jaxpr(half.unroll)(parameters, state, inputs))
-    assert "bf16" not in str(jax.make_jaxpr(network(kind).unroll)(parameters, state, inputs))
+
+
+def test_every_product_but_the_heads_is_taken_in_the_precision_of_the_settings() -> None:
+    """Two torso layers, the dense layer behind them and the input of the LSTM, for each network; the recurrent product for both at once."""
+    parameters, state, inputs = initial_parameters("vector"), state_for(), inputs_for("vector")
+    for precision, expected in ((Precision.FLOAT32, {"f32": 4 * V + 1 + 4}), (Precision.BFLOAT16, {"bf16": 4 * V + 1, "f32": 4})):
+        text = str(jax.make_jaxpr(network("vector", precision).unroll)(parameters, state, inputs))
+        assert collections.Counter(re.findall(r":(\w+)\[[\d,]*\] = dot_general", text)) == expected
