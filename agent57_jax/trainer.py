@@ -23,8 +23,7 @@ from agent57_jax.schedule import Counters, Schedule
 from agent57_jax.stopwatch import Stopwatch
 from agent57_jax.types import HostEnvironment, JaxEnvironment
 
-SAVED_SETTINGS = "settings"  # keys of a checkpoint's JSON part
-SAVED_COUNTERS = "counters"
+SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
 SAVED_APPENDED = "appended"
 
 
@@ -232,11 +231,7 @@ class Trainer:
         now = time.monotonic()
         self.counters.seconds += now - self._loop_since
         self._loop_since = self._last_save = now
-        meta = {
-            SAVED_COUNTERS: vars(self.counters),
-            SAVED_APPENDED: self.driver.appended,
-            SAVED_SETTINGS: config.to_dict(self.settings),
-        }
+        meta = {SAVED_COUNTERS: vars(self.counters), SAVED_APPENDED: self.driver.appended}
         self.checkpoints.save(self.counters.steps, arrays, meta)
         return f"{self.workdir}/checkpoints/{self.counters.steps}"
 
