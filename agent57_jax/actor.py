@@ -40,7 +40,7 @@ class ActorState(NamedTuple):
     intrinsic_reward: jax.Array  # [E] float32, sum of r^i over this episode
     policy: jax.Array  # [E] int32, j of this episode
     episodes_started: jax.Array  # [E] int32
-    is_greedy: jax.Array  # [E] bool, this episode plays the bandit's best arm and does not teach it
+    is_greedy: jax.Array  # [E] bool, this episode plays the best arm, for the score, and does not teach the bandit
     memory: EpisodicMemory  # [E, ...]
     bandit: BanditState  # [E / group_size, ...]
     action_counts: jax.Array  # [E, A] int32, actions of this episode
@@ -247,7 +247,8 @@ class Actor:
         is_greedy = jnp.where(is_first, turn >= mode.bandit_episodes, state.is_greedy)
         episodes_started = state.episodes_started + is_first
         if mode.chooser is Chooser.FIXED:
-            return bandit, state.actor % num_arms, episodes_started, is_greedy
+            # Without a bandit there is no best arm: the score is that of the exploitative policy.
+            return bandit, jnp.where(is_greedy, 0, state.actor % num_arms), episodes_started, is_greedy
 
         def choose(bandit: BanditState) -> tuple[BanditState, jax.Array]:
             first_actor = self._by_bandit(state.actor)[:, 0]

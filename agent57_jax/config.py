@@ -321,7 +321,9 @@ def from_dict(values: dict[str, Any]) -> Settings:
       SettingsError: on an unknown or missing key, so that a file of another version is not read as something it is not.
     """
 
-    def fill(section: Any, mapping: dict[str, Any], path: str) -> None:
+    def fill(section: Any, mapping: Any, path: str) -> None:
+        if not isinstance(mapping, dict):
+            raise SettingsError(f"config.json: {path.removesuffix('.') or 'the file'} is {mapping!r}, but must be an object")
         names = {field.name for field in dataclasses.fields(section)}
         odd = sorted(names ^ set(mapping))
         if odd:
@@ -331,6 +333,8 @@ def from_dict(values: dict[str, Any]) -> Settings:
             if dataclasses.is_dataclass(current):
                 fill(current, value, f"{path}{name}.")
             elif isinstance(current, enum.Enum):
+                if value not in [member.value for member in type(current)]:
+                    raise SettingsError(f"config.json: {path}{name} is {value!r}, but must be one of {[m.value for m in type(current)]}")
                 setattr(section, name, type(current)(value))
             else:
                 setattr(section, name, tuple(value) if isinstance(current, tuple) else value)

@@ -1,5 +1,6 @@
 """The learner against its float64 twin, against finite differences, and against what must not matter."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -120,6 +121,9 @@ class Case:
             return jax.tree.map(lambda leaf: rng.normal(0.0, 0.6, leaf.shape).astype(np.float32), tree)
 
         parameters, target, fixed = randomise((state.parameters, state.target_q, state.random_target))
+        for q in (parameters.q, target):
+            for layer in ("Dense_0", "Dense_2"):  # values of several units of return, where the transforms bend
+                q["heads"][layer]["kernel"] *= np.float32(5)
         embedding = randomise(state.acting_embedding)
         optimiser, updates = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), (state.optimiser, state.updates))
         self.state = LearnerState(parameters, optimiser, target, fixed, embedding, updates)
@@ -216,7 +220,7 @@ def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
         np.testing.assert_allclose(out.metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     if one.settings.num_values == 2:
         # The two networks learn different things from the same transitions.
-        assert abs(expected["loss/extrinsic"] - expected["loss/intrinsic"]) > 0.1
+        assert abs(expected["loss/extrinsic"] - expected["loss/intrinsic"]) > 0.01
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -250,6 +254,16 @@ def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) ->
         names[f"gradient_norm/{name}"] = {path: leaf[v] for path, leaf in oracle.leaves(expected.q)}
     for name, tree in names.items():
         np.testing.assert_allclose(out.metrics[name], oracle.global_norm(tree), rtol=1e-3, err_msg=name)
+
+
+def test_the_two_mixes_choose_different_actions() -> None:
+    """So that the comparison with the twin tells them apart."""
+    one = case("squashed mix")
+    online, _ = one.twin_values()
+    plain = dataclasses.replace(one.twin, squashed_mix=False)
+    policy = one.batch.experience.policy
+    chosen = [[np.argmax(twin.combined(online[:, b, t], policy[b, t])) for b, t in np.ndindex(B, T)] for twin in (one.twin, plain)]
+    assert chosen[0] != chosen[1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -393,11 +407,11 @@ def test_every_part_has_its_own_adam_and_its_own_clipping(variant: str) -> None:
             adam = optimisers.setdefault(name, oracle.Adam(rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm))
             steps = adam.step(gradient)
             for (path, new), (_, old) in zip(oracle.leaves(after[name]), oracle.leaves(before[name]), strict=True):
-                np.testing.assert_allclose(new - old, steps[path], rtol=1e-3, atol=3e-7, err_msg=f"{name} {path}")
+                np.testing.assert_allclose(new - old, steps[path], rtol=1e-3, atol=2e-6, err_msg=f"{name} {path}")
                 if update == 0:
                     # The known form of a first step: the moments' biases cancel.
                     g = np.asarray(dict(oracle.leaves(gradient))[path], np.float64) * min(1.0, s.max_gradient_norm / norm)
-                    np.testing.assert_allclose(new - old, -rate * g / (np.abs(g) + s.adam_epsilon), rtol=1e-3, atol=3e-7)
+                    np.testing.assert_allclose(new - old, -rate * g / (np.abs(g) + s.adam_epsilon), rtol=1e-3, atol=2e-6)
         state = out.state
 
 
