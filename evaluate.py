@@ -16,13 +16,13 @@ def main() -> None:
     """Wires a run's folder to the evaluator."""
     if not _WORKDIR.value:
         command_line.fail("--workdir is missing: the folder of a run, for example --workdir=runs/zaxxon")
-    command_line.prepare_jax()
+    command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, judging
+    from agent57_jax import checkpoint, config, judging
 
     try:
         result = judging.evaluate(_WORKDIR.value, _EPISODES.value, _SEED.value)
-    except (ValueError, OSError, checkpoint.CheckpointError) as error:
+    except (config.SettingsError, OSError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     score = "" if result["hns"] is None else f", human-normalised {result['hns']:.3f}"
     print(f"{result['game']}: mean return {result['mean']:.2f} over {len(result['returns'])} greedy episodes{score} ({result['path']})")

@@ -11,24 +11,20 @@ from agent57_jax import command_line
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/ and the config's name")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of the first process of several, where no launcher says it")
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes; goes with --coordinator")
-_PROCESS = flags.DEFINE_integer("process_id", None, "number of this process; goes with --coordinator")
 
 
 def main() -> None:
     """Wires settings, signals and trainer."""
     settings = command_line.complete_settings(_CONFIG.value)
     workdir = _WORKDIR.value or f"runs/{command_line.config_name()}"
-    command_line.prepare_jax()
+    command_line.prepare_jax(whole_device=True)
 
-    from agent57_jax import checkpoint, parallel, trainer
+    from agent57_jax import checkpoint, config, parallel, trainer
 
     shutdown = trainer.Shutdown()
     try:
-        parallel.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         training = trainer.Trainer(settings, workdir, shutdown)
-    except (ValueError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
+    except (config.SettingsError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     try:
         training.run()

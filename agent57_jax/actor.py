@@ -37,7 +37,7 @@ class ActorState(NamedTuple):
 
     actor: jax.Array  # [E] int32, l, over all groups and devices
     recurrent: RecurrentState  # [E, ...]
-    intrinsic_reward: jax.Array  # [E] float32, sum of r^i over this episode
+    intrinsic_return: jax.Array  # [E] float32, sum of r^i over this episode
     policy: jax.Array  # [E] int32, j of this episode
     episodes_started: jax.Array  # [E] int32
     is_greedy: jax.Array  # [E] bool, this episode plays the best arm, for the score, and does not teach the bandit
@@ -139,7 +139,7 @@ class Actor:
         return ActorState(
             actor=index,
             recurrent=self.q_network.initial_state(num_envs),
-            intrinsic_reward=jnp.zeros((num_envs,), jnp.float32),
+            intrinsic_return=jnp.zeros((num_envs,), jnp.float32),
             policy=jnp.zeros((num_envs,), jnp.int32),
             episodes_started=jnp.zeros((num_envs,), jnp.int32),
             is_greedy=jnp.zeros((num_envs,), bool),
@@ -187,7 +187,7 @@ class Actor:
         reward = intrinsic_reward(episodic, alpha, self.novelty.max_factor)
         recurrent, action, probability, taken = self._q_step(parameters, state, timestep, reward, policy, is_first, key_action)
 
-        intrinsic_sum = jnp.where(is_first, 0.0, state.intrinsic_reward) + reward
+        intrinsic_sum = jnp.where(is_first, 0.0, state.intrinsic_return) + reward
         # The action at LAST is ignored by the environment, so an episode's ratios count the others.
         counts = jnp.where(is_first[:, None], 0, state.action_counts)
         counts = counts + jnp.where(is_last[:, None], 0, jax.nn.one_hot(action, self.num_actions, dtype=jnp.int32))
@@ -273,7 +273,7 @@ class Actor:
         novelty = self.novelty
         memory = episodic_novelty.reset_memory(state.memory, is_first)
         embedding = self.embedding.embed(parameters.embedding, timestep.observation)
-        distances = episodic_novelty.nearest_squared_distances(memory, embedding, novelty.num_neighbours)
+        memory, distances = episodic_novelty.insert_and_compare(memory, embedding, novelty.num_neighbours)
         error = self.distillation.error(parameters.predictor, parameters.random_target, timestep.observation)
         # Every device sees the numbers of all and so keeps the same statistics, the same as one device would.
         all_distances = parallel.gather_over_devices(distances)
@@ -293,7 +293,7 @@ class Actor:
             novelty.max_similarity,
         )
         alpha = lifelong_novelty.lifelong_factor(error, statistics.distillation_error)
-        return episodic_novelty.insert(memory, embedding), statistics, episodic, alpha
+        return memory, statistics, episodic, alpha
 
     def _q_step(
         self,

@@ -32,7 +32,7 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The checkpoints under one directory, named by the number of agent steps.
+    """The checkpoints under one directory, numbered in the order of their making.
 
     Each named tree of arrays is an item of its own, so that a model is read without the replay that lies beside it. Restoring does not
     depend on the number of devices that saved. A save that was cut off leaves only a temporary folder, which the next writer removes in
@@ -66,12 +66,12 @@ class Checkpoints:
         the host's copy is the array itself, held until it is written, and a program that it is donated to works on a copy instead.
 
         Args:
-          step: agent steps so far; grows from one checkpoint to the next.
+          step: its number; grows from one checkpoint to the next.
           arrays: name of the item -> pytree of JAX or NumPy arrays.
           meta: plain JSON values.
 
         Returns:
-          False if a checkpoint of this step exists: without a step in between there is nothing new to save.
+          False if a checkpoint of this number exists.
 
         Raises:
           CheckpointError: if `step` lies below the latest checkpoint, a leaf is no array, `meta` is not plain JSON, or writing this one or

@@ -101,15 +101,22 @@ def complete_settings(value: Any) -> Settings:
         fail(str(error).replace("\n", "\nerror: "))
 
 
-def prepare_jax() -> None:
-    """Process-wide switches that must be set before JAX is imported; what the user has set stays."""
+def prepare_jax(whole_device: bool) -> None:
+    """Process-wide switches that must be set before JAX is imported; what the user has set stays.
+
+    Args:
+      whole_device: take the GPU's memory for this process, as training does; else share it with a run that trains.
+    """
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "agent57_jax"
     # JAX announces every backend that a machine lacks; its warnings and errors still show.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-    # The replay is to fill the device; JAX's default would leave a quarter of it unused.
-    os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.95")
+    if not whole_device:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    elif "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its old name; JAX refuses both together
+        # The replay is to fill the device; JAX's default would leave a quarter of it unused.
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.95")
 
 
 def run(main: Callable[[], None]) -> None:

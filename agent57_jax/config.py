@@ -150,7 +150,7 @@ class ActorSettings(Section):
 
     epsilon_base: float = 0.4
     epsilon_alpha: float = 8.0
-    refresh_period: int = 1  # acts between parameter refreshes; 1 = always current (Deviation), the paper's lag is 100
+    refresh_period: int = 1  # dispatches (acts of one group, or scans) between refreshes; 1 = current (Deviation); the paper: 100 steps
     acts_per_dispatch: int = 16  # JAX environments: acts in one device program
 
 
@@ -307,6 +307,14 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
     result: dict[str, Any] = plain(settings)
     return result
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names and values of `to_dict`'s nested form."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def to_json(settings: Settings) -> str:

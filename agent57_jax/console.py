@@ -90,7 +90,7 @@ class Console:
             self._join("evaluation {}", "evaluation/return"),
             self._join("hns {}", "evaluation/hns"),
             self._join("loss {}", "loss/extrinsic"),
-            self._join("intrinsic {}", "loss/intrinsic"),
+            self._join("intrinsic loss {}", "loss/intrinsic"),
             f"replay {self._seen['replay/fill']:.0%}" if "replay/fill" in self._seen else "",
             self._join("alpha {}", "novelty/alpha"),
             self._join("length {}", "episode/length"),

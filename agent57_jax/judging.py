@@ -11,6 +11,7 @@ import numpy as np
 from agent57_jax import config, evaluator, parallel, programs
 from agent57_jax.actor import init_statistics
 from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.config import SettingsError
 from agent57_jax.environments import atari57, factory
 from agent57_jax.learner import acting_parameters
 
@@ -26,18 +27,18 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
       The content of evaluation.json and its "path".
 
     Raises:
-      ValueError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read.
+      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read.
     """
     folder = pathlib.Path(workdir)
     if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no run: there is no config.json in it")
+        raise SettingsError(f"{folder} holds no run: there is no config.json in it")
     settings = config.from_dict(json.loads((folder / "config.json").read_text()))
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpoint.keep, read_only=True)
     step = checkpoints.latest()
     if step is None:
-        raise ValueError(f"{folder} holds no complete checkpoint yet")
+        raise SettingsError(f"{folder} holds no complete checkpoint yet")
 
-    num_envs = min(episodes, MAX_ENVIRONMENTS)
+    num_envs = min(episodes, MAX_ENVIRONMENTS, settings.evaluation.window_episodes)
     environment: Any = (
         factory.make_host_environment(settings.environment, num_envs, seed, "judging")
         if settings.is_host_environment

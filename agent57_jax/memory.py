@@ -33,8 +33,11 @@ def replay_bytes(parts: Parts, capacity: int) -> int:
     return tree_bytes(jax.eval_shape(lambda: store.init(parts.actor.q_network.initial_state(1))))
 
 
-def plan(parts: Parts, num_devices: int) -> tuple[int, dict[str, int]]:
+def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, dict[str, int]]:
     """The replay's capacity in timesteps and a table of bytes per device.
+
+    Args:
+      kept: capacity of the run that is resumed; None for a new run, which takes what the settings say.
 
     Raises:
       SettingsError: when it does not fit; the message names the largest capacity that does, or what else to make smaller.
@@ -57,9 +60,12 @@ def plan(parts: Parts, num_devices: int) -> tuple[int, dict[str, int]]:
     unit = settings.environment.num_envs * settings.replay.period
     # Bytes grow linearly with whole periods: two sizes give the line.
     small = -(-(settings.replay.trace + settings.replay.period) // settings.replay.period) * unit
-    per_unit = replay_bytes(parts, small + unit) - replay_bytes(parts, small)
-    fits = max(0, (room - replay_bytes(parts, small)) // per_unit * unit + small) if room > 0 else 0
-    wanted = settings.requested_capacity
+    # On the CPU a replay that is being saved is held by the writer, and training goes on in a copy.
+    copies = 2 if memory is None and settings.checkpoint.save_replay else 1
+    first = copies * replay_bytes(parts, small)
+    per_unit = copies * replay_bytes(parts, small + unit) - first
+    fits = max(0, (room - first) // per_unit * unit + small)
+    wanted = settings.requested_capacity if kept is None else kept
     capacity = min(PAPER_CAPACITY, fits) if wanted is None else wanted
     capacity = max(capacity // unit * unit, 0)
     if capacity > fits or capacity < settings.min_capacity:
@@ -67,7 +73,7 @@ def plan(parts: Parts, num_devices: int) -> tuple[int, dict[str, int]]:
         raise SettingsError(
             f"replay.capacity {wanted or 'auto'}: at most {fits} timesteps fit (replay.min_sequences {settings.replay.min_sequences} needs "
             f"{settings.min_capacity}); {free / 2**30:.2f} GiB are free per device, of which {lines} go elsewhere: lower "
-            f"replay.capacity, replay.min_sequences, environment.num_envs or novelty.memory_capacity"
+            f"replay.capacity, replay.min_sequences, environment.num_envs, novelty.memory_capacity or learner.batch_size"
         )
     table["replay"] = replay_bytes(parts, capacity) // num_devices
     table["free"] = free - sum(table.values())

@@ -1,4 +1,4 @@
-"""The mesh of devices, how arrays lie on it, and the start of several processes.
+"""The mesh of devices and how arrays lie on it.
 
 One axis, `data`, over all devices of all processes. Programs are written for one device's share and wrapped by `sharded`; one device is
 the same program with an axis of size 1.
@@ -23,18 +23,6 @@ class DeviceError(RuntimeError):
     """Devices that are not as a run needs them; the message says what to do."""
 
 
-def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of a run; must come before any other use of JAX.
-
-    Explicit values win; without them JAX's own detection serves launchers that say so in the environment (Slurm, Open MPI). A single
-    process does nothing, since it needs no coordinator.
-    """
-    if coordinator is not None:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    elif int(os.environ.get("SLURM_NTASKS", os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))) > 1:
-        jax.distributed.initialize()
-
-
 def make_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over the first `num_devices` devices (None: all).
 
@@ -44,7 +32,8 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     devices = jax.devices()
     if devices[0].platform == "cpu" and os.path.exists("/proc/driver/nvidia/version") and os.environ.get("JAX_PLATFORMS", "") != "cpu":
         raise DeviceError(
-            "this machine has an NVIDIA driver, but JAX sees only the CPU: install requirements-cuda.txt, "
+            "this machine has an NVIDIA driver, but JAX sees only the CPU: install requirements-cuda.txt "
+            "(in Docker: start with --gpus all), "
             "or set JAX_PLATFORMS=cpu to train on the CPU on purpose"
         )
     wanted = len(devices) if num_devices is None else num_devices

@@ -23,7 +23,7 @@ from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QNetwork
 from agent57_jax.networks.torsos import torso_problem
-from agent57_jax.replay import Replay, ReplayState
+from agent57_jax.replay import MAX_ACTIONS, Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, TimeStep
 
 # Streams of random numbers; each has a counter of its own.
@@ -84,6 +84,8 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
       SettingsError: if the networks cannot take its observations.
     """
     problem = torso_problem(settings.network, spec)
+    if problem is None and spec.num_actions > MAX_ACTIONS:
+        problem = f"the task has {spec.num_actions} actions, but the replay stores at most {MAX_ACTIONS}"
     if problem is not None:
         raise SettingsError(problem)
     family = make_family(settings.policy)
@@ -142,7 +144,7 @@ class Programs:
         """`environment` is the JAX environment to train in; None when environments step on the host."""
         self.parts, self.mesh, self.store = parts, mesh, store
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
-        self.init_learner = parallel.sharded(parts.learner.init, mesh, everywhere, everywhere)
+        self.init_learner = parallel.sharded(self._init_learner, mesh, everywhere, everywhere)
         self.init_shared = parallel.sharded(lambda: Shared(actor.init_statistics(), parts.actor.init_metrics()), mesh, (), everywhere)
         self.init_act_metrics = parallel.sharded(parts.actor.init_metrics, mesh, (), everywhere)
         self.copy = parallel.sharded(lambda tree: jax.tree.map(jnp.copy, tree), mesh, everywhere, everywhere)
@@ -184,6 +186,9 @@ class Programs:
         first = group * size + jax.process_index() * local
         index: jax.Array = parallel.upload(self.mesh, parallel.BY_ENVIRONMENT, np.arange(first, first + local, dtype=np.int32))
         return index
+
+    def _init_learner(self, root: jax.Array) -> LearnerState:
+        return self.parts.learner.init(parallel.fold_counter(root, INIT_STREAM, jnp.uint32(0)))
 
     def _init_replay(self) -> ReplayState:
         return self.store.init(self.parts.actor.q_network.initial_state(1))

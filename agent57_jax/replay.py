@@ -19,6 +19,7 @@ from agent57_jax import parallel
 from agent57_jax.config import ReplaySettings
 from agent57_jax.types import Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 
+MAX_ACTIONS = 256  # an action is stored as one byte
 EMPTY = -1  # number of a column that no sequence has used yet
 _STORED_AS = {"action": jnp.uint8, "discount": jnp.uint8, "step_type": jnp.uint8, "policy": jnp.uint8}  # whole numbers of small range
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from agent57_jax import parallel
 from agent57_jax.actor import ActMetrics, NoveltyStatistics
+from agent57_jax.algorithm.lifelong_novelty import standard_deviation
 from agent57_jax.environments import atari57
 from agent57_jax.evaluator import Episode
 from agent57_jax.programs import Parts, UpdateMetrics
@@ -27,7 +28,7 @@ def act_values(parts: Parts, sums: ActMetrics, statistics: NoveltyStatistics) ->
         error = statistics.distillation_error
         values["novelty/mean_squared_distance"] = float(statistics.squared_distance.mean)
         values["novelty/distillation_error"] = float(error.mean)
-        values["novelty/distillation_deviation"] = float(np.sqrt(error.squares / max(float(error.weight), 1.0)))
+        values["novelty/distillation_deviation"] = float(standard_deviation(error))
     if episodes:
         values["episode/return"] = float(sums.episode_return) / episodes
         values["episode/length"] = float(sums.episode_length) / episodes

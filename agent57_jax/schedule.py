@@ -17,6 +17,7 @@ class Counters:
     updates: int = 0
     evaluation_acts: int = 0
     greedy_episodes: int = 0  # of the evaluator
+    checkpoints: int = 0  # written so far; the number of the last one
     starts: int = 0  # processes that have worked on this run
     seconds: float = 0.0  # wall time in the training loop
     learning_since_timesteps: int | None = None  # when the replay was first full enough

@@ -1,5 +1,6 @@
 """The training loop: act, learn by the schedule, evaluate, report, save; resumes and stops cleanly."""
 
+import json
 import os
 import pathlib
 import signal
@@ -21,10 +22,13 @@ from agent57_jax.learner import acting_parameters
 from agent57_jax.metrics import MetricsWriter
 from agent57_jax.schedule import Counters, Schedule
 from agent57_jax.stopwatch import Stopwatch
-from agent57_jax.types import HostEnvironment, JaxEnvironment
+from agent57_jax.types import ActingParameters, HostEnvironment, JaxEnvironment
 
 SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
 SAVED_APPENDED = "appended"
+SAVED_CAPACITY = "capacity"
+# What a resumed run may change: how long, how often and on what it runs, not what it learns.
+FREE_SETTINGS = ("total_steps", "num_devices", "logging.", "checkpoint.", "replay.capacity", "environment.num_threads")
 
 
 class TrainingError(RuntimeError):
@@ -32,17 +36,25 @@ class TrainingError(RuntimeError):
 
 
 class Shutdown:
-    """SIGINT and SIGTERM: the first asks the loop to save and exit, the second ends the process at once."""
+    """SIGINT and SIGTERM: the first asks the loop to save and exit, a second one ends the process at once.
+
+    A repeat within `REPEAT_SECONDS` is the same request: launchers signal a process and its group, and both arrive here.
+    """
+
+    REPEAT_SECONDS = 2.0
 
     def __init__(self) -> None:
         self.requested = False
+        self._first = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._first = True, now
+        elif now - self._first > self.REPEAT_SECONDS:
             os._exit(128 + number)
-        self.requested = True
 
 
 class Trainer:
@@ -64,6 +76,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
         resumed = self.checkpoints.latest()
         saved = self.checkpoints.meta(resumed) if resumed is not None else {}
+        self._refuse_other_run(resumed)
         self.counters = Counters(**saved.get(SAVED_COUNTERS, {}))
         self.counters.starts += 1
         key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
@@ -72,8 +85,8 @@ class Trainer:
 
         environments, evaluation, simulated = self._make_environments()
         self.parts = programs.build(settings, evaluation.spec)
-        capacity, table = memory.plan(self.parts, self.mesh.size)
-        self.store = memory.make_replay(self.parts, capacity)
+        self.capacity, table = memory.plan(self.parts, self.mesh.size, saved.get(SAVED_CAPACITY))
+        self.store = memory.make_replay(self.parts, self.capacity)
         self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
         self.driver: Driver = (
             SimulationDriver(self.programs, self.root, self.stopwatch)
@@ -86,16 +99,18 @@ class Trainer:
         self.replay = self.programs.init_replay()
         self.update_metrics = self.programs.init_update_metrics()
         self.schedule = Schedule(settings.replay, settings.learner)
+        self.acting = self._current_parameters()
         if resumed is not None:
             self._restore(resumed, saved)
-        self.acting = acting_parameters(self.learner)
 
         self._evaluated: list[Episode] = []
         self._last_report = self._last_save = self._loop_since = time.monotonic()
         self._reported = (self.counters.frames, self.counters.steps, self.counters.updates)
-        (self.workdir / "config.json").write_text(config.to_json(settings))
+        temporary = self.workdir / "config.json.tmp"
+        temporary.write_text(config.to_json(settings))
+        temporary.replace(self.workdir / "config.json")
         self.metrics = MetricsWriter(self.workdir, self.counters.steps if resumed is not None else None, settings.logging.tensorboard)
-        self.console = Console(settings.total_steps, str(self.workdir), self._header(table, capacity))
+        self.console = Console(settings.total_steps, str(self.workdir), self._header(table))
         self.console.say(
             f"resumed from checkpoint {resumed} of {self.workdir}: {self.counters.updates} updates"
             if resumed is not None
@@ -117,6 +132,7 @@ class Trainer:
                 self._finish_evaluation()
             self._report()
             path = self._save()
+            self.checkpoints.wait()
             self.console.say(f"{'stopped by signal' if self.shutdown.requested else 'finished'}; saved checkpoint {path}")
         finally:
             self.close()
@@ -131,21 +147,27 @@ class Trainer:
 
     def _act_and_learn(self) -> None:
         """One group's act (or one scan of acts) and, behind it on the device, the updates that are due."""
-        counters, period = self.counters, self.settings.actor.refresh_period
-        if period == 1:
-            self.acting = acting_parameters(self.learner)
-        elif counters.acts // self._acts_per_dispatch % period == 0:
-            # The learner's buffers are donated by its next update; a lagging copy needs memory of its own.
-            self.acting = self.programs.copy(acting_parameters(self.learner))
+        counters = self.counters
+        if counters.acts // self._acts_per_dispatch % self.settings.actor.refresh_period == 0:
+            self.acting = self._current_parameters()
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
-        drawable = sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
-        for _ in range(self.schedule.updates_due(counters, drawable)):
+        for _ in range(self.schedule.updates_due(counters, self._drawable_sequences())):
             counter = np.uint32(counters.updates % 2**32)
             self.learner, self.replay, self.update_metrics = self.programs.update(
                 self.learner, self.replay, self.update_metrics, self.root, counter
             )
             counters.updates += 1
         self.driver.complete(counters)
+
+    def _drawable_sequences(self) -> int:
+        return sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
+
+    def _current_parameters(self) -> ActingParameters:
+        """The learner's parameters for the actors."""
+        current = acting_parameters(self.learner)
+        # The learner's buffers are donated by its next update; parameters that lag behind need memory of their own.
+        copied: ActingParameters = current if self.settings.actor.refresh_period == 1 else self.programs.copy(current)
+        return copied
 
     def _evaluate(self) -> None:
         """One act of the evaluator after every `period_acts` acts."""
@@ -175,7 +197,7 @@ class Trainer:
         if now - self._last_report >= self.settings.logging.period_seconds:
             self._report()
         if now - self._last_save >= self.settings.checkpoint.period_seconds:
-            self.console.say(f"saved checkpoint {self._save()}")
+            self.console.say(f"saving checkpoint {self._save()}")
 
     def _report(self) -> None:
         """Writes one line of metrics and refreshes the console."""
@@ -190,19 +212,18 @@ class Trainer:
         self._reported = (counters.frames, counters.steps, counters.updates)
         inserted = (counters.timesteps - (counters.learning_since_timesteps or 0)) / self.settings.replay.period
         slots = self.settings.environment.num_envs * self.store.capacity_per_env
+        stored = sum(min(timesteps, self.store.capacity_per_env) for timesteps in self.driver.appended) * self.settings.envs_per_group
         values = {
             "throughput/frames_per_second": (counters.frames - frames) / elapsed,
             "throughput/steps_per_second": (counters.steps - steps) / elapsed,
             "throughput/updates_per_second": (counters.updates - done) / elapsed,
-            "replay/timesteps": float(min(counters.timesteps, slots)),
-            "replay/fill": min(counters.timesteps / slots, 1.0),
-            "replay/sequences": float(
-                sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
-            ),
+            "replay/timesteps": float(stored),
+            "replay/fill": stored / slots,
+            "replay/sequences": float(self._drawable_sequences()),
             "replay/max_priority": float(self.replay.max_priority),
             **{f"throughput/share_{label}": shares.get(label, 0.0) / elapsed for label in ("environment", "device", "evaluation")},
         }
-        if counters.updates > counters.learning_since_updates and inserted > 0:
+        if counters.learning_since_timesteps is not None and inserted > 0:
             sampled = (counters.updates - counters.learning_since_updates) * self.settings.learner.batch_size
             values["throughput/sequences_sampled_per_insert"] = sampled / inserted
         values |= reporting.act_values(self.parts, acts, statistics) | reporting.update_values(updates)
@@ -231,9 +252,10 @@ class Trainer:
         now = time.monotonic()
         self.counters.seconds += now - self._loop_since
         self._loop_since = self._last_save = now
-        meta = {SAVED_COUNTERS: vars(self.counters), SAVED_APPENDED: self.driver.appended}
-        self.checkpoints.save(self.counters.steps, arrays, meta)
-        return f"{self.workdir}/checkpoints/{self.counters.steps}"
+        self.counters.checkpoints += 1
+        meta = {SAVED_COUNTERS: vars(self.counters), SAVED_APPENDED: self.driver.appended, SAVED_CAPACITY: self.capacity}
+        self.checkpoints.save(self.counters.checkpoints, arrays, meta)
+        return f"{self.workdir}/checkpoints/{self.counters.checkpoints}"
 
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
         """Replaces the fresh states by those of a checkpoint."""
@@ -247,6 +269,7 @@ class Trainer:
         self.learner, self.driver.shared = arrays["learner"], arrays["shared"]
         self.driver.load(arrays["actors"])
         self.evaluator.load(arrays["evaluator_bandit"], arrays["evaluator"])
+        self.acting = arrays.get("acting", self._current_parameters())
         if "replay" in arrays:
             self.replay = arrays["replay"]
             self.driver.appended = list(saved[SAVED_APPENDED])
@@ -255,7 +278,8 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """The items of a checkpoint. To play with an agent, "learner", "shared" and "evaluator_bandit" are enough."""
-        return {
+        lagging = {"acting": self.acting} if self.settings.actor.refresh_period > 1 else {}
+        return lagging | {
             "learner": self.learner,
             "shared": self.driver.shared,
             "actors": self.driver.state_to_save(),
@@ -263,6 +287,21 @@ class Trainer:
             "evaluator": self.evaluator.state_to_save(),
             "replay": self.replay,
         }
+
+    def _refuse_other_run(self, resumed: int | None) -> None:
+        """A folder holds one run: other settings than its own end here, before they mix with what was learnt."""
+        path = self.workdir / "config.json"
+        if resumed is None or not path.exists():
+            return
+        before = config.flatten(json.loads(path.read_text()))
+        now = config.flatten(config.to_dict(self.settings))
+        changed = [
+            f"{name} was {before.get(name)}, is {value}"
+            for name, value in now.items()
+            if before.get(name) != value and not name.startswith(FREE_SETTINGS)
+        ]
+        if changed:
+            raise SettingsError(f"{self.workdir} holds a run with other settings ({'; '.join(changed)}): choose another --workdir")
 
     def _make_environments(self) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
         """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones)."""
@@ -284,13 +323,13 @@ class Trainer:
         skip = (start * jax.process_count() + jax.process_index()) * count
         return groups, factory.make_host_environment(settings, count, self.settings.seed, "evaluation", skip=skip), None
 
-    def _header(self, table: dict[str, int], capacity: int) -> list[str]:
+    def _header(self, table: dict[str, int]) -> list[str]:
         devices = self.mesh.devices.flat
         settings = self.settings
         name = settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
         rows = ", ".join(f"{part} {size / 2**30:.2f}" for part, size in table.items())
         return [
             f"{name}: {settings.environment.num_envs} environments, {settings.policy.num_policies} policies, "
-            f"batch {settings.learner.batch_size} x {settings.replay.trace}, replay {capacity} timesteps",
+            f"batch {settings.learner.batch_size} x {settings.replay.trace}, replay {self.capacity} timesteps",
             f"{self.mesh.size} device(s): {devices[0].device_kind}; GiB per device: {rows}",
         ]

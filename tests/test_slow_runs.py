@@ -44,7 +44,7 @@ def test_a_killed_run_resumes_from_its_last_complete_checkpoint(tmp_path: pathli
                 resumed = int(wait_for(process, r"resumed from checkpoint (\d+)").group(1))
                 assert resumed >= last
             wait_for(process, r"updates [1-9]")
-            saved = int(wait_for(process, r"saved checkpoint \S+/(\d+)").group(1))
+            saved = int(wait_for(process, r"saving checkpoint \S+/(\d+)").group(1))
             time.sleep(1.0)
             process.send_signal(signal.SIGKILL)
         # The announced save is written in the background; the one before it is complete for certain.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax import config, judging, metrics, trainer
+from agent57_jax import config, judging, memory, metrics, trainer
 from agent57_jax.config import Settings
 from agent57_jax.trainer import Trainer
 from tests import tiny
@@ -157,6 +157,78 @@ def test_lagging_parameters_are_refreshed_by_the_period(tmp_path: pathlib.Path) 
     training = make(settings, tmp_path)
     training.run()
     assert training.counters.updates > 0 and traces(training)["copy"] == 1
+
+
+def test_lagging_parameters_survive_a_stop(tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.actor.refresh_period = 3
+    whole = make(settings, tmp_path / "whole")
+    whole.run()
+    make(settings, tmp_path / "pieces", after_acts=64).run()
+    second = make(settings, tmp_path / "pieces")
+    second.run()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(second.learner), jax.device_get(whole.learner))
+
+
+def test_another_task_in_the_same_folder_is_refused(tmp_path: pathlib.Path) -> None:
+    make(tiny.coin_settings(), tmp_path, after_acts=4).run()
+    settings = tiny.coin_settings()
+    settings.policy.beta_max = 0.5
+    with pytest.raises(config.SettingsError, match=r"policy.beta_max was 0.3, is 0.5.*another --workdir"):
+        make(settings, tmp_path)
+    settings = tiny.coin_settings()
+    settings.logging.period_seconds = 5.0
+    make(settings, tmp_path).close()
+
+
+def test_what_the_evaluator_did_after_the_last_step_is_saved(tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.evaluation.period_acts = 100_000  # all of the evaluation comes at the end
+    settings.checkpoint.period_seconds = 0.0
+    first = make(settings, tmp_path)
+    first.run()
+    assert first.counters.greedy_episodes >= settings.evaluation.greedy_episodes
+    second = make(settings, tmp_path)
+    assert second.counters.greedy_episodes == first.counters.greedy_episodes
+    assert int(second.evaluator.state.bandit.recorded[0]) == int(first.evaluator.state.bandit.recorded[0]) > 0
+    second.close()
+
+
+def test_a_replay_that_sized_itself_keeps_its_size(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny.coin_settings()
+    settings.replay.capacity = "auto"
+    monkeypatch.setattr(memory.parallel, "host_memory_available_bytes", lambda: 30_000_000)
+    first = make(settings, tmp_path, after_acts=40)
+    first.run()
+    monkeypatch.setattr(memory.parallel, "host_memory_available_bytes", lambda: 60_000_000)
+    second = make(settings, tmp_path)
+    assert second.capacity == first.capacity
+    assert make(settings, tmp_path / "other").capacity > first.capacity
+    second.close()
+
+
+def test_an_act_copies_no_episodic_memory(tmp_path: pathlib.Path) -> None:
+    settings = tiny.zaxxon_settings()
+    settings.novelty.memory_capacity = 4_999  # a size that nothing else has
+    training = make(settings, tmp_path)
+    timestep = training.driver._environments[0].recv()  # type: ignore[attr-defined]
+    arguments = (training.acting, training.driver._states[0], training.driver.shared, training.replay, timestep)  # type: ignore[attr-defined]
+    compiled = training.programs.act.lower(*arguments, training.root, np.uint32(0), np.int32(0)).compile().as_text()
+    assert "4,4999,4]" in compiled
+    assert not [line for line in compiled.splitlines() if " copy(" in line and "f32[4,4999,4]" in line.split("copy(")[0]]
+
+
+def test_a_second_signal_soon_after_the_first_is_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(trainer.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(trainer.os, "_exit", ended.append)
+    shutdown = trainer.Shutdown()
+    shutdown._handle(15, None)
+    shutdown._handle(15, None)
+    assert shutdown.requested and not ended
+    monkeypatch.setattr(shutdown, "_first", shutdown._first - 10)
+    shutdown._handle(2, None)
+    assert ended == [130]
 
 
 def test_more_devices_train_the_same_kind_of_run(tmp_path: pathlib.Path) -> None:

@@ -32,7 +32,25 @@ def insert(memory: EpisodicMemory, embedding: jax.Array) -> EpisodicMemory:
     return EpisodicMemory(embeddings, memory.inserted + 1)
 
 
-def nearest_squared_distances(memory: EpisodicMemory, query: jax.Array, num_neighbours: int, block_size: int = 512) -> jax.Array:
+def insert_and_compare(
+    memory: EpisodicMemory, embedding: jax.Array, num_neighbours: int, block_size: int = 512
+) -> tuple[EpisodicMemory, jax.Array]:
+    """Appends an embedding [E, D] to every memory and compares it with the other ones that are held.
+
+    In this order a compiled act updates the memory in place; compared first, the old memory would have to be kept as a copy. A full ring
+    has lost its oldest entry to the new one by then.
+
+    Returns:
+      The memory with the embedding; its distances [E, K] as `nearest_squared_distances` gives them.
+    """
+    own_slot = memory.inserted % memory.embeddings.shape[1]
+    memory = insert(memory, embedding)
+    return memory, nearest_squared_distances(memory, embedding, num_neighbours, block_size, own_slot)
+
+
+def nearest_squared_distances(
+    memory: EpisodicMemory, query: jax.Array, num_neighbours: int, block_size: int = 512, left_out: jax.Array | None = None
+) -> jax.Array:
     """Squared Euclidean distances of each query to its nearest memories.
 
     Cost follows the fullest memory, not the capacity: blocks of slots are visited until none holds a memory.
@@ -41,6 +59,7 @@ def nearest_squared_distances(memory: EpisodicMemory, query: jax.Array, num_neig
       query: [E, D].
       num_neighbours: K.
       block_size: slots visited at a time.
+      left_out: [E] int32, a slot of each memory that is not compared; None compares all.
 
     Returns:
       [E, K] ascending; NO_NEIGHBOUR where there are fewer than K memories.
@@ -58,6 +77,8 @@ def nearest_squared_distances(memory: EpisodicMemory, query: jax.Array, num_neig
         # Differences, not the expanded square: a revisited state must give exactly 0.
         distances = jnp.sum(jnp.square(candidates - query[:, None, :]), axis=-1)
         held = (slots[None, :] < fill[:, None]) & (slots >= index * block)[None, :]
+        if left_out is not None:
+            held &= slots[None, :] != left_out[:, None]
         distances = jnp.where(held, distances, NO_NEIGHBOUR)
         merged = jnp.concatenate([nearest, distances], axis=1)
         return index + 1, -jax.lax.top_k(-merged, num_neighbours)[0]

@@ -32,8 +32,8 @@ def hashed_seeds(root_seed: int, stream: str, count: int) -> list[int]:
 
     Args:
       root_seed: the run's seed.
-      stream: name of the stream, "training" or "evaluation". No seed of "evaluation" is ever a seed of another stream, whatever
-        the root seeds: the lowest bit keeps them apart.
+      stream: name of the stream: "training", "evaluation" or "judging". No seed of "training" is ever a seed of another stream,
+        whatever the root seeds: the lowest bit keeps them apart.
       count: number of seeds. A longer list begins with the shorter one.
 
     Returns:
@@ -43,7 +43,7 @@ def hashed_seeds(root_seed: int, stream: str, count: int) -> list[int]:
     index = 0
     while len(seeds) < count:
         digest = hashlib.sha256(f"{root_seed}/{stream}/{index}".encode()).digest()
-        seeds[int.from_bytes(digest[:4], "little") >> 2 << 1 | (stream == "evaluation")] = None
+        seeds[int.from_bytes(digest[:4], "little") >> 2 << 1 | (stream != "training")] = None
         index += 1
     return list(seeds)
 

@@ -1,6 +1,6 @@
 """From settings to environments. Adapters are imported when they are needed: a grid world must not require EnvPool."""
 
-from agent57_jax.config import EnvironmentKind, EnvironmentSettings
+from agent57_jax.config import EnvironmentKind, EnvironmentSettings, SettingsError
 from agent57_jax.environments.disco_maze import DiscoMaze
 from agent57_jax.environments.random_coin import RandomCoin
 from agent57_jax.types import HostEnvironment, JaxEnvironment
@@ -13,25 +13,29 @@ def make_host_environment(
 
     Args:
       seed: the run's seed.
-      stream: "training" or "evaluation"; streams never share an environment's seed.
+      stream: "training", "evaluation" or "judging"; training shares no seed with the others.
       skip: environments of the stream that others (groups, processes, a former start of this run) own.
 
     Raises:
-      ValueError: when the task cannot be made; one line that says why.
+      SettingsError: when the task cannot be made; one line that says why.
     """
     from agent57_jax.environments import envpool
 
-    return envpool.EnvPoolEnvironment(
-        settings.task_id,
-        num_envs,
-        seeds=envpool.hashed_seeds(seed, stream, skip + num_envs)[skip:],
-        num_threads=settings.num_threads,
-        max_episode_steps=settings.max_episode_steps,
-        frame_skip=settings.action_repeat_frames,
-        noop_max=settings.noop_max,
-        repeat_action_probability=settings.repeat_action_probability,
-        render_mode=render_mode,
-    )
+    seeds = envpool.hashed_seeds(seed, stream, skip + num_envs)[skip:]
+    try:
+        return envpool.EnvPoolEnvironment(
+            settings.task_id,
+            num_envs,
+            seeds=seeds,
+            num_threads=settings.num_threads,
+            max_episode_steps=settings.max_episode_steps,
+            frame_skip=settings.action_repeat_frames,
+            noop_max=settings.noop_max,
+            repeat_action_probability=settings.repeat_action_probability,
+            render_mode=render_mode,
+        )
+    except ValueError as error:  # the adapter refuses in one line
+        raise SettingsError(str(error)) from error
 
 
 def make_jax_environment(settings: EnvironmentSettings) -> JaxEnvironment:

@@ -104,9 +104,8 @@ class QNetwork:
             encoder, recurrent, heads = jax.random.split(key, 3)
             return {
                 "encoder": self._encoder.init(encoder, inputs)["params"],
-                "recurrent": jnp.concatenate(
-                    [nn.initializers.orthogonal()(k, (size, size)) for k in jax.random.split(recurrent, 4)], axis=1
-                ),
+                # Not orthogonal: its decomposition, batched over value functions, can deadlock in the CPU backend's thread pool.
+                "recurrent": nn.initializers.lecun_normal()(recurrent, (size, 4 * size)),
                 "heads": self._heads.init(heads, jnp.zeros((1, 1, size)))["params"],
             }
 
