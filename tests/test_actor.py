@@ -205,7 +205,10 @@ class Fleet:
         for e, memory in enumerate(self.memories):
             if is_first[e]:
                 memory.reset()
-            nearest.append(memory.nearest_squared_distances(embeddings[e], n.num_neighbours))
+            # A full memory has lost its oldest entry before the newest is compared with the rest.
+            others = EpisodicMemory(n.memory_capacity)
+            others.embeddings = memory.embeddings[-(n.memory_capacity - 1) :]
+            nearest.append(others.nearest_squared_distances(embeddings[e], n.num_neighbours))
             memory.insert(embeddings[e])
         errors = learner.distillation_error(self.parameters.predictor, self.parameters.random_target, observation)
         # All actors' values enter the statistics before any of them is normalised.

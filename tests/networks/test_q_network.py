@@ -292,9 +292,8 @@ def test_the_value_functions_start_from_different_parameters() -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         assert leaf.shape[0] == V and leaf.dtype == jnp.float32
         assert "bias" in str(path[-1]) or np.all(leaf[0] != leaf[1]), path
-    # The recurrent matrix is four orthogonal ones side by side.
-    for block in np.split(parameters["recurrent"][0], 4, axis=1):
-        np.testing.assert_allclose(block @ block.T, np.eye(H), atol=1e-5)
+    # The recurrent matrix keeps the scale of what passes through it: variance 1 / H.
+    assert 0.5 / H < np.var(parameters["recurrent"]) < 2.0 / H
 
 
 @pytest.mark.parametrize("kind", KINDS)
