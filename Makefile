@@ -33,10 +33,10 @@ train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profil
 	@exec .venv/bin/python $(TRAIN)
 
 test: lint types  ## lint, types and the fast tests
-	$(RUN) pytest -n 2 --dist loadfile
+	$(RUN) pytest -n 2 --dist worksteal
 
 test-slow: lint types  ## the same with the slow tests
-	$(RUN) pytest -n 2 --dist loadfile -m "not gpu"
+	$(RUN) pytest -n 2 --dist worksteal -m "not gpu"
 
 lint: $(READY)  ## check style and format
 	$(RUN) ruff check .

@@ -2,7 +2,6 @@
 
 import os
 import types
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -211,25 +210,6 @@ def test_placement_of_a_tree_by_prefix() -> None:
 
 
 # Processes, keys, memory
-
-
-def test_only_several_processes_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
-    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    parallel.start_processes(None, None, None)
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    parallel.start_processes(None, None, None)
-    assert calls == []
-    parallel.start_processes("host:1234", 2, 1)
-    assert calls == [("host:1234", 2, 1)]
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    parallel.start_processes(None, None, None)
-    monkeypatch.delenv("SLURM_NTASKS")
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    parallel.start_processes(None, None, None)
-    assert calls[1:] == [(), ()]
 
 
 def test_keys_differ_by_root_stream_and_counter_and_repeat() -> None:

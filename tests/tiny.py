@@ -45,6 +45,6 @@ def _small(settings: Settings) -> None:
     settings.learner.target_period_updates = 5
     settings.evaluation.num_envs = 2
     settings.evaluation.greedy_episodes = 2
-    settings.logging.period_seconds = 0.0
+    settings.logging.period_seconds = 0.5
     settings.num_devices = 1
     settings.total_steps = 800
