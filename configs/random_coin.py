@@ -31,8 +31,8 @@ def get_config(profile: str = "paper") -> Settings:
         settings.network.head_size = 64
         settings.policy.num_policies = 8
         # The limit of 200 steps is a truncation, which costs nothing to an agent that bootstraps: only the discount makes haste pay.
-        settings.policy.gamma_0 = 0.97
-        settings.policy.gamma_1 = 0.95
+        settings.policy.gamma_0 = 0.95
+        settings.policy.gamma_1 = 0.93
         settings.policy.gamma_2 = 0.9
         settings.bandit.group_size = 4
         settings.replay.capacity = "200_000"

@@ -55,7 +55,7 @@ def test_a_killed_run_resumes_from_its_last_complete_checkpoint(tmp_path: pathli
 
 
 def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
-    done = run("train.py", "--config=configs/random_coin.py:smoke", "--config.total_steps=300000", f"--workdir={tmp_path}")
+    done = run("train.py", "--config=configs/random_coin.py:smoke", "--config.total_steps=200000", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert run("evaluate.py", f"--workdir={tmp_path}", "--episodes=200").returncode == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["mean"] >= 0.95
