@@ -64,7 +64,7 @@ class Trainer:
         """Builds environments, programs and states, or restores them from the folder's last checkpoint.
 
         Raises:
-          SettingsError, ValueError: for settings that the task, the devices or the memory cannot serve.
+          SettingsError: for settings that the task, the devices or the memory cannot serve.
           CheckpointError: for a checkpoint that does not fit the settings.
         """
         self.settings, self.workdir, self.shutdown = settings, pathlib.Path(workdir), shutdown

@@ -2,8 +2,8 @@
 
 python train.py --config=configs/atari.py --config.environment.task_id=Pong-v5 --workdir=runs/pong
 
-paper: the numbers of the Agent57 paper; one GPU with 60 GB or more for the full replay ("auto" fits a smaller one). Hours and score:
-not measured yet. laptop: the same algorithm sized for a CPU with two cores and 8 GiB. smoke: about two minutes, to see that all works.
+paper: the numbers of the Agent57 paper; one GPU; the full replay alone takes 36 GB ("auto" fits a smaller one). Hours and score:
+not measured yet. laptop: the same algorithm sized for a CPU with two cores and 8 GiB. smoke: about a minute, to see that all works.
 """
 
 from agent57_jax.config import Settings
@@ -44,7 +44,7 @@ def laptop(settings: Settings) -> None:
 
 
 def smoke(settings: Settings) -> None:
-    """The laptop's sizes, cut to what about two minutes allow."""
+    """The laptop's sizes, cut to what about a minute allows."""
     settings.environment.num_envs = 16
     settings.environment.max_episode_steps = 300
     settings.bandit.group_size = 2

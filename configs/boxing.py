@@ -2,8 +2,8 @@
 
 python train.py --config=configs/boxing.py --workdir=runs/boxing
 
-paper: one GPU with 60 GB or more for the full replay; hours and score: not measured yet (a human scores 12.1). laptop: two CPU
-cores and 8 GiB, score not measured yet. smoke: about two minutes.
+paper: one GPU; the full replay alone takes 36 GB; hours and score: not measured yet (a human scores 12.1). laptop: two CPU
+cores and 8 GiB, score not measured yet. smoke: about a minute.
 """
 
 from agent57_jax.config import Settings
