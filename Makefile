@@ -21,7 +21,7 @@ endif
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint types lock clean
+.PHONY: help train test test-slow lint types reproductions lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +44,14 @@ lint: $(READY)  ## check style and format
 
 types: $(READY)  ## check types
 	$(RUN) mypy
+
+reproductions: $(READY)  ## the papers' figures at the size of two CPU cores: hours; stopped, the same command goes on
+	$(RUN) reproductions.meta_controller --profile=cpu
+	$(RUN) reproductions.random_coin --profile=cpu
+	$(RUN) reproductions.controllable_states --profile=cpu
+	$(RUN) reproductions.disco_maze --profile=cpu
+	$(RUN) reproductions.lunar_lander --profile=cpu
+	$(RUN) reproductions.atari --profile=cpu
 
 lock: $(READY)  ## renew the locks from the bounds in requirements*.txt and pyproject.toml
 	$(RUN) pip install --quiet uv

@@ -11,25 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from agent57_jax import parallel
-from agent57_jax.algorithm import episodic_novelty, lifelong_novelty, meta_controller, policy_family
-from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
-from agent57_jax.algorithm.intrinsic_reward import intrinsic_reward
-from agent57_jax.algorithm.lifelong_novelty import RunningMoments
+from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.meta_controller import BanditState
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.algorithm.value_transform import SQUASHED, combine_action_values
-from agent57_jax.config import Chooser, Combination, NoveltySettings
-from agent57_jax.networks.distillation import DistillationNetwork
-from agent57_jax.networks.embedding import EmbeddingNetwork
+from agent57_jax.config import Chooser, Combination
 from agent57_jax.networks.q_network import QInputs, QNetwork
+from agent57_jax.novelty import Novelty, NoveltyMetrics, NoveltyOutput, NoveltyState, NoveltyStatistics
 from agent57_jax.types import FIRST, LAST, ActingParameters, Experience, RecurrentState, TimeStep
-
-
-class NoveltyStatistics(NamedTuple):
-    """Running statistics that all actors share; every device holds the same."""
-
-    squared_distance: RunningMoments  # of the distances to the nearest memories; its mean is d_m^2
-    distillation_error: RunningMoments  # its mean and deviation are mu_err and sigma_err
 
 
 class ActorState(NamedTuple):
@@ -37,11 +26,10 @@ class ActorState(NamedTuple):
 
     actor: jax.Array  # [E] int32, l, over all groups and devices
     recurrent: RecurrentState  # [E, ...]
-    intrinsic_return: jax.Array  # [E] float32, sum of r^i over this episode
     policy: jax.Array  # [E] int32, j of this episode
     episodes_started: jax.Array  # [E] int32
     is_greedy: jax.Array  # [E] bool, this episode plays the best arm, for the score, and does not teach the bandit
-    memory: EpisodicMemory  # [E, ...]
+    novelty: NoveltyState | None  # [E, ...]; None for an agent without intrinsic reward
     bandit: BanditState  # [E / group_size, ...]
     action_counts: jax.Array  # [E, A] int32, actions of this episode
 
@@ -51,18 +39,16 @@ class ActMetrics(NamedTuple):
 
     timesteps: jax.Array  # scalar
     steps: jax.Array  # scalar, timesteps that are not FIRST
-    intrinsic_reward: jax.Array  # scalar, sum over timesteps
-    episodic_reward: jax.Array  # scalar, sum over timesteps
-    alpha: jax.Array  # scalar, sum over timesteps, before clipping
     action_value: jax.Array  # [V] sum over timesteps of Q at the action taken
     episodes: jax.Array  # scalar
     truncations: jax.Array  # scalar, episodes that ended by a limit
     episode_return: jax.Array  # scalar, sum over episodes
     episode_length: jax.Array  # scalar, sum over episodes, agent steps
-    episode_intrinsic_return: jax.Array  # scalar, sum over episodes
+    episode_extras: dict[str, jax.Array]  # scalars, sums over episodes of what else the environment reports about them
     action_ratio: jax.Array  # [A] sum over episodes of the share of each action
     arm_pulls: jax.Array  # [N] episodes that ended
     arm_return: jax.Array  # [N] sum over episodes
+    novelty: NoveltyMetrics | None
 
 
 class EpisodeReport(NamedTuple):
@@ -73,13 +59,14 @@ class EpisodeReport(NamedTuple):
     policy: jax.Array  # [E] int32
     episode_return: jax.Array  # [E] float32
     episode_length: jax.Array  # [E] int32
+    extras: dict[str, jax.Array]  # [E] float32 each
 
 
 class ActOutput(NamedTuple):
     """Result of one act step."""
 
     state: ActorState
-    statistics: NoveltyStatistics
+    statistics: NoveltyStatistics | None
     metrics: ActMetrics
     experience: Experience  # [E, ...]
     report: EpisodeReport
@@ -104,11 +91,6 @@ class ActingMode:
     greedy_episodes: int
 
 
-def init_statistics() -> NoveltyStatistics:
-    """Statistics before the first timestep."""
-    return NoveltyStatistics(lifelong_novelty.init_moments(), lifelong_novelty.init_moments())
-
-
 @dataclasses.dataclass(frozen=True)
 class Actor:
     """Networks, family and mode of a fleet of actors."""
@@ -116,10 +98,8 @@ class Actor:
     mode: ActingMode
     family: PolicyFamily
     combination: Combination
-    novelty: NoveltySettings
     q_network: QNetwork
-    embedding: EmbeddingNetwork
-    distillation: DistillationNetwork
+    novelty: Novelty | None  # None for an agent without intrinsic reward
 
     @property
     def num_policies(self) -> int:
@@ -139,31 +119,41 @@ class Actor:
         return ActorState(
             actor=index,
             recurrent=self.q_network.initial_state(num_envs),
-            intrinsic_return=jnp.zeros((num_envs,), jnp.float32),
             policy=jnp.zeros((num_envs,), jnp.int32),
             episodes_started=jnp.zeros((num_envs,), jnp.int32),
             is_greedy=jnp.zeros((num_envs,), bool),
-            memory=episodic_novelty.init_memory(num_envs, self.novelty.memory_capacity, self.novelty.embedding_size),
+            novelty=None if self.novelty is None else self.novelty.init_state(num_envs),
             bandit=jax.tree.map(lambda leaf: jnp.zeros((num_bandits, *leaf.shape), leaf.dtype), bandit),
             action_counts=jnp.zeros((num_envs, self.num_actions), jnp.int32),
         )
 
+    def init_statistics(self) -> NoveltyStatistics | None:
+        """Statistics before the first timestep."""
+        return None if self.novelty is None else self.novelty.init_statistics()
+
     def init_metrics(self) -> ActMetrics:
         """Sums before the first act."""
         zero = jnp.zeros((), jnp.float32)
-        vectors = {
-            "action_value": self.q_network.num_values,
-            "action_ratio": self.num_actions,
-            "arm_pulls": self.num_policies,
-            "arm_return": self.num_policies,
-        }
-        return ActMetrics(**{name: jnp.zeros((vectors[name],), jnp.float32) if name in vectors else zero for name in ActMetrics._fields})
+        return ActMetrics(
+            timesteps=zero,
+            steps=zero,
+            action_value=jnp.zeros((self.q_network.num_values,), jnp.float32),
+            episodes=zero,
+            truncations=zero,
+            episode_return=zero,
+            episode_length=zero,
+            episode_extras=dict.fromkeys(self.q_network.spec.extras, zero),
+            action_ratio=jnp.zeros((self.num_actions,), jnp.float32),
+            arm_pulls=jnp.zeros((self.num_policies,), jnp.float32),
+            arm_return=jnp.zeros((self.num_policies,), jnp.float32),
+            novelty=None if self.novelty is None else self.novelty.init_metrics(),
+        )
 
     def act(
         self,
         parameters: ActingParameters,
         state: ActorState,
-        statistics: NoveltyStatistics,
+        statistics: NoveltyStatistics | None,
         metrics: ActMetrics,
         timestep: TimeStep,
         key: jax.Array,
@@ -183,11 +173,10 @@ class Actor:
 
         bandit = self._record(state, is_last, timestep)
         bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm)
-        memory, statistics, episodic, alpha = self._novelty(parameters, state, statistics, timestep, is_first)
-        reward = intrinsic_reward(episodic, alpha, self.novelty.max_factor)
+        novelty = self._novelty(parameters, state, statistics, timestep)
+        reward = None if novelty is None else novelty.reward
         recurrent, action, probability, taken = self._q_step(parameters, state, timestep, reward, policy, is_first, key_action)
 
-        intrinsic_sum = jnp.where(is_first, 0.0, state.intrinsic_return) + reward
         # The action at LAST is ignored by the environment, so an episode's ratios count the others.
         counts = jnp.where(is_first[:, None], 0, state.action_counts)
         counts = counts + jnp.where(is_last[:, None], 0, jax.nn.one_hot(action, self.num_actions, dtype=jnp.int32))
@@ -206,25 +195,32 @@ class Actor:
         now = ActMetrics(
             timesteps=jnp.float32(is_first.shape[0]),
             steps=jnp.sum(~is_first).astype(jnp.float32),
-            intrinsic_reward=jnp.sum(reward),
-            episodic_reward=jnp.sum(episodic),
-            alpha=jnp.sum(alpha),
             action_value=jnp.sum(taken, axis=1),
             episodes=jnp.sum(finished),
             truncations=jnp.sum(finished * timestep.discount),
             episode_return=jnp.sum(finished * timestep.episode_return),
             episode_length=jnp.sum(finished * timestep.episode_length),
-            episode_intrinsic_return=jnp.sum(finished * intrinsic_sum),
+            episode_extras={name: jnp.sum(finished * value) for name, value in timestep.extras.items()},
             action_ratio=jnp.sum(finished[:, None] * counts / jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1), axis=0),
             arm_pulls=jnp.sum(arms, axis=0),
             arm_return=jnp.sum(arms * timestep.episode_return[:, None], axis=0),
+            novelty=None if novelty is None else novelty.metrics,
         )
         return ActOutput(
-            state=ActorState(state.actor, recurrent, intrinsic_sum, policy, episodes_started, is_greedy, memory, bandit, counts),
-            statistics=statistics,
+            state=ActorState(
+                actor=state.actor,
+                recurrent=recurrent,
+                policy=policy,
+                episodes_started=episodes_started,
+                is_greedy=is_greedy,
+                novelty=None if novelty is None else novelty.state,
+                bandit=bandit,
+                action_counts=counts,
+            ),
+            statistics=None if novelty is None else novelty.statistics,
             metrics=jax.tree.map(jnp.add, metrics, parallel.sum_over_devices(now)),
             experience=experience,
-            report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length),
+            report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length, timestep.extras),
         )
 
     def _by_bandit(self, per_env: jax.Array) -> jax.Array:
@@ -267,40 +263,21 @@ class Actor:
         return bandit, jnp.where(is_first, arms, state.policy), episodes_started, is_greedy
 
     def _novelty(
-        self, parameters: ActingParameters, state: ActorState, statistics: NoveltyStatistics, timestep: TimeStep, is_first: jax.Array
-    ) -> tuple[EpisodicMemory, NoveltyStatistics, jax.Array, jax.Array]:
-        """Memory with x_t, statistics with it, episodic reward [E] and life-long factor alpha [E]."""
-        novelty = self.novelty
-        memory = episodic_novelty.reset_memory(state.memory, is_first)
-        embedding = self.embedding.embed(parameters.embedding, timestep.observation)
-        memory, distances = episodic_novelty.insert_and_compare(memory, embedding, novelty.num_neighbours)
-        error = self.distillation.error(parameters.predictor, parameters.random_target, timestep.observation)
-        # Every device sees the numbers of all and so keeps the same statistics, the same as one device would.
-        all_distances = parallel.gather_over_devices(distances)
-        all_errors = parallel.gather_over_devices(error)
-        horizon = novelty.statistics_horizon
-        present = (all_distances != episodic_novelty.NO_NEIGHBOUR).astype(jnp.float32)
-        statistics = NoveltyStatistics(
-            lifelong_novelty.update_moments(statistics.squared_distance, all_distances, present, horizon),
-            lifelong_novelty.update_moments(statistics.distillation_error, all_errors, jnp.ones_like(all_errors), horizon),
-        )
-        episodic = episodic_novelty.episodic_reward(
-            distances,
-            statistics.squared_distance.mean,
-            novelty.kernel_epsilon,
-            novelty.cluster_distance,
-            novelty.pseudo_count,
-            novelty.max_similarity,
-        )
-        alpha = lifelong_novelty.lifelong_factor(error, statistics.distillation_error)
-        return memory, statistics, episodic, alpha
+        self, parameters: ActingParameters, state: ActorState, statistics: NoveltyStatistics | None, timestep: TimeStep
+    ) -> NoveltyOutput | None:
+        """Intrinsic reward with its new state and statistics, for an agent that has one."""
+        if self.novelty is None:
+            return None
+        assert state.novelty is not None and statistics is not None
+        is_first, is_last = timestep.step_type == FIRST, timestep.step_type == LAST
+        return self.novelty.step(parameters, state.novelty, statistics, timestep.observation, is_first, is_last)
 
     def _q_step(
         self,
         parameters: ActingParameters,
         state: ActorState,
         timestep: TimeStep,
-        reward: jax.Array,
+        reward: jax.Array | None,
         policy: jax.Array,
         is_first: jax.Array,
         key: jax.Array,

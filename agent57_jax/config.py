@@ -25,6 +25,7 @@ class EnvironmentKind(enum.Enum):
     ENVPOOL = "envpool"
     RANDOM_COIN = "random_coin"
     DISCO_MAZE = "disco_maze"
+    SHIFTING_CORRIDOR = "shifting_corridor"
 
 
 class Torso(enum.Enum):
@@ -53,6 +54,28 @@ class Combination(enum.Enum):
 
     IDENTITY = "identity"
     SQUASHED = "squashed"
+
+
+class IntrinsicReward(enum.Enum):
+    """What the intrinsic reward is made of."""
+
+    NGU = "ngu"  # episodic novelty, modulated by life-long novelty
+    LIFELONG = "lifelong"  # random network distillation alone
+    NONE = "none"  # no intrinsic reward: nothing of novelty is computed, learnt or stored
+
+
+class Embedding(enum.Enum):
+    """Where the embedding of episodic novelty comes from."""
+
+    LEARNT = "learnt"  # controllable states, by inverse dynamics
+    RANDOM = "random"  # as it was initialised, for comparison (NGU §4.1)
+
+
+class Targets(enum.Enum):
+    """Targets of the value functions."""
+
+    RETRACE = "retrace"
+    N_STEP = "n_step"  # n-step double Q-learning (R2D2)
 
 
 class Transform(enum.Enum):
@@ -103,6 +126,7 @@ class EnvironmentSettings(Section):
     noop_max: int = 30  # Atari: up to so many random no-ops at the start
     repeat_action_probability: float = 0.0  # Atari: sticky actions, off in the papers
     grid_size: int = 15  # grid worlds: cells a side (Agent57 §4.2: 15; NGU §4.1: 21)
+    phase_steps: int = 10_000  # shifting corridor: steps of one environment between two changes of its time limit
 
 
 @dataclasses.dataclass
@@ -158,6 +182,8 @@ class ActorSettings(Section):
 class NoveltySettings(Section):
     """Episodic and life-long novelty (NGU §2, App. A)."""
 
+    reward: IntrinsicReward = IntrinsicReward.NGU
+    embedding: Embedding = Embedding.LEARNT
     embedding_size: int = 32
     inverse_hidden_size: int = 128
     distillation_size: int = 128
@@ -177,14 +203,21 @@ class NoveltySettings(Section):
 class ReplaySettings(Section):
     """The circular prioritised sequence replay."""
 
-    capacity: str = "auto"  # timesteps of all environments together, or "auto": what fits, up to PAPER's 5e6
-    trace: int = 160  # transitions in a sequence
+    capacity: str = "auto"  # timesteps of all environments together, or "auto": what fits, up to auto_limit
+    auto_limit: int = 5_000_000  # PAPER: timesteps that "auto" takes at most
+    burn_in: int = 0  # transitions before the trace that only bring the recurrent state up to date (R2D2 §3)
+    trace: int = 160  # transitions in a sequence that are learnt from
     period: int = 80  # timesteps between starts of sequences
     min_sequences: int = 6_250  # learning starts when so many are stored
     samples_per_insert: float = 1.5  # times that an inserted sequence is sampled; follows from PAPER's rates
     priority_exponent: float = 0.9
     is_exponent: float = 0.0  # importance sampling
     eta: float = 0.9  # priority: weight of the maximum against the mean
+
+    @property
+    def span(self) -> int:
+        """Transitions of a stored sequence."""
+        return self.burn_in + self.trace
 
 
 @dataclasses.dataclass
@@ -198,7 +231,9 @@ class LearnerSettings(Section):
     adam_b2: float = 0.999
     adam_epsilon: float = 1e-4
     max_gradient_norm: float = 40.0
+    targets: Targets = Targets.RETRACE
     trace_lambda: float = 0.95  # Retrace
+    n_step: int = 5  # n-step double Q-learning: rewards in a target (R2D2)
     transform: Transform = Transform.SQUASHED
     target_epsilon: float = 0.01  # exploration of the target policy
     target_period_updates: int = 1_500
@@ -290,11 +325,8 @@ class Settings(Section):
         """Fewest timesteps with which learning can start: `min_sequences` complete ones beside those that are being written."""
         per_env = -(-self.replay.min_sequences // self.environment.num_envs)
         # One period more than the sequences span: while the oldest is overwritten, as many must remain.
-        slots = -(-(per_env * self.replay.period + self.replay.trace) // self.replay.period) * self.replay.period
+        slots = -(-(per_env * self.replay.period + self.replay.span) // self.replay.period) * self.replay.period
         return self.environment.num_envs * slots
-
-
-PAPER_CAPACITY = 5_000_000
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -395,13 +427,14 @@ def problems(settings: Settings) -> list[str]:
     at_least(1, "bandit.group_size", "actor.refresh_period", "actor.acts_per_dispatch", "novelty.embedding_size")
     at_least(1, "novelty.inverse_hidden_size", "novelty.distillation_size", "novelty.num_neighbours", "novelty.memory_capacity")
     at_least(1, "novelty.max_factor", "novelty.statistics_horizon", "novelty.embedding_refresh_period_updates", "novelty.train_timesteps")
-    at_least(1, "replay.trace", "replay.period", "replay.min_sequences", "learner.batch_size", "learner.target_period_updates")
+    at_least(1, "replay.auto_limit", "replay.trace", "replay.period", "replay.min_sequences")
+    at_least(1, "learner.batch_size", "learner.target_period_updates")
     at_least(1, "evaluation.num_envs", "evaluation.period_acts", "evaluation.window_episodes", "evaluation.greedy_episodes")
-    at_least(1, "checkpoint.keep")
+    at_least(1, "checkpoint.keep", "environment.phase_steps", "learner.n_step")
     at_least(
         0, "seed", "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent"
     )
-    at_least(0, "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
+    at_least(0, "replay.burn_in", "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
     within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
     within(0, 1, "learner.adam_b2", "policy.gamma_0", "policy.gamma_1", "policy.gamma_2")
@@ -417,6 +450,9 @@ def problems(settings: Settings) -> list[str]:
         sizes = getattr(settings.network, path)
         need(min(sizes, default=1) >= 1, f"network.{path} is {sizes}, but every layer needs at least 1")
     need(max(learner.adam_b1, learner.adam_b2) < 1, "learner.adam_b1 and adam_b2 must be below 1")
+    if settings.novelty.reward is IntrinsicReward.NONE:
+        need(not policy.separate_networks, "policy.separate_networks must be false without an intrinsic reward (novelty.reward none)")
+        need(policy.beta_max == 0, f"policy.beta_max is {policy.beta_max}, but must be 0 without an intrinsic reward (novelty.reward none)")
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
     need(

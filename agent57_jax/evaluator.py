@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agent57_jax import parallel, programs
-from agent57_jax.actor import Actor, ActorState, EpisodeReport, NoveltyStatistics
+from agent57_jax.actor import Actor, ActorState, EpisodeReport
 from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.novelty import NoveltyStatistics
 from agent57_jax.types import ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
 
 
@@ -26,6 +27,7 @@ class Episode(NamedTuple):
     policy: int
     episode_return: float  # undiscounted, raw rewards
     length: int  # agent steps
+    extras: dict[str, float]  # what else the environment reports about it
 
 
 class Evaluator:
@@ -54,7 +56,7 @@ class Evaluator:
             self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env, by_env, by_env), donate=(1, 3))
             self.simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)(self._root, index)
 
-    def step(self, parameters: ActingParameters, statistics: NoveltyStatistics) -> list[Episode]:
+    def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> list[Episode]:
         """One act in every environment; returns the episodes that it finds finished."""
         parameters, statistics = programs.one_device_copy((parameters, statistics))
         counter = np.uint32(self.acts % 2**32)
@@ -68,7 +70,12 @@ class Evaluator:
         report = EpisodeReport(*jax.device_get(report))
         return [
             Episode(
-                int(i), bool(report.is_greedy[i]), int(report.policy[i]), float(report.episode_return[i]), int(report.episode_length[i])
+                environment=int(i),
+                is_greedy=bool(report.is_greedy[i]),
+                policy=int(report.policy[i]),
+                episode_return=float(report.episode_return[i]),
+                length=int(report.episode_length[i]),
+                extras={name: float(values[i]) for name, values in report.extras.items()},
             )
             for i in np.flatnonzero(report.finished)
         ]
@@ -95,7 +102,7 @@ class Evaluator:
         self,
         parameters: ActingParameters,
         state: ActorState,
-        statistics: NoveltyStatistics,
+        statistics: NoveltyStatistics | None,
         timestep: TimeStep,
         root: jax.Array,
         counter: jax.Array,
@@ -108,7 +115,7 @@ class Evaluator:
         self,
         parameters: ActingParameters,
         state: ActorState,
-        statistics: NoveltyStatistics,
+        statistics: NoveltyStatistics | None,
         simulation: programs.Simulation,
         root: jax.Array,
         counter: jax.Array,

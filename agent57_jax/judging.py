@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from agent57_jax import config, evaluator, parallel, programs
-from agent57_jax.actor import init_statistics
 from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.config import SettingsError
 from agent57_jax.environments import atari57, factory
@@ -49,7 +48,7 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
     root = parallel.upload(mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(seed))))
     shapes = {
         "learner": jax.eval_shape(parts.learner.init, root),
-        "shared": jax.eval_shape(lambda: programs.Shared(init_statistics(), parts.actor.init_metrics())),
+        "shared": jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
         "evaluator_bandit": jax.eval_shape(
             parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)
         ).bandit,

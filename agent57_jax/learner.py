@@ -1,4 +1,4 @@
-"""Losses and the update: Retrace for the value functions, inverse dynamics, distillation (Agent57 §3.1; NGU §2, App. E).
+"""Losses and the update: value functions, inverse dynamics, distillation (Agent57 §3.1; NGU §2, App. E; R2D2 §2.3).
 
 The functions work on one device's share of the batch, inside a sharded program; gradients and metrics are summed over devices.
 """
@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import optax
 
 from agent57_jax import parallel
+from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
 from agent57_jax.algorithm.retrace import transformed_retrace_targets
 from agent57_jax.algorithm.sequence_priority import sequence_priority
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform, combine_action_values
-from agent57_jax.config import Combination, LearnerSettings, NoveltySettings, Transform
+from agent57_jax.config import Combination, Embedding, LearnerSettings, NoveltySettings, Targets, Transform
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QInputs, QNetwork
-from agent57_jax.types import FIRST, ActingParameters, Batch
+from agent57_jax.types import FIRST, ActingParameters, Batch, Experience, RecurrentState
 
 Parameters = Any
 Metrics = dict[str, jax.Array]
@@ -29,8 +30,8 @@ class Trainable(NamedTuple):
     """Parameters that gradients change."""
 
     q: Parameters  # leading axis V
-    embedding: Parameters
-    predictor: Parameters
+    embedding: Parameters  # None where none is learnt
+    predictor: Parameters  # None without life-long novelty
 
 
 class LearnerState(NamedTuple):
@@ -39,8 +40,8 @@ class LearnerState(NamedTuple):
     parameters: Trainable
     optimiser: Trainable  # state of each part's own Adam
     target_q: Parameters
-    random_target: Parameters  # the fixed network of the distillation
-    acting_embedding: Parameters  # what actors embed with; follows the learnt one every embedding_refresh_period_updates
+    random_target: Parameters  # the fixed network of the distillation; None without it
+    acting_embedding: Parameters  # what actors embed with; follows the learnt one every embedding_refresh_period_updates; None without
     updates: jax.Array  # scalar int32
 
 
@@ -60,10 +61,11 @@ class Learner:
     novelty: NoveltySettings
     combination: Combination
     eta: float
+    burn_in: int  # timesteps before the T transitions that only bring the recurrent state up to date
     family: PolicyFamily
     q_network: QNetwork
-    embedding: EmbeddingNetwork
-    distillation: DistillationNetwork
+    embedding: EmbeddingNetwork | None  # None for an agent without episodic novelty
+    distillation: DistillationNetwork | None  # None for an agent without life-long novelty
 
     @property
     def _transform(self) -> ValueTransform:
@@ -78,7 +80,9 @@ class Learner:
     def init(self, key: jax.Array) -> LearnerState:
         """Random parameters, targets equal to them, empty optimisers."""
         key_q, key_embedding, key_predictor, key_random = jax.random.split(key, 4)
-        parameters = Trainable(self.q_network.init(key_q), self.embedding.init(key_embedding), self.distillation.init(key_predictor))
+        embedding = None if self.embedding is None else self.embedding.init(key_embedding)
+        predictor = None if self.distillation is None else self.distillation.init(key_predictor)
+        parameters = Trainable(self.q_network.init(key_q), embedding if self._learns_embedding else None, predictor)
         novelty_optimiser = self._optimiser(self.settings.novelty_learning_rate)
         return LearnerState(
             parameters=parameters,
@@ -89,8 +93,8 @@ class Learner:
                 novelty_optimiser.init(parameters.predictor),
             ),
             target_q=parameters.q,
-            random_target=self.distillation.init(key_random),
-            acting_embedding=parameters.embedding["embedding"],
+            random_target=None if self.distillation is None else self.distillation.init(key_random),
+            acting_embedding=None if embedding is None else embedding["embedding"],
             updates=jnp.zeros((), jnp.int32),
         )
 
@@ -104,8 +108,10 @@ class Learner:
         gradients, metrics = parallel.sum_over_devices((gradients, metrics))
         q_norms = jax.vmap(optax.tree.norm)(gradients.q)
         norms = {f"gradient_norm/{name}": q_norms[v] for v, name in enumerate(self.value_names)}
-        norms["gradient_norm/embedding"] = optax.tree.norm(gradients.embedding)
-        norms["gradient_norm/distillation"] = optax.tree.norm(gradients.predictor)
+        if self._learns_embedding:
+            norms["gradient_norm/embedding"] = optax.tree.norm(gradients.embedding)
+        if self.distillation is not None:
+            norms["gradient_norm/distillation"] = optax.tree.norm(gradients.predictor)
         metrics = metrics | norms
         finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
 
@@ -124,13 +130,17 @@ class Learner:
             optimiser=Trainable(q_optimiser, embedding_optimiser, predictor_optimiser),
             target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),
             random_target=state.random_target,
-            acting_embedding=every(
-                self.novelty.embedding_refresh_period_updates, parameters.embedding["embedding"], state.acting_embedding
-            ),
+            acting_embedding=every(self.novelty.embedding_refresh_period_updates, parameters.embedding["embedding"], state.acting_embedding)
+            if self._learns_embedding
+            else state.acting_embedding,
             updates=updates,
         )
         new = jax.tree.map(lambda fresh, old: jnp.where(finite, fresh, old), new, state)
         return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})
+
+    @property
+    def _learns_embedding(self) -> bool:
+        return self.embedding is not None and self.novelty.embedding is Embedding.LEARNT
 
     @property
     def value_names(self) -> tuple[str, ...]:
@@ -141,9 +151,13 @@ class Learner:
     def metric_names(self) -> tuple[str, ...]:
         """Keys of the metrics of an update, beside `finite`."""
         values = ("loss/{}", "gradient_norm/{}", "learner/value_{}", "learner/td_error_{}")
-        shared = ("loss/embedding", "loss/distillation", "gradient_norm/embedding", "gradient_norm/distillation")
-        others = ("novelty/inverse_accuracy", "learner/valid_share", "learner/priority", "learner/on_policy_share")
-        return (*(key.format(name) for name in self.value_names for key in values), *shared, *others)
+        names = [key.format(name) for name in self.value_names for key in values]
+        names += ["learner/valid_share", "learner/priority", "learner/on_policy_share"]
+        if self._learns_embedding:
+            names += ["loss/embedding", "gradient_norm/embedding", "novelty/inverse_accuracy"]
+        if self.distillation is not None:
+            names += ["loss/distillation", "gradient_norm/distillation"]
+        return tuple(names)
 
     def loss(self, parameters: Trainable, state: LearnerState, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
         """Sum of all losses of this device's share; summed over devices it is the mean over the whole batch.
@@ -151,27 +165,26 @@ class Learner:
         Returns:
           loss, (priorities [B], metrics); no term shares parameters with another, so the sum trains each by itself.
         """
-        share = 1.0 / jax.lax.axis_size(parallel.AXIS)
-        q_loss, priorities, q_metrics = self._q_loss(parameters.q, state.target_q, batch)
-        embedding_loss, accuracy = self._embedding_loss(parameters.embedding, batch)
-        distillation_loss = self._distillation_loss(parameters.predictor, state.random_target, batch)
-        weights = optax.tree.norm(parameters.embedding, squared=True)
-        l2 = 0.5 * self.settings.embedding_l2 * weights * share
-        metrics = q_metrics | {
-            "loss/embedding": embedding_loss + l2,
-            "loss/distillation": distillation_loss,
-            "novelty/inverse_accuracy": accuracy,
-        }
-        return q_loss + embedding_loss + l2 + distillation_loss, (priorities, metrics)
+        loss, priorities, metrics = self._q_loss(parameters.q, state.target_q, batch)
+        if self._learns_embedding:
+            embedding_loss, metrics["novelty/inverse_accuracy"] = self._embedding_loss(parameters.embedding, batch)
+            metrics["loss/embedding"] = embedding_loss
+            loss += embedding_loss
+        if self.distillation is not None:
+            distillation_loss = self._distillation_loss(parameters.predictor, state.random_target, batch)
+            metrics["loss/distillation"] = distillation_loss
+            loss += distillation_loss
+        return loss, (priorities, metrics)
 
     def _q_loss(self, q: Parameters, target_q: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array, Metrics]:
-        """Retrace loss of all value functions, priorities [B], metrics."""
+        """Loss of all value functions, priorities [B], metrics."""
         x = batch.experience
-        is_first = x.step_type == FIRST
         previous = jnp.concatenate([batch.recurrent_state.previous_action[:, None], x.action[:, :-1]], axis=1)
-        inputs = QInputs(x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, is_first)
-        online = self.q_network.unroll(q, batch.recurrent_state, inputs)[0]  # [V, B, T + 1, A]
-        target = self.q_network.unroll(jax.lax.stop_gradient(target_q), batch.recurrent_state, inputs)[0]
+        inputs = QInputs(x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST)
+        online = self._values_after_burn_in(q, batch.recurrent_state, inputs)  # [V, B, T + 1, A]
+        target = self._values_after_burn_in(jax.lax.stop_gradient(target_q), batch.recurrent_state, inputs)
+        x = jax.tree.map(lambda leaf: leaf[:, self.burn_in :], x)
+        is_first = x.step_type == FIRST
 
         # A transition into FIRST is not experience, whatever came before it: LAST, or an episode that an interruption cut off.
         valid = ~is_first[:, 1:]  # [B, T]
@@ -182,19 +195,9 @@ class Learner:
             mix = SQUASHED if self.combination is Combination.SQUASHED else None
             combined = combine_action_values(online[0], online[1], beta, mix)
             rewards = jnp.stack([x.extrinsic_reward[:, 1:], x.intrinsic_reward[:, 1:]])
-        else:
+        elif x.intrinsic_reward is not None:
             rewards = rewards + (beta[:, :-1] * x.intrinsic_reward[:, 1:])[None]
-        target_policy = epsilon_greedy_probabilities(jax.lax.stop_gradient(combined), jnp.float32(self.settings.target_epsilon))
-
-        def one_stream(q_target: jax.Array, reward: jax.Array, *shared: jax.Array) -> jax.Array:
-            policy, action, probability, discount, ok = shared
-            return transformed_retrace_targets(
-                q_target, policy, action, probability, reward, discount, ok, self.settings.trace_lambda, self._transform
-            )
-
-        shared = (target_policy, x.action[:, :-1], x.behaviour_probability[:, :-1], gamma * x.discount[:, 1:], valid)
-        over_batch = jax.vmap(one_stream)
-        targets = jax.vmap(over_batch, in_axes=(0, 0, None, None, None, None, None))(target, rewards, *shared)  # [V, B, T]
+        targets = self._targets(target, jax.lax.stop_gradient(combined), rewards, gamma * x.discount[:, 1:], valid, x)  # [V, B, T]
 
         taken = jnp.take_along_axis(online[:, :, :-1], x.action[None, :, :-1, None], axis=-1)[..., 0]
         errors = jnp.where(valid[None], targets - taken, 0.0)  # [V, B, T]
@@ -217,8 +220,51 @@ class Learner:
             metrics[f"learner/td_error_{name}"] = jnp.sum(jnp.abs(errors[v])) / count
         return jnp.sum(losses), priorities, metrics
 
+    def _values_after_burn_in(self, q: Parameters, state: RecurrentState, inputs: QInputs) -> jax.Array:
+        """Action values [V, B, T + 1, A] behind the burn-in, through whose timesteps no gradient flows (R2D2 §3)."""
+        if self.burn_in:
+            before, inputs = (
+                jax.tree.map(lambda leaf, part=part: leaf[:, part], inputs) for part in (slice(self.burn_in), slice(self.burn_in, None))
+            )
+            _, hidden, cell = self.q_network.unroll(*jax.lax.stop_gradient((q, state, before)))
+            state = state._replace(hidden=hidden, cell=cell)
+        return self.q_network.unroll(q, state, inputs)[0]
+
+    def _targets(
+        self, target: jax.Array, combined: jax.Array, rewards: jax.Array, discounts: jax.Array, valid: jax.Array, x: Experience
+    ) -> jax.Array:
+        """Targets [V, B, T] of all value functions.
+
+        Args:
+          target: [V, B, T + 1, A] values of the target network.
+          combined: [B, T + 1, A] online values, whose greedy policy is learnt about.
+          rewards: [V, B, T] of x_1..x_T.
+          discounts: [B, T] gamma d.
+          valid: [B, T].
+          x: every field [B, T + 1, ...].
+        """
+        settings, transform = self.settings, self._transform
+        if settings.targets is Targets.N_STEP:
+
+            def n_step(q_target: jax.Array, reward: jax.Array, online: jax.Array, discount: jax.Array, ok: jax.Array) -> jax.Array:
+                return transformed_n_step_targets(q_target, online, reward, discount, ok, settings.n_step, transform)
+
+            return jax.vmap(jax.vmap(n_step), in_axes=(0, 0, None, None, None))(target, rewards, combined, discounts, valid)
+
+        policy = epsilon_greedy_probabilities(combined, jnp.float32(settings.target_epsilon))
+
+        def retrace(q_target: jax.Array, reward: jax.Array, *shared: jax.Array) -> jax.Array:
+            policy, action, probability, discount, ok = shared
+            return transformed_retrace_targets(
+                q_target, policy, action, probability, reward, discount, ok, settings.trace_lambda, transform
+            )
+
+        shared = (policy, x.action[:, :-1], x.behaviour_probability[:, :-1], discounts, valid)
+        return jax.vmap(jax.vmap(retrace), in_axes=(0, 0, None, None, None, None, None))(target, rewards, *shared)
+
     def _embedding_loss(self, embedding: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Negative log-likelihood of the actions of the last transitions, and the accuracy of the best guess."""
+        """Negative log-likelihood of the actions of the last transitions with the L2 term, and the accuracy of the best guess."""
+        assert self.embedding is not None
         count = self.novelty.train_timesteps
         x = batch.experience
         logits = self.embedding.action_logits(embedding, x.observation[:, -(count + 1) :])
@@ -227,10 +273,12 @@ class Learner:
         total = jnp.maximum(parallel.sum_over_devices(jnp.sum(valid)), 1.0)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, action)
         hits = (jnp.argmax(logits, axis=-1) == action).astype(jnp.float32)
-        return jnp.sum(jnp.where(valid > 0, losses, 0.0)) / total, jnp.sum(hits * valid) / total
+        l2 = 0.5 * self.settings.embedding_l2 * optax.tree.norm(embedding, squared=True) / jax.lax.axis_size(parallel.AXIS)
+        return jnp.sum(jnp.where(valid > 0, losses, 0.0)) / total + l2, jnp.sum(hits * valid) / total
 
     def _distillation_loss(self, predictor: Parameters, random_target: Parameters, batch: Batch) -> jax.Array:
         """Mean squared distillation error of the last timesteps."""
+        assert self.distillation is not None
         observation = batch.experience.observation[:, -self.novelty.train_timesteps :]
         errors = self.distillation.error(predictor, random_target, observation)
         return jnp.sum(errors) / (errors.size * jax.lax.axis_size(parallel.AXIS))

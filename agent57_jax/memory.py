@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from agent57_jax import parallel
-from agent57_jax.config import PAPER_CAPACITY, SettingsError, Torso
+from agent57_jax.config import IntrinsicReward, SettingsError, Torso
 from agent57_jax.programs import Parts
 from agent57_jax.replay import Replay
 
@@ -24,7 +24,8 @@ def make_replay(parts: Parts, capacity: int) -> Replay:
     """A replay for `capacity` timesteps of all environments together."""
     settings = parts.settings
     groups, per_env = settings.environment.num_groups, settings.capacity_per_env(capacity)
-    return Replay(settings.replay, parts.spec, groups, settings.envs_per_group, per_env)
+    has_intrinsic_reward = settings.novelty.reward is not IntrinsicReward.NONE
+    return Replay(settings.replay, parts.spec, groups, settings.envs_per_group, per_env, has_intrinsic_reward)
 
 
 def replay_bytes(parts: Parts, capacity: int) -> int:
@@ -59,14 +60,14 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     room = (free - sum(table.values())) * num_devices
     unit = settings.environment.num_envs * settings.replay.period
     # Bytes grow linearly with whole periods: two sizes give the line.
-    small = -(-(settings.replay.trace + settings.replay.period) // settings.replay.period) * unit
+    small = -(-(settings.replay.span + settings.replay.period) // settings.replay.period) * unit
     # On the CPU a replay that is being saved is held by the writer, and training goes on in a copy.
     copies = 2 if memory is None and settings.checkpoint.save_replay else 1
     first = copies * replay_bytes(parts, small)
     per_unit = copies * replay_bytes(parts, small + unit) - first
     fits = max(0, (room - first) // per_unit * unit + small)
     wanted = settings.requested_capacity if kept is None else kept
-    capacity = min(PAPER_CAPACITY, fits) if wanted is None else wanted
+    capacity = min(settings.replay.auto_limit, fits) if wanted is None else wanted
     capacity = max(capacity // unit * unit, 0)
     if capacity > fits or capacity < settings.min_capacity:
         lines = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in table.items())
@@ -93,5 +94,5 @@ def _update_bytes(parts: Parts) -> int:
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             per_frame += 2 * 4 * height * width * features
     per_frame += 4 * (10 * settings.network.lstm_size + 4 * settings.network.head_size + settings.network.torso_size)
-    timesteps = settings.learner.batch_size * (settings.replay.trace + 1)
+    timesteps = settings.learner.batch_size * (settings.replay.span + 1)
     return int(2 * settings.num_values * timesteps * per_frame)

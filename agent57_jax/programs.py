@@ -14,15 +14,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agent57_jax import actor, parallel, replay
-from agent57_jax.actor import ActMetrics, Actor, ActorState, NoveltyStatistics
+from agent57_jax.actor import ActMetrics, Actor, ActorState
 from agent57_jax.algorithm import policy_family
 from agent57_jax.algorithm.policy_family import PolicyFamily
-from agent57_jax.config import DiscountLadder, PolicySettings, Settings, SettingsError
+from agent57_jax.config import DiscountLadder, IntrinsicReward, PolicySettings, Settings, SettingsError
 from agent57_jax.learner import Learner, LearnerState
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QNetwork
 from agent57_jax.networks.torsos import torso_problem
+from agent57_jax.novelty import Novelty, NoveltyStatistics
 from agent57_jax.replay import MAX_ACTIONS, Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, TimeStep
 
@@ -41,7 +42,7 @@ class Simulation(NamedTuple):
 class Shared(NamedTuple):
     """What all groups of actors read and write in turn; the same on every device."""
 
-    statistics: NoveltyStatistics
+    statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
     metrics: ActMetrics
 
 
@@ -89,9 +90,13 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
     if problem is not None:
         raise SettingsError(problem)
     family = make_family(settings.policy)
-    q_network = QNetwork(settings.network, spec, settings.policy.num_policies, settings.num_values, settings.precision.compute)
-    embedding = EmbeddingNetwork(settings.network, settings.novelty, spec)
-    distillation = DistillationNetwork(settings.network, settings.novelty, spec)
+    reward = settings.novelty.reward
+    has_reward = reward is not IntrinsicReward.NONE
+    q_network = QNetwork(settings.network, spec, settings.policy.num_policies, settings.num_values, settings.precision.compute, has_reward)
+    # What an agent lacks is not built.
+    embedding = EmbeddingNetwork(settings.network, settings.novelty, spec) if reward is IntrinsicReward.NGU else None
+    distillation = DistillationNetwork(settings.network, settings.novelty, spec) if has_reward else None
+    novelty = None if distillation is None else Novelty(settings.novelty, embedding, distillation)
     bandit, evaluation = settings.bandit, settings.evaluation
     training_mode = actor.ActingMode(
         num_actors=settings.environment.num_envs,
@@ -121,10 +126,8 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         Actor,
         family=family,
         combination=settings.policy.combination,
-        novelty=settings.novelty,
         q_network=q_network,
-        embedding=embedding,
-        distillation=distillation,
+        novelty=novelty,
     )
     return Parts(
         settings=settings,
@@ -132,7 +135,15 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         actor=make_actor(training_mode),
         evaluation_actor=make_actor(evaluation_mode),
         learner=Learner(
-            settings.learner, settings.novelty, settings.policy.combination, settings.replay.eta, family, q_network, embedding, distillation
+            settings=settings.learner,
+            novelty=settings.novelty,
+            combination=settings.policy.combination,
+            eta=settings.replay.eta,
+            burn_in=settings.replay.burn_in,
+            family=family,
+            q_network=q_network,
+            embedding=embedding,
+            distillation=distillation,
         ),
     )
 
@@ -145,7 +156,7 @@ class Programs:
         self.parts, self.mesh, self.store = parts, mesh, store
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
         self.init_learner = parallel.sharded(self._init_learner, mesh, everywhere, everywhere)
-        self.init_shared = parallel.sharded(lambda: Shared(actor.init_statistics(), parts.actor.init_metrics()), mesh, (), everywhere)
+        self.init_shared = parallel.sharded(lambda: Shared(parts.actor.init_statistics(), parts.actor.init_metrics()), mesh, (), everywhere)
         self.init_act_metrics = parallel.sharded(parts.actor.init_metrics, mesh, (), everywhere)
         self.copy = parallel.sharded(lambda tree: jax.tree.map(jnp.copy, tree), mesh, everywhere, everywhere)
         self.init_actor = parallel.sharded(parts.actor.init_state, mesh, by_env, by_env)

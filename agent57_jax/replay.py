@@ -1,10 +1,11 @@
 """The circular prioritised sequence replay, on the device (R2D2 §2.3, Ape-X).
 
-Every environment owns a ring of C slots, one timestep each. A sequence starts every `period` timesteps and spans T + 1 of them, so
-overlapping sequences share their frames. All environments of a group are written at once and therefore start and complete sequences
-together: sequence k of an environment covers its timesteps k * period .. k * period + T and owns column k mod S of the priorities,
-S = C / period. A priority of 0 says "nothing to draw here": a sequence becomes drawable when its last timestep arrives and ceases to be
-when its first slot is about to be overwritten, at which moment its column passes to sequence k + S.
+Every environment owns a ring of C slots, one timestep each. A sequence starts every `period` timesteps and has `span` transitions, those
+of the burn-in and of the trace, which are span + 1 timesteps; overlapping sequences share their frames. All environments of a group are
+written at once and therefore start and complete sequences together: sequence k of an environment covers its timesteps
+k * period .. k * period + span and owns column k mod S of the priorities, S = C / period. A priority of 0 says "nothing to draw here": a
+sequence becomes drawable when its last timestep arrives and ceases to be when its first slot is about to be overwritten, at which moment
+its column passes to sequence k + S.
 
 The functions work on one device's share of the environments, inside a sharded program; `state` is donated and updated in place.
 """
@@ -53,15 +54,14 @@ class Replay:
     spec: EnvironmentSpec
     num_groups: int  # G
     envs_per_group: int  # E, over all devices
-    capacity_per_env: int  # C, a multiple of the period, at least trace + period
+    capacity_per_env: int  # C, a multiple of the period, at least span + period
+    has_intrinsic_reward: bool = True
 
     def __post_init__(self) -> None:
-        period, trace = self.settings.period, self.settings.trace
+        period, span = self.settings.period, self.settings.span
         # With less, there are moments when the oldest sequence is gone and the newest is not complete, and nothing can be drawn.
-        if self.capacity_per_env % period or self.capacity_per_env < trace + period:
-            raise ValueError(
-                f"capacity_per_env {self.capacity_per_env} must be a multiple of period {period} and at least {trace + period}"
-            )
+        if self.capacity_per_env % period or self.capacity_per_env < span + period:
+            raise ValueError(f"capacity_per_env {self.capacity_per_env} must be a multiple of period {period} and at least {span + period}")
 
     @property
     def num_columns(self) -> int:
@@ -80,7 +80,7 @@ class Replay:
             observation=jnp.zeros((*ring, *self.spec.observation_shape), self.spec.observation_dtype),
             action=jnp.zeros(ring, _STORED_AS["action"]),
             extrinsic_reward=jnp.zeros(ring, jnp.float32),
-            intrinsic_reward=jnp.zeros(ring, jnp.float32),
+            intrinsic_reward=jnp.zeros(ring, jnp.float32) if self.has_intrinsic_reward else None,
             behaviour_probability=jnp.ones(ring, jnp.float32),
             discount=jnp.zeros(ring, _STORED_AS["discount"]),
             step_type=jnp.zeros(ring, _STORED_AS["step_type"]),
@@ -103,7 +103,7 @@ class Replay:
           experience: every field [E, ...].
           recurrent_state: the actor's state before this timestep, every field [E, ...]; kept only where a sequence starts.
         """
-        period, trace = self.settings.period, self.settings.trace
+        period, span = self.settings.period, self.settings.span
         index = state.appended[group]
         slot = index % self.capacity_per_env
 
@@ -117,8 +117,8 @@ class Replay:
 
         starts = index % period == 0
         column = index // period % self.num_columns
-        completes = (index >= trace) & ((index - trace) % period == 0)
-        completed = jnp.maximum(index - trace, 0) // period % self.num_columns
+        completes = (index >= span) & ((index - span) % period == 0)
+        completed = jnp.maximum(index - span, 0) // period % self.num_columns
         num_envs = state.priority.shape[1]
         priority = write_if(starts, state.priority, jnp.zeros((num_envs,)), column)
         priority = write_if(completes, priority, jnp.broadcast_to(state.max_priority, (num_envs,)), completed)
@@ -141,7 +141,7 @@ class Replay:
         Returns:
           Batch with fields [batch_size, ...]; importance weights are (size * probability)^-is_exponent over the largest of the batch.
         """
-        period, trace = self.settings.period, self.settings.trace
+        period, span = self.settings.period, self.settings.span
         flat = state.priority.reshape(-1)
         weights = jnp.where(flat > 0, flat**self.settings.priority_exponent, 0.0)
         cumulative = jnp.cumsum(weights)
@@ -159,7 +159,7 @@ class Replay:
 
         group, environment, column = jnp.unravel_index(picked, state.priority.shape)
         number = state.number[group, column]
-        slots = (number[:, None] % self.num_columns * period + jnp.arange(trace + 1, dtype=jnp.int32)[None, :]) % self.capacity_per_env
+        slots = (number[:, None] % self.num_columns * period + jnp.arange(span + 1, dtype=jnp.int32)[None, :]) % self.capacity_per_env
         experience = jax.tree.map(lambda ring: ring[group[:, None], environment[:, None], slots], state.experience)
         experience = experience._replace(
             action=experience.action.astype(jnp.int32),
@@ -184,6 +184,6 @@ class Replay:
 
     def drawable_sequences(self, timesteps: int) -> int:
         """Sequences of one environment that can be drawn after `timesteps` appends; the host's arithmetic twin of the priorities."""
-        complete = (timesteps - self.settings.trace - 1) // self.settings.period + 1 if timesteps > self.settings.trace else 0
+        complete = (timesteps - self.settings.span - 1) // self.settings.period + 1 if timesteps > self.settings.span else 0
         gone = max(0, -(-(timesteps - self.capacity_per_env) // self.settings.period))
         return complete - gone

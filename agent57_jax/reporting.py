@@ -6,33 +6,31 @@ from collections.abc import Sequence
 import numpy as np
 
 from agent57_jax import parallel
-from agent57_jax.actor import ActMetrics, NoveltyStatistics
+from agent57_jax.actor import ActMetrics
 from agent57_jax.algorithm.lifelong_novelty import standard_deviation
 from agent57_jax.environments import atari57
 from agent57_jax.evaluator import Episode
+from agent57_jax.novelty import NoveltyMetrics, NoveltyStatistics
 from agent57_jax.programs import Parts, UpdateMetrics
 
 Values = dict[str, float]
 
 
-def act_values(parts: Parts, sums: ActMetrics, statistics: NoveltyStatistics) -> Values:
+def act_values(parts: Parts, sums: ActMetrics, statistics: NoveltyStatistics | None) -> Values:
     """Means over the timesteps and the episodes that the sums (NumPy) hold; nothing for a mean over nothing."""
     values: Values = {}
     timesteps, episodes = float(sums.timesteps), float(sums.episodes)
     if timesteps:
-        values["novelty/intrinsic_reward"] = float(sums.intrinsic_reward) / timesteps
-        values["novelty/episodic_reward"] = float(sums.episodic_reward) / timesteps
-        values["novelty/alpha"] = float(sums.alpha) / timesteps
         for name, total in zip(parts.learner.value_names, sums.action_value, strict=True):
             values[f"actor/value_{name}"] = float(total) / timesteps
-        error = statistics.distillation_error
-        values["novelty/mean_squared_distance"] = float(statistics.squared_distance.mean)
-        values["novelty/distillation_error"] = float(error.mean)
-        values["novelty/distillation_deviation"] = float(standard_deviation(error))
+        if sums.novelty is not None and statistics is not None:
+            values |= _novelty_values(sums.novelty, statistics, timesteps)
     if episodes:
         values["episode/return"] = float(sums.episode_return) / episodes
         values["episode/length"] = float(sums.episode_length) / episodes
-        values["episode/intrinsic_return"] = float(sums.episode_intrinsic_return) / episodes
+        if sums.novelty is not None:
+            values["episode/intrinsic_return"] = float(sums.novelty.episode_intrinsic_return) / episodes
+        values |= {f"episode/{name}": float(total) / episodes for name, total in sums.episode_extras.items()}
         values["episode/truncated_share"] = float(sums.truncations) / episodes
         values |= score_values(parts, "episode/hns", values["episode/return"])
         for name, total in zip(parts.spec.action_names, sums.action_ratio, strict=True):
@@ -41,6 +39,19 @@ def act_values(parts: Parts, sums: ActMetrics, statistics: NoveltyStatistics) ->
             values[f"arm/pulls_{arm}"] = float(pulls)
             if pulls:
                 values[f"arm/return_{arm}"] = float(total) / float(pulls)
+    return values
+
+
+def _novelty_values(sums: NoveltyMetrics, statistics: NoveltyStatistics, timesteps: float) -> Values:
+    values = {
+        "novelty/intrinsic_reward": float(sums.intrinsic_reward) / timesteps,
+        "novelty/alpha": float(sums.alpha) / timesteps,
+        "novelty/distillation_error": float(statistics.distillation_error.mean),
+        "novelty/distillation_deviation": float(standard_deviation(statistics.distillation_error)),
+    }
+    if sums.episodic_reward is not None and statistics.squared_distance is not None:
+        values["novelty/episodic_reward"] = float(sums.episodic_reward) / timesteps
+        values["novelty/mean_squared_distance"] = float(statistics.squared_distance.mean)
     return values
 
 
@@ -58,6 +69,8 @@ def evaluation_values(parts: Parts, episodes: Sequence[Episode], greedy_so_far: 
         values["evaluation/return"] = float(np.mean([episode.episode_return for episode in greedy]))
         values["evaluation/length"] = float(np.mean([episode.length for episode in greedy]))
         values["evaluation/arm"] = float(greedy[-1].policy)
+        for name in greedy[0].extras:
+            values[f"evaluation/{name}"] = float(np.mean([episode.extras[name] for episode in greedy]))
         values["evaluation/episodes"] = float(greedy_so_far)
         values |= score_values(parts, "evaluation/hns", values["evaluation/return"])
     others = [episode.episode_return for episode in episodes if not episode.is_greedy]

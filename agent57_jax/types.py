@@ -34,6 +34,7 @@ class EnvironmentSpec(NamedTuple):
     num_actions: int
     action_names: tuple[str, ...]
     frames_per_step: int  # emulator frames in one agent step
+    extras: tuple[str, ...] = ()  # names of the further numbers that it reports about its episodes
 
 
 class TimeStep(NamedTuple):
@@ -45,6 +46,7 @@ class TimeStep(NamedTuple):
     step_type: Array  # [E] int32, FIRST, MID or LAST
     episode_return: Array  # [E] float32, undiscounted sum of raw rewards of this episode so far, this timestep included
     episode_length: Array  # [E] int32, agent steps of this episode so far; 0 at FIRST
+    extras: dict[str, Array]  # [E] float32 each, further numbers about the episode so far, by the names in the spec
 
 
 class Experience(NamedTuple):
@@ -53,7 +55,7 @@ class Experience(NamedTuple):
     observation: jax.Array  # [E, *observation_shape]
     action: jax.Array  # [E] int32, a_t
     extrinsic_reward: jax.Array  # [E] float32, r^e_t, came with the observation
-    intrinsic_reward: jax.Array  # [E] float32, r^i_t, for having reached the observation
+    intrinsic_reward: jax.Array | None  # [E] float32, r^i_t, for having reached the observation; None for an agent without
     behaviour_probability: jax.Array  # [E] float32, mu(a_t | x_t)
     discount: jax.Array  # [E] float32, d_t
     step_type: jax.Array  # [E] int32
@@ -72,9 +74,9 @@ class ActingParameters(NamedTuple):
     """What the actor needs of the learner."""
 
     q: Any  # parameters of the Q-networks, leading axis V
-    embedding: Any  # the part "embedding" of the embedding network
-    predictor: Any  # distillation: the network that learns
-    random_target: Any  # distillation: the network that is fixed
+    embedding: Any  # the part "embedding" of the embedding network; None where no episodic novelty is computed
+    predictor: Any  # distillation: the network that learns; None where no life-long novelty is computed
+    random_target: Any  # distillation: the network that is fixed; None likewise
 
 
 class SequenceId(NamedTuple):
@@ -86,9 +88,9 @@ class SequenceId(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sequences for one update: T transitions need T + 1 timesteps."""
+    """Sequences for one update: T transitions need T + 1 timesteps; those of the burn-in come before them."""
 
-    experience: Experience  # every field [B, T + 1, ...]
+    experience: Experience  # every field [B, burn-in + T + 1, ...]
     recurrent_state: RecurrentState  # every field [B, ...]; the state with which the actor entered the first timestep
     importance_weight: jax.Array  # [B] float32, in (0, 1]
     sequence: SequenceId  # every field [B]

@@ -7,17 +7,18 @@ not measured yet. laptop: the same algorithm sized for a CPU with two cores and 
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import check
+from configs.profiles import parse
 
 
-def get_config(profile: str = "paper") -> Settings:
-    """Settings of a profile: paper, laptop or smoke."""
-    check(profile)
+def get_config(argument: str = "paper") -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    profile, agent = parse(argument)
     settings = Settings()
     if profile in ("laptop", "smoke"):
         laptop(settings)
     if profile == "smoke":
         smoke(settings)
+    agent(settings)
     return settings
 
 

@@ -7,12 +7,12 @@ smoke: about a minute.
 """
 
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
-from configs.profiles import check
+from configs.profiles import parse
 
 
-def get_config(profile: str = "paper") -> Settings:
-    """Settings of a profile: paper, laptop or smoke."""
-    check(profile)
+def get_config(argument: str = "paper") -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.DISCO_MAZE
     settings.environment.num_groups = 1
@@ -40,19 +40,30 @@ def get_config(profile: str = "paper") -> Settings:
     settings.total_steps = 100_000_000
     if profile in ("laptop", "smoke"):
         settings.environment.grid_size = 11
-        settings.environment.max_episode_steps = 500
+        settings.environment.max_episode_steps = 250
         settings.environment.num_envs = 32
+        # One window for each room of the maze with its four passages: a fifth of the work of the paper's torso.
+        settings.network.conv_features = (32,)
+        settings.network.conv_kernels = (3,)
+        settings.network.conv_strides = (2,)
         settings.network.torso_size = 64
         settings.network.lstm_size = 64
         settings.network.head_size = 64
-        settings.novelty.memory_capacity = 500
+        settings.policy.gamma_1 = 0.95  # episodes of 250 steps in a maze of 49 cells
+        settings.policy.gamma_2 = 0.95
+        settings.novelty.memory_capacity = 250
         settings.replay.capacity = "200_000"
+        settings.replay.trace = 20
+        settings.replay.period = 10
         settings.replay.min_sequences = 200
-        settings.learner.batch_size = 16
-        settings.evaluation.num_envs = 4
-        settings.total_steps = 2_000_000
+        settings.replay.samples_per_insert = 8.0
+        settings.learner.batch_size = 32
+        settings.evaluation.num_envs = 16
+        settings.evaluation.period_acts = 16
+        settings.total_steps = 500_000
     if profile == "smoke":
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
+    agent(settings)
     return settings

@@ -7,12 +7,12 @@ score of every profile: not measured yet.
 """
 
 from agent57_jax.config import Settings, Torso
-from configs.profiles import check
+from configs.profiles import parse
 
 
-def get_config(profile: str = "paper") -> Settings:
-    """Settings of a profile: paper, laptop or smoke."""
-    check(profile)
+def get_config(argument: str = "paper") -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    profile, agent = parse(argument)
     settings = Settings()
     settings.environment.task_id = "LunarLander-v3"
     settings.environment.max_episode_steps = 1_000
@@ -46,4 +46,5 @@ def get_config(profile: str = "paper") -> Settings:
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
+    agent(settings)
     return settings

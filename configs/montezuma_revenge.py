@@ -10,8 +10,8 @@ from agent57_jax.config import Settings
 from configs import atari
 
 
-def get_config(profile: str = "paper") -> Settings:
-    """Settings of a profile: paper, laptop or smoke."""
-    settings = atari.get_config(profile)
+def get_config(argument: str = "paper") -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    settings = atari.get_config(argument)
     settings.environment.task_id = "MontezumaRevenge-v5"
     return settings

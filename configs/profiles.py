@@ -1,13 +1,107 @@
-"""The profiles that every task has."""
+"""What stands behind the colon of --config=configs/NAME.py:PROFILE,AGENT: the profiles that every task has, and the family of agents.
+
+Agents are the columns of the papers' tables (Agent57 §4, Table 1; NGU §4; R2D2 App.). Each is Agent57 with parts switched off and with the
+hyperparameters of its own paper; without an agent's name a config has the agent that its task's paper has. A small profile scales lengths
+and periods in proportion.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, Settings, Targets
 
 PROFILES = ("paper", "laptop", "smoke")
 
 
-def check(profile: str) -> None:
-    """Refuses a profile that does not exist.
+def parse(argument: str) -> tuple[str, Callable[[Settings], None]]:
+    """The profile and the agent that "profile", "agent" or both, separated by a comma, name.
+
+    Returns:
+      The profile; a function that turns the settings of a task into those of the agent.
 
     Raises:
-      ValueError: naming those that do.
+      ValueError: for a name that is neither, or two of a kind.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"no profile '{profile}'; there are {', '.join(PROFILES)}")
+    names = [name.strip() for name in argument.split(",") if name.strip()]
+    for name in names:
+        if name not in PROFILES and name not in AGENTS:
+            nearest = difflib.get_close_matches(name, (*PROFILES, *AGENTS), n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"no profile or agent '{name}', did you mean {nearest}? Profiles: {', '.join(PROFILES)}; agents: {', '.join(AGENTS)}"
+            )
+    profiles, agents = [name for name in names if name in PROFILES], [name for name in names if name in AGENTS]
+    if len(profiles) > 1 or len(agents) > 1:
+        raise ValueError(
+            f"'{argument}' names two of a kind; one profile ({', '.join(PROFILES)}) and one agent ({', '.join(AGENTS)}) are allowed"
+        )
+    return (profiles or ["paper"])[0], AGENTS[agents[0]] if agents else lambda settings: None
+
+
+def agent57(settings: Settings) -> None:
+    """Everything: two networks, a bandit over the family, traces of 160 (Agent57 App. G.3)."""
+    settings.novelty.reward = IntrinsicReward.NGU
+    settings.policy.separate_networks = True
+    settings.policy.discounts = DiscountLadder.AGENT57
+    settings.bandit.chooser = Chooser.BANDIT
+
+
+def ngu_separate(settings: Settings) -> None:
+    """NGU with separate networks (Agent57 §3.1, ablation)."""
+    ngu(settings)
+    settings.policy.separate_networks = True
+
+
+def ngu(settings: Settings) -> None:
+    """Never Give Up: one network on r^e + beta_j r^i, each actor a fixed policy (NGU App. A, F)."""
+    agent57(settings)
+    settings.policy.separate_networks = False
+    settings.policy.discounts = DiscountLadder.NGU
+    settings.bandit.chooser = Chooser.FIXED
+    _halve_trace(settings)
+
+
+def r2d2_bandit(settings: Settings) -> None:
+    """R2D2 with Retrace and a bandit over the family's discounts (Agent57 §4, ablation)."""
+    _extrinsic_only(settings)
+    settings.policy.discounts = DiscountLadder.AGENT57
+    settings.bandit.chooser = Chooser.BANDIT
+
+
+def r2d2_retrace(settings: Settings) -> None:
+    """R2D2 with Retrace instead of n-step targets, and otherwise Agent57's rates (Agent57 §4, ablation)."""
+    _extrinsic_only(settings)
+    settings.policy.num_policies = 1
+    settings.policy.discounts = DiscountLadder.NGU  # a family of one has the first of its discounts, 0.997
+    settings.bandit.chooser = Chooser.FIXED
+
+
+def r2d2(settings: Settings) -> None:
+    """R2D2 as its paper has it: n-step double Q-learning, burn-in, importance weights (R2D2 §2.3, App., Table 2)."""
+    r2d2_retrace(settings)
+    settings.learner.targets = Targets.N_STEP
+    settings.learner.n_step = 5
+    settings.learner.adam_epsilon = 1e-3
+    settings.learner.target_period_updates = settings.learner.target_period_updates * 5 // 3  # 2,500 where Agent57 has 1,500
+    settings.replay.burn_in = settings.replay.trace // 2  # 40
+    settings.replay.is_exponent = 0.6
+    settings.replay.auto_limit = 4_000_000
+    settings.actor.epsilon_alpha = 7.0
+
+
+def _extrinsic_only(settings: Settings) -> None:
+    settings.novelty.reward = IntrinsicReward.NONE
+    settings.policy.separate_networks = False
+    settings.policy.beta_max = 0.0
+    _halve_trace(settings)
+
+
+def _halve_trace(settings: Settings) -> None:
+    """Traces of 80 every 40 steps where Agent57 has 160 and 80; at equal rates what is inserted is then sampled half as often."""
+    settings.replay.trace = max(settings.replay.trace // 2, settings.novelty.train_timesteps)
+    settings.replay.period = max(settings.replay.period // 2, 1)
+    settings.replay.samples_per_insert /= 2
+
+
+AGENTS: dict[str, Callable[[Settings], None]] = {
+    agent.__name__: agent for agent in (r2d2, r2d2_retrace, r2d2_bandit, ngu, ngu_separate, agent57)
+}

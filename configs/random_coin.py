@@ -7,12 +7,12 @@ a minute.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings
-from configs.profiles import check
+from configs.profiles import parse
 
 
-def get_config(profile: str = "paper") -> Settings:
-    """Settings of a profile: paper, laptop or smoke."""
-    check(profile)
+def get_config(argument: str = "paper") -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.RANDOM_COIN
     settings.environment.num_groups = 1
@@ -50,4 +50,5 @@ def get_config(profile: str = "paper") -> Settings:
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
+    agent(settings)
     return settings

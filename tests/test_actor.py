@@ -9,27 +9,31 @@ import pytest
 from jax.sharding import Mesh
 
 from agent57_jax import config, parallel, programs
-from agent57_jax.actor import ActMetrics, Actor, ActOutput, init_statistics
+from agent57_jax.actor import Actor, ActOutput
 from agent57_jax.algorithm import lifelong_novelty
-from agent57_jax.config import Chooser, Combination, Settings, Torso
+from agent57_jax.config import Chooser, Combination, IntrinsicReward, Settings, Torso
+from agent57_jax.learner import acting_parameters
 from agent57_jax.networks.q_network import QInputs
 from agent57_jax.types import FIRST, LAST, MID, ActingParameters, EnvironmentSpec, Experience, TimeStep
 from tests.oracles import learner, policy_family, q_network, value_transform
 from tests.oracles.episodic_novelty import EpisodicMemory, episodic_reward
 from tests.oracles.intrinsic_reward import intrinsic_reward
-from tests.oracles.lifelong_novelty import RunningMoments, lifelong_factor
+from tests.oracles.lifelong_novelty import RunningMoments, distillation_reward, lifelong_factor
 from tests.oracles.meta_controller import Bandit
 
 A, N = 3, 4
 ACTS = 48
-SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1)
+SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1, extras=("height", "width"))
 ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "training": {"bandit.group_size": 2},
     "fixed policies, one network": {"bandit.chooser": Chooser.FIXED, "policy.separate_networks": False},
     "evaluation": {"policy.combination": Combination.SQUASHED},
+    "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG},
+    "no intrinsic reward": {"novelty.reward": IntrinsicReward.NONE, "policy.separate_networks": False, "policy.beta_max": 0.0},
 }
+NUM_ENVS = {variant: 8 if variant == "evaluation" else 16 for variant in VARIANTS}
 
 
 def make_settings(changes: dict[str, Any]) -> Settings:
@@ -80,6 +84,7 @@ def make_script(num_envs: int, acts: int = ACTS, seed: int = 0) -> list[TimeStep
                 step_type=step_type,
                 episode_return=total,
                 episode_length=step.copy(),
+                extras={"height": rng.uniform(size=num_envs).astype(np.float32), "width": -np.float32(total)},
             )
         )
         length = np.where(step_type == LAST, rng.integers(1, 8, num_envs), length)
@@ -105,9 +110,8 @@ def parameters(variant: str) -> ActingParameters:
     def randomise(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: rng.normal(0.0, 0.7, leaf.shape).astype(np.float32), tree)
 
-    return ActingParameters(
-        *map(randomise, (shapes.parameters.q, shapes.acting_embedding, shapes.parameters.predictor, shapes.random_target))
-    )
+    acting = acting_parameters(shapes)
+    return ActingParameters(*(randomise(part) for part in acting))
 
 
 @functools.cache
@@ -122,7 +126,7 @@ def run_script(variant: str, script: list[TimeStep], num_devices: int = 1, first
     actor = actor_of(variant)
     num_envs = len(script[0].reward)
     state = jax.device_get(jax.jit(actor.init_state)(np.arange(first_actor, first_actor + num_envs, dtype=np.int32)))
-    empty = jax.eval_shape(lambda: (init_statistics(), actor.init_metrics()))
+    empty = jax.eval_shape(lambda: (actor.init_statistics(), actor.init_metrics()))
     statistics, metrics = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
     outputs = []
     for t, timestep in enumerate(script):
@@ -131,9 +135,6 @@ def run_script(variant: str, script: list[TimeStep], num_devices: int = 1, first
         state, statistics, metrics = out.state, out.statistics, out.metrics
         outputs.append(jax.device_get(out))
     return outputs
-
-
-NUM_ENVS = {"training": 16, "fixed policies, one network": 16, "evaluation": 8}
 
 
 @functools.cache
@@ -145,7 +146,7 @@ def outputs_of(variant: str) -> tuple[list[TimeStep], list[ActOutput]]:
 class Expected(NamedTuple):
     """What the simulation says about one act; per environment."""
 
-    intrinsic_reward: list[float]
+    intrinsic_reward: list[float]  # 0 where there is none, as are the next two
     episodic: list[float]
     alpha: list[float]
     arm: list[int]  # when chance does not decide
@@ -161,10 +162,11 @@ class Fleet:
 
     def __init__(self, variant: str, num_envs: int) -> None:
         actor, settings = actor_of(variant), parts(variant).settings
-        self.mode, self.novelty, self.num_envs = actor.mode, actor.novelty, num_envs
+        self.mode, self.novelty, self.num_envs = actor.mode, settings.novelty, num_envs
         self.squashed_mix = settings.policy.combination is Combination.SQUASHED
         self.betas = [policy_family.intrinsic_beta(j, N, settings.policy.beta_max) for j in range(N)]
-        self.parameters = ActingParameters(*map(learner.to_float64, parameters(variant)))
+        given = parameters(variant)
+        self.parameters = ActingParameters(*(None if part is None else learner.to_float64(part) for part in given))
         self.memories = [EpisodicMemory(self.novelty.memory_capacity) for _ in range(num_envs)]
         self.distances, self.errors = RunningMoments(self.novelty.statistics_horizon), RunningMoments(self.novelty.statistics_horizon)
         self.bandits = [Bandit(self.mode.window_episodes, N) for _ in range(num_envs // self.mode.group_size)]
@@ -199,26 +201,14 @@ class Fleet:
         self.choose(timestep)
         expected_arms = list(self.arms)
         self.arms = [int(arm) for arm in actual_arms]
-        observation, is_first, n = timestep.observation, timestep.step_type == FIRST, self.novelty
-        embeddings = learner.embed(self.parameters.embedding, observation)
-        nearest = []
-        for e, memory in enumerate(self.memories):
-            if is_first[e]:
-                memory.reset()
-            # A full memory has lost its oldest entry before the newest is compared with the rest.
-            others = EpisodicMemory(n.memory_capacity)
-            others.embeddings = memory.embeddings[-(n.memory_capacity - 1) :]
-            nearest.append(others.nearest_squared_distances(embeddings[e], n.num_neighbours))
-            memory.insert(embeddings[e])
-        errors = learner.distillation_error(self.parameters.predictor, self.parameters.random_target, observation)
-        # All actors' values enter the statistics before any of them is normalised.
-        flat = [distance for distances in nearest for distance in distances]
-        self.distances.update(flat, [True] * len(flat))
-        self.errors.update(errors, [True] * len(errors))
-        kernel = n.kernel_epsilon, n.cluster_distance, n.pseudo_count, n.max_similarity
-        episodic = [episodic_reward(distances, self.distances.mean(), *kernel) for distances in nearest]
-        alpha = [lifelong_factor(error, self.errors.mean(), self.errors.standard_deviation()) for error in errors]
-        rewards = [intrinsic_reward(r, a, n.max_factor) for r, a in zip(episodic, alpha, strict=True)]
+        observation, is_first, kind = timestep.observation, timestep.step_type == FIRST, self.novelty.reward
+        episodic = alpha = rewards = [0.0] * self.num_envs
+        if kind is IntrinsicReward.NGU:
+            episodic, alpha = self.episodic(observation, is_first), self.lifelong(observation)[1]
+            rewards = [intrinsic_reward(r, a, self.novelty.max_factor) for r, a in zip(episodic, alpha, strict=True)]
+        elif kind is IntrinsicReward.LIFELONG:
+            errors, alpha = self.lifelong(observation)
+            rewards = [distillation_reward(error, self.errors.standard_deviation()) for error in errors]
         values, self.hidden, self.cell = q_network.unroll(
             self.parameters.q,
             self.hidden,
@@ -226,7 +216,7 @@ class Fleet:
             observation[:, None],
             self.previous[:, None],
             timestep.reward[:, None],
-            np.array(rewards)[:, None],
+            None if kind is IntrinsicReward.NONE else np.array(rewards)[:, None],
             np.array(self.arms)[:, None],
             is_first[:, None],
             A,
@@ -251,6 +241,29 @@ class Fleet:
             gap=float(np.min(ranked[:, -1] - ranked[:, -2])),
         )
 
+    def episodic(self, observation: np.ndarray, is_first: np.ndarray) -> list[float]:
+        """Episodic rewards, after all actors' distances have entered the statistics."""
+        n, embeddings = self.novelty, learner.embed(self.parameters.embedding, observation)
+        nearest = []
+        for e, memory in enumerate(self.memories):
+            if is_first[e]:
+                memory.reset()
+            # A full memory has lost its oldest entry before the newest is compared with the rest.
+            others = EpisodicMemory(n.memory_capacity)
+            others.embeddings = memory.embeddings[-(n.memory_capacity - 1) :]
+            nearest.append(others.nearest_squared_distances(embeddings[e], n.num_neighbours))
+            memory.insert(embeddings[e])
+        flat = [distance for distances in nearest for distance in distances]
+        self.distances.update(flat, [True] * len(flat))
+        kernel = n.kernel_epsilon, n.cluster_distance, n.pseudo_count, n.max_similarity
+        return [episodic_reward(distances, self.distances.mean(), *kernel) for distances in nearest]
+
+    def lifelong(self, observation: np.ndarray) -> tuple[list[float], list[float]]:
+        """Distillation errors and life-long factors, after all actors' errors have entered the statistics."""
+        errors = learner.distillation_error(self.parameters.predictor, self.parameters.random_target, observation)
+        self.errors.update(errors, [True] * len(errors))
+        return list(errors), [lifelong_factor(error, self.errors.mean(), self.errors.standard_deviation()) for error in errors]
+
     def combine(self, values: np.ndarray, arm: int) -> np.ndarray:
         """Acting values [A] from [V, A]."""
         if len(values) == 1:
@@ -274,32 +287,46 @@ def simulated(variant: str) -> tuple[Fleet, list[Expected]]:
 def test_rewards_values_and_probabilities_equal_the_simulations(variant: str) -> None:
     script, outputs = outputs_of(variant)
     fleet, expected = simulated(variant)
+    kind = fleet.novelty.reward
     rewards = np.array([one.intrinsic_reward for one in expected])
     for t, (timestep, out, want) in enumerate(zip(script, outputs, expected, strict=True)):
         x = out.experience
-        np.testing.assert_allclose(x.intrinsic_reward, want.intrinsic_reward, rtol=2e-4, atol=1e-5, err_msg=f"act {t}")
-        assert not np.any(x.intrinsic_reward[timestep.step_type == FIRST])
+        if kind is IntrinsicReward.NONE:
+            assert x.intrinsic_reward is None
+        else:
+            np.testing.assert_allclose(x.intrinsic_reward, want.intrinsic_reward, rtol=2e-4, atol=1e-5, err_msg=f"act {t}")
+        if kind is IntrinsicReward.NGU:
+            assert not np.any(x.intrinsic_reward[timestep.step_type == FIRST])
         assert want.gap > 1e-5, "the simulation cannot tell the greedy action"
         greedy = x.action == np.array(want.greedy_action)
         epsilon = np.array(want.epsilon)
         np.testing.assert_allclose(x.behaviour_probability, epsilon / A + np.where(greedy, 1.0 - epsilon, 0.0), rtol=1e-5)
         for name, given in {"extrinsic_reward": "reward", "observation": "", "discount": "", "step_type": ""}.items():
             np.testing.assert_array_equal(getattr(x, name), getattr(timestep, given or name))
-    # The script must reach every branch: similar and novel states, clipped and unclipped factors.
     inside = np.array([timestep.step_type != FIRST for timestep in script])
-    assert np.any(rewards[inside] == 0) and np.any(rewards[inside] > 0)
-    alpha = np.array([one.alpha for one in expected])[inside & (rewards > 0)]
-    assert np.any(alpha < 1) and np.any(alpha > 1.5) and np.any((alpha > 1) & (alpha < 1.5))
+    if kind is IntrinsicReward.NGU:
+        # The script must reach every branch: similar and novel states, clipped and unclipped factors.
+        assert np.any(rewards[inside] == 0) and np.any(rewards[inside] > 0)
+        alpha = np.array([one.alpha for one in expected])[inside & (rewards > 0)]
+        assert np.any(alpha < 1) and np.any(alpha > 1.5) and np.any((alpha > 1) & (alpha < 1.5))
+    elif kind is IntrinsicReward.LIFELONG:
+        assert np.all(rewards > 0) and np.ptp(rewards) > 2  # in deviations of the error
     final = outputs[-1].state
     np.testing.assert_allclose(final.recurrent.hidden, fleet.hidden, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(final.recurrent.cell, fleet.cell, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(final.recurrent.previous_action, outputs[-1].experience.action)
 
 
-def test_running_statistics_are_those_of_all_actors_and_outlive_episodes() -> None:
-    fleet, _ = simulated("training")
-    statistics = outputs_of("training")[1][-1].statistics
-    for found, wanted in ((statistics.squared_distance, fleet.distances), (statistics.distillation_error, fleet.errors)):
+@pytest.mark.parametrize("variant", ["training", "distillation alone"])
+def test_running_statistics_are_those_of_all_actors_and_outlive_episodes(variant: str) -> None:
+    fleet, _ = simulated(variant)
+    statistics = outputs_of(variant)[1][-1].statistics
+    pairs = [(statistics.distillation_error, fleet.errors)]
+    if variant == "training":
+        pairs.append((statistics.squared_distance, fleet.distances))
+    else:
+        assert statistics.squared_distance is None
+    for found, wanted in pairs:
         np.testing.assert_allclose(found.weight, wanted.count(), rtol=1e-5)
         assert found.weight == 200, "the horizon must bind"
         np.testing.assert_allclose(found.mean, wanted.mean(), rtol=1e-4)
@@ -311,12 +338,12 @@ def test_memory_holds_the_episode_so_far() -> None:
     fleet, _ = simulated("training")
     for timestep, out in zip(script, outputs, strict=True):
         # FIRST is the first entry, so there is one more than there were steps.
-        np.testing.assert_array_equal(out.state.memory.inserted, timestep.episode_length + 1)
+        np.testing.assert_array_equal(out.state.novelty.memory.inserted, timestep.episode_length + 1)
     capacity = fleet.novelty.memory_capacity
-    inserted = outputs[-1].state.memory.inserted
+    inserted = outputs[-1].state.novelty.memory.inserted
     assert np.any(inserted > capacity) and np.any(inserted < capacity)
     for e, memory in enumerate(fleet.memories):
-        held = outputs[-1].state.memory.embeddings[e, : min(inserted[e], capacity)]
+        held = outputs[-1].state.novelty.memory.embeddings[e, : min(inserted[e], capacity)]
         np.testing.assert_allclose(sorted(held.tolist()), sorted(memory.embeddings), rtol=1e-4, atol=1e-5)
 
 
@@ -338,8 +365,16 @@ def test_metrics_are_sums_over_acts_and_over_episodes(variant: str) -> None:
     script, outputs = outputs_of(variant)
     _, expected = simulated(variant)
     num_envs = NUM_ENVS[variant]
-    vectors = {"action_value": actor_of(variant).q_network.num_values, "action_ratio": A, "arm_pulls": N, "arm_return": N}
-    total = {name: np.zeros(vectors.get(name, ())) for name in ActMetrics._fields}
+    kind = parts(variant).settings.novelty.reward
+    final = outputs[-1].metrics
+    assert jax.tree.structure(final) == jax.tree.structure(actor_of(variant).init_metrics())
+    found = {**final._asdict(), **final.episode_extras}
+    for name in ("episode_extras", "novelty"):
+        del found[name]
+    if kind is not IntrinsicReward.NONE:
+        found |= final.novelty._asdict()
+        assert (found["episodic_reward"] is None) == (kind is IntrinsicReward.LIFELONG)
+    total = {name: np.zeros(np.shape(value)) for name, value in found.items() if value is not None}
     actions: list[list[int]] = [[] for _ in range(num_envs)]
     novelty = [0.0] * num_envs
     for timestep, out, want in zip(script, outputs, expected, strict=True):
@@ -353,9 +388,9 @@ def test_metrics_are_sums_over_acts_and_over_episodes(variant: str) -> None:
             novelty[e] += want.intrinsic_reward[e]
             total["timesteps"] += 1
             total["steps"] += step_type != FIRST
-            total["intrinsic_reward"] += want.intrinsic_reward[e]
-            total["episodic_reward"] += want.episodic[e]
-            total["alpha"] += want.alpha[e]
+            for name, value in (("intrinsic_reward", want.intrinsic_reward), ("episodic_reward", want.episodic), ("alpha", want.alpha)):
+                if name in total:
+                    total[name] += value[e]
             total["action_value"] += want.values[:, e, action]
             if step_type == LAST:
                 arm = int(out.experience.policy[e])
@@ -363,12 +398,16 @@ def test_metrics_are_sums_over_acts_and_over_episodes(variant: str) -> None:
                 total["truncations"] += timestep.discount[e] == 1
                 total["episode_return"] += timestep.episode_return[e]
                 total["episode_length"] += len(actions[e])
-                total["episode_intrinsic_return"] += novelty[e]
+                if "episode_intrinsic_return" in total:
+                    total["episode_intrinsic_return"] += novelty[e]
+                for name, extra in timestep.extras.items():
+                    total[name] += extra[e]
                 total["action_ratio"] += np.bincount(actions[e], minlength=A) / len(actions[e])
                 total["arm_pulls"][arm] += 1
                 total["arm_return"][arm] += timestep.episode_return[e]
     for name, value in total.items():
-        np.testing.assert_allclose(getattr(outputs[-1].metrics, name), value, rtol=1e-3, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-3, err_msg=name)
+    assert total.keys() == {name for name, value in found.items() if value is not None} and {"height", "width"} < total.keys()
     assert 0 < total["truncations"] < total["episodes"]
 
 
@@ -381,6 +420,7 @@ def test_reports_name_the_episodes_that_end() -> None:
         np.testing.assert_array_equal(out.report.policy, out.experience.policy)
         np.testing.assert_array_equal(out.report.episode_return, timestep.episode_return)
         np.testing.assert_array_equal(out.report.episode_length, timestep.episode_length)
+        jax.tree.map(np.testing.assert_array_equal, out.report.extras, timestep.extras)
 
 
 # Policies ---------------------------------------------------------------------------------------------------------------------------
@@ -503,10 +543,10 @@ def test_the_same_key_repeats_and_another_does_not() -> None:
 # Devices ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_devices", [2, 4, 8])
-def test_results_do_not_depend_on_the_number_of_devices(num_devices: int) -> None:
-    script, expected = outputs_of("training")
-    found = run_script("training", script, num_devices)
+@pytest.mark.parametrize(("variant", "num_devices"), [("training", 2), ("training", 4), ("training", 8), ("distillation alone", 4)])
+def test_results_do_not_depend_on_the_number_of_devices(variant: str, num_devices: int) -> None:
+    script, expected = outputs_of(variant)
+    found = run_script(variant, script, num_devices)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.experience.action, other.experience.action)
         np.testing.assert_array_equal(one.experience.policy, other.experience.policy)

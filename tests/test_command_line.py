@@ -37,7 +37,16 @@ ZAXXON = "--config=configs/zaxxon.py"
         ([ZAXXON, "config.seed=3"], "'config.seed=3' must begin with two dashes: --config.seed=3"),
         ([ZAXXON, "runs/zaxxon"], "'runs/zaxxon' is not understood"),
         ([ZAXXON, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
-        ([ZAXXON + ":big"], "no profile 'big'; there are paper, laptop, smoke"),
+        ([ZAXXON + ":big"], "no profile or agent 'big', did you mean "),
+        ([ZAXXON + ":laptop,smoke"], "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke)"),
+        (
+            [ZAXXON + ":ngu,laptop", "--config.replay.period=200"],
+            "replay.period 200 is larger than replay.trace 20: timesteps would be lost",
+        ),
+        (
+            [ZAXXON + ":r2d2", "--config.policy.separate_networks=True"],
+            "policy.separate_networks must be false without an intrinsic reward",
+        ),
         (["--config=configs/zaxxo.py"], "no config file configs/zaxxo.py"),
         ([], "--config is missing"),
         ([ZAXXON, "--config.replay.capacity=many"], "replay.capacity is 'many', but must be a whole number of timesteps or 'auto'"),

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent57_jax import config
-from agent57_jax.config import EnvironmentKind, ReplaySettings, Section, Settings, SettingsError, Torso
+from agent57_jax.config import (
+    Embedding,
+    EnvironmentKind,
+    IntrinsicReward,
+    ReplaySettings,
+    Section,
+    Settings,
+    SettingsError,
+    Targets,
+    Torso,
+)
 from agent57_jax.replay import Replay
 from agent57_jax.types import EnvironmentSpec
 
@@ -68,6 +78,8 @@ def test_the_defaults_are_the_papers_and_have_no_problem() -> None:
     assert (learner.learning_rate, learner.novelty_learning_rate, learner.adam_epsilon, learner.max_gradient_norm) == (1e-4, 5e-4, 1e-4, 40)
     assert (learner.target_period_updates, learner.trace_lambda, learner.target_epsilon) == (1500, 0.95, 0.01)
     assert (replay.priority_exponent, replay.eta, replay.is_exponent, replay.samples_per_insert) == (0.9, 0.9, 0.0, 1.5)
+    assert (replay.burn_in, replay.auto_limit, learner.targets, learner.n_step) == (0, 5_000_000, Targets.RETRACE, 5)
+    assert (settings.novelty.reward, settings.novelty.embedding) == (IntrinsicReward.NGU, Embedding.LEARNT)
     assert (policy.num_policies, policy.beta_max, policy.gamma_0, policy.gamma_1, policy.gamma_2) == (32, 0.3, 0.9999, 0.997, 0.99)
     assert (settings.bandit.window_episodes, settings.bandit.exploration, settings.bandit.group_size) == (160, 0.5, 1)
     assert (settings.evaluation.window_episodes, settings.evaluation.exploration, settings.evaluation.epsilon) == (3600, 0.01, 0.01)
@@ -86,6 +98,10 @@ def test_derived_numbers() -> None:
     assert settings.capacity_per_env(1_000_000) == 3840  # 3906 slots of each of 256 environments, in whole periods of 80
     # 25 sequences of each of 256 environments: 24 periods and a trace with its last timestep, in whole periods.
     assert settings.min_capacity == 256 * 2160
+    # A burn-in is part of what is stored: 40 timesteps more of a sequence are half a period.
+    assert settings.replay.span == 160
+    settings.replay.burn_in = 40
+    assert (settings.replay.span, settings.min_capacity) == (200, 256 * 2240)
 
 
 # JSON and freezing ------------------------------------------------------------------------------------------------------------------
@@ -203,7 +219,7 @@ def test_not_a_number_is_reported_by_name(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *(path for path in NUMBERS if isinstance(read(path), int) and path != "seed"),
+        *(path for path in NUMBERS if isinstance(read(path), int) and path not in ("seed", "replay.burn_in")),
         *("learner.learning_rate", "learner.novelty_learning_rate", "learner.adam_epsilon", "learner.max_gradient_norm"),
         *("novelty.kernel_epsilon", "novelty.pseudo_count", "novelty.max_similarity", "novelty.max_factor", "replay.samples_per_insert"),
         *("num_devices", "environment.num_threads"),
@@ -310,6 +326,16 @@ def test_zero_switches_off_what_can_be_off(path: str) -> None:
         ({"network__conv_strides": (4, 2)}, ["network.conv_features", "conv_kernels", "conv_strides"]),
         ({"policy__gamma_0": 0.9}, ["policy.gamma_0", "gamma_1"]),
         ({"environment__kind": EnvironmentKind.RANDOM_COIN}, ["environment.num_groups", "random_coin"]),
+        ({"novelty__reward": IntrinsicReward.NONE, "policy__beta_max": 0.0}, ["policy.separate_networks", "novelty.reward none"]),
+        ({"novelty__reward": IntrinsicReward.NONE, "policy__separate_networks": False}, ["policy.beta_max is 0.3", "novelty.reward none"]),
+        ({"replay__burn_in": -1}, ["replay.burn_in is -1"]),
+        ({"replay__auto_limit": 0}, ["replay.auto_limit is 0"]),
+        ({"learner__n_step": 0}, ["learner.n_step is 0"]),
+        ({"environment__phase_steps": 0}, ["environment.phase_steps is 0"]),
+        # A burn-in is not learnt from: neither does it make a period fit that is longer than the trace.
+        ({"replay__burn_in": 160, "replay__period": 161}, ["replay.period", "161", "replay.trace", "160"]),
+        ({"replay__burn_in": 160, "novelty__train_timesteps": 161}, ["novelty.train_timesteps", "replay.trace"]),
+        ({"replay__capacity": str(Settings().min_capacity), "replay__burn_in": 1}, ["replay.capacity", "replay.min_sequences"]),
     ],
 )
 def test_an_impossible_combination_is_one_line_that_names_its_settings(changes: dict[str, Any], named: list[str]) -> None:
@@ -372,16 +398,17 @@ def test_what_does_not_divide_over_devices_is_reported() -> None:
 
 
 @given(
+    burn_in=st.integers(0, 20),
     trace=st.integers(1, 30),
     period=st.integers(1, 30),
     num_envs=st.integers(1, 8),
     sequences=st.integers(1, 60),
 )
-def test_the_smallest_capacity_never_runs_out_of_sequences(trace: int, period: int, num_envs: int, sequences: int) -> None:
+def test_the_smallest_capacity_never_runs_out_of_sequences(burn_in: int, trace: int, period: int, num_envs: int, sequences: int) -> None:
     period = min(period, trace)
     settings = Settings()
     settings.environment.num_envs, settings.environment.num_groups = num_envs, 1
-    settings.replay = ReplaySettings(trace=trace, period=period, min_sequences=sequences)
+    settings.replay = ReplaySettings(burn_in=burn_in, trace=trace, period=period, min_sequences=sequences)
     settings.novelty.train_timesteps = 1
     settings.replay.capacity = str(settings.min_capacity)
     assert config.problems(settings) == []
@@ -390,7 +417,7 @@ def test_the_smallest_capacity_never_runs_out_of_sequences(trace: int, period: i
     slots = settings.capacity_per_env(settings.min_capacity)
     spec = EnvironmentSpec((3,), "float32", 2, ("a", "b"), 1)
     store = Replay(settings.replay, spec, num_groups=1, envs_per_group=num_envs, capacity_per_env=slots)
-    drawable = [store.drawable_sequences(timesteps) * num_envs for timesteps in range(4 * (slots + trace))]
+    drawable = [store.drawable_sequences(timesteps) * num_envs for timesteps in range(4 * (slots + burn_in + trace))]
     assert max(drawable) >= sequences, "learning would never start"
     start = next(t for t, count in enumerate(drawable) if count >= sequences)
     assert min(drawable[start:]) > 0, f"after {start} timesteps the learner draws from an empty replay"

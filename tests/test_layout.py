@@ -17,6 +17,7 @@ LAYERS = (
     ("config",),
     ("algorithm", "parallel"),
     ("networks",),
+    ("novelty",),
     ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video"),
     ("programs",),
     ("evaluator", "drivers", "memory"),

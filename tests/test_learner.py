@@ -10,12 +10,13 @@ import pytest
 from jax.sharding import Mesh
 
 from agent57_jax import config, learner, parallel, programs
-from agent57_jax.config import Combination, Settings, Torso, Transform
+from agent57_jax.config import Combination, Embedding, IntrinsicReward, Settings, Targets, Torso, Transform
 from agent57_jax.learner import LearnerState, UpdateOutput
 from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 from tests.oracles import learner as oracle
 
 B, T, A, N = 8, 6, 3, 3
+BURN_IN = 4
 TRAIN_TIMESTEPS = 4
 SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1)
 ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
@@ -24,6 +25,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "agent57": {},
     "squashed mix": {"policy.combination": Combination.SQUASHED},
     "one network": {"policy.separate_networks": False, "learner.transform": Transform.IDENTITY},
+    "r2d2": {
+        "novelty.reward": IntrinsicReward.NONE,
+        "policy.separate_networks": False,
+        "policy.beta_max": 0.0,
+        "learner.targets": Targets.N_STEP,
+        "learner.n_step": 3,
+        "replay.burn_in": BURN_IN,
+        "replay.is_exponent": 0.6,
+    },
+    "burn-in": {"replay.burn_in": BURN_IN},
+    "n-step, random embedding": {"novelty.embedding": Embedding.RANDOM, "learner.targets": Targets.N_STEP, "learner.n_step": 2},
+    "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG, "policy.separate_networks": False},
 }
 
 
@@ -55,32 +68,36 @@ def make_settings(changes: dict[str, Any]) -> Settings:
     return config.finalise(settings)
 
 
-def make_experience() -> Experience:
-    """Streams with every kind of border; j is constant in an episode and changes at its FIRST."""
+def make_experience(burn_in: int = 0, has_intrinsic_reward: bool = True) -> Experience:
+    """Streams with every kind of border; j is constant in an episode and changes at its FIRST. Times count from behind the burn-in."""
     rng = np.random.default_rng(0)
-    shape = (B, T + 1)
+    shape = (B, burn_in + T + 1)
     step_type = np.full(shape, MID, np.int32)
     discount = np.ones(shape, np.float32)
 
     def end(b: int, t: int, d: float) -> None:
-        step_type[b, t], discount[b, t] = LAST, d
+        step_type[b, burn_in + t], discount[b, burn_in + t] = LAST, d
         if t < T:
-            step_type[b, t + 1] = FIRST
+            step_type[b, burn_in + t + 1] = FIRST
 
     end(1, 3, 0.0)  # terminated
     end(2, 3, 1.0)  # truncated
-    step_type[3, 3] = FIRST  # cut: an interrupted run goes on with new episodes
+    step_type[3, burn_in + 3] = FIRST  # cut: an interrupted run goes on with new episodes
     end(4, 1, 0.0)
     end(4, 3, 1.0)  # an episode of one step
     end(5, T, 0.0)  # the sequence ends with an episode
     end(6, T - 1, 1.0)  # the last transition is a border
-    step_type[7, 0] = FIRST  # the sequence begins with an episode
+    step_type[7, burn_in] = FIRST  # what is learnt from begins with an episode
+    if burn_in:
+        step_type[5, 0] = FIRST  # the burn-in begins with one
+        end(1, -3, 0.0)  # inside it
+        end(6, -1, 1.0)  # at its end: the first timestep behind it is FIRST
     policy = np.array(rng.integers(0, N, B))[:, None] + np.cumsum(step_type == FIRST, axis=1)
     return Experience(
         observation=rng.normal(size=(*shape, 3)).astype(np.float32),
         action=rng.integers(0, A, shape).astype(np.int32),
         extrinsic_reward=rng.normal(0.0, 3.0, shape).astype(np.float32),
-        intrinsic_reward=rng.uniform(0.0, 3.0, shape).astype(np.float32),
+        intrinsic_reward=rng.uniform(0.0, 3.0, shape).astype(np.float32) if has_intrinsic_reward else None,
         behaviour_probability=rng.uniform(0.1, 1.0, shape).astype(np.float32),
         discount=discount,
         step_type=step_type,
@@ -88,11 +105,11 @@ def make_experience() -> Experience:
     )
 
 
-def make_batch(num_values: int) -> Batch:
+def make_batch(settings: Settings) -> Batch:
     rng = np.random.default_rng(1)
-    state = rng.normal(0.0, 0.5, (2, B, num_values, 4)).astype(np.float32)
+    state = rng.normal(0.0, 0.5, (2, B, settings.num_values, 4)).astype(np.float32)
     return Batch(
-        experience=make_experience(),
+        experience=make_experience(settings.replay.burn_in, settings.novelty.reward is not IntrinsicReward.NONE),
         recurrent_state=RecurrentState(state[0], state[1], rng.integers(0, A, B).astype(np.int32)),
         importance_weight=rng.uniform(0.2, 1.0, B).astype(np.float32),
         sequence=SequenceId(*np.zeros((3, B), np.int32)),
@@ -113,7 +130,8 @@ class Case:
     def __init__(self, variant: str) -> None:
         self.settings = make_settings(VARIANTS[variant])
         self.learner = programs.build(self.settings, SPEC).learner
-        self.batch = make_batch(self.settings.num_values)
+        self.burn_in = self.settings.replay.burn_in
+        self.batch = make_batch(self.settings)
         state = jax.eval_shape(self.learner.init, jax.random.key(0))
         rng = np.random.default_rng(2)
 
@@ -132,6 +150,7 @@ class Case:
         self.twin = oracle.LearnerTwin(
             betas=[float(beta) for beta in family.betas],
             gammas=[float(gamma) for gamma in family.gammas],
+            n_step=self.settings.learner.n_step if self.settings.learner.targets is Targets.N_STEP else None,
             trace_lambda=self.settings.learner.trace_lambda,
             target_epsilon=self.settings.learner.target_epsilon,
             eta=self.settings.replay.eta,
@@ -155,12 +174,20 @@ class Case:
         program = parallel.sharded(probe, mesh, (ALL, ROWS), Probe(ALL, ALL, UpdateOutput(ALL, ROWS, ALL)))
         return lambda state, batch: jax.device_get(program(state, batch))
 
-    def twin_values(self) -> tuple[np.ndarray, np.ndarray]:
-        """Online values and targets of the twin."""
-        x, recurrent = self.batch.experience, self.batch.recurrent_state
-        online = oracle.q_values(oracle.to_float64(self.state.parameters.q), recurrent, x, N)
-        target = oracle.q_values(oracle.to_float64(self.state.target_q), recurrent, x, N)
-        return online, self.twin.targets(online, target, x)
+    def trace(self, batch: Batch, q: oracle.Tree) -> Batch:
+        """What is learnt from: the batch behind its burn-in, with the state to which networks q have brought themselves there."""
+        return oracle.behind_burn_in(oracle.to_float64(q), batch, self.burn_in, N)
+
+    def values(self, batch: Batch, q: oracle.Tree) -> np.ndarray:
+        """Action values [V, B, T + 1, A] of networks q behind the burn-in."""
+        trace = self.trace(batch, q)
+        return oracle.q_values(oracle.to_float64(q), trace.recurrent_state, trace.experience, N)
+
+    def twin_values(self, batch: Batch | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Online values and targets of the twin; the target networks have states of their own."""
+        batch = self.batch if batch is None else batch
+        online, target = self.values(batch, self.state.parameters.q), self.values(batch, self.state.target_q)
+        return online, self.twin.targets(online, target, self.trace(batch, self.state.parameters.q).experience)
 
 
 @functools.cache
@@ -206,11 +233,18 @@ def assert_tree_close(found: Any, expected: Any, rtol: float, atol: float) -> No
 def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
     one, out = case(variant), probed(variant).output
     online, targets = one.twin_values()
-    expected = one.twin.metrics(online, targets, one.batch)
-    parameters, x = one.state.parameters, one.batch.experience
-    expected["loss/embedding"], expected["novelty/inverse_accuracy"] = one.twin.embedding_loss(oracle.to_float64(parameters.embedding), x)
-    fixed = oracle.to_float64(one.state.random_target)
-    expected["loss/distillation"] = one.twin.distillation_loss(oracle.to_float64(parameters.predictor), fixed, x)
+    batch = one.trace(one.batch, one.state.parameters.q)
+    expected = one.twin.metrics(online, targets, batch)
+    parameters, x = one.state.parameters, batch.experience
+    embedding, predictor, fixed = (
+        oracle.to_float64(tree) for tree in (parameters.embedding, parameters.predictor, one.state.random_target)
+    )
+    assert (embedding is None) == (variant in ("r2d2", "n-step, random embedding", "distillation alone"))
+    assert (predictor is None) == (fixed is None) == (variant == "r2d2")
+    if embedding is not None:
+        expected["loss/embedding"], expected["novelty/inverse_accuracy"] = one.twin.embedding_loss(embedding, x)
+    if predictor is not None:
+        expected["loss/distillation"] = one.twin.distillation_loss(predictor, fixed, x)
     expected["finite"] = 1.0
     np.testing.assert_allclose(out.priorities, one.twin.priorities(online, targets, x), rtol=1e-4)
     norms = {name: value for name, value in out.metrics.items() if name.startswith("gradient_norm/")}
@@ -226,30 +260,38 @@ def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) -> None:
     one, (gradients, _, out) = case(variant), probed(variant)
-    x, parameters = one.batch.experience, one.state.parameters
-    _, targets = one.twin_values()  # held constant
+    parameters = one.state.parameters
+    # Held constant: the targets, and the state to which the burn-in has brought the networks.
+    _, targets = one.twin_values()
+    batch = one.trace(one.batch, parameters.q)
+    x = batch.experience
 
     def q_gradient(v: int) -> oracle.Tree:
         """Of one value function's loss; the others do not depend on its parameters."""
-        hidden, cell, previous = one.batch.recurrent_state
+        hidden, cell, previous = batch.recurrent_state
         recurrent = RecurrentState(hidden[:, v : v + 1], cell[:, v : v + 1], previous)
 
         def loss(q: oracle.Tree) -> float:
-            return float(one.twin.q_losses(oracle.q_values(q, recurrent, x, N), targets[v : v + 1], one.batch)[0])
+            return float(one.twin.q_losses(oracle.q_values(q, recurrent, x, N), targets[v : v + 1], batch)[0])
 
         return oracle.finite_differences(loss, oracle.to_float64(jax.tree.map(lambda leaf: leaf[v : v + 1], parameters.q)))
 
     fixed = oracle.to_float64(one.state.random_target)
+    embedding, predictor = (oracle.to_float64(tree) for tree in (parameters.embedding, parameters.predictor))
     expected = learner.Trainable(
         jax.tree.map(lambda *leaves: np.concatenate(leaves), *(q_gradient(v) for v in range(one.settings.num_values))),
-        oracle.finite_differences(lambda p: one.twin.embedding_loss(p, x)[0], oracle.to_float64(parameters.embedding)),
-        oracle.finite_differences(lambda p: one.twin.distillation_loss(p, fixed, x), oracle.to_float64(parameters.predictor)),
+        embedding and oracle.finite_differences(lambda p: one.twin.embedding_loss(p, x)[0], embedding),
+        predictor and oracle.finite_differences(lambda p: one.twin.distillation_loss(p, fixed, x), predictor),
     )
     for found, wanted in zip(gradients, expected, strict=True):
+        if wanted is None:
+            assert found is None
+            continue
         assert_tree_close(found, wanted, rtol=1e-3, atol=1e-4)
         for name, leaf in oracle.leaves(wanted):
             assert np.abs(leaf).max() > 1e-3, f"nothing is tested at {name}"
     names = {"gradient_norm/embedding": expected.embedding, "gradient_norm/distillation": expected.predictor}
+    names = {name: tree for name, tree in names.items() if tree is not None}
     for v, name in enumerate(one.learner.value_names):
         names[f"gradient_norm/{name}"] = {path: leaf[v] for path, leaf in oracle.leaves(expected.q)}
     for name, tree in names.items():
@@ -287,9 +329,9 @@ def test_one_network_learns_the_mixed_reward_and_two_learn_one_each() -> None:
 # Borders of episodes ----------------------------------------------------------------------------------------------------------------
 
 
-def border_changes() -> dict[str, tuple[str, Any, Any]]:
+def border_changes(burn_in: int = 0) -> dict[str, tuple[str, Any, Any]]:
     """Changes that must not matter: (field, timesteps, value)."""
-    x = make_experience()
+    x = make_experience(burn_in)
     first = x.step_type == FIRST
     before = np.roll(first, -1, axis=1)
     before[:, -1] = False  # LAST, or the MID at which an interruption cut the episode
@@ -311,11 +353,16 @@ def border_changes() -> dict[str, tuple[str, Any, Any]]:
     }
 
 
-@pytest.mark.parametrize("variant", ["agent57", "one network"])
-@pytest.mark.parametrize("name", border_changes())
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        *((variant, name) for variant in ("agent57", "one network") for name in border_changes()),
+        *(("r2d2", name) for name in border_changes() if "intrinsic" not in name),
+    ],
+)
 def test_what_stands_at_a_border_has_no_influence(name: str, variant: str) -> None:
     one, expected = case(variant), probed(variant)
-    batch = change(one.batch, *border_changes()[name])
+    batch = change(one.batch, *border_changes(one.burn_in)[name])
     assert differs(batch.experience, one.batch.experience)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(expected.gradients))
     assert_equal(one.probe(one.state, batch), expected)
@@ -343,9 +390,11 @@ def test_the_same_change_inside_an_episode_does_matter(field: str, value: float)
     assert np.array_equal(found.output.priorities[1:], expected.output.priorities[1:])
 
 
+@pytest.mark.parametrize("variant", ["agent57", "r2d2"])
 @pytest.mark.parametrize(("discount", "bootstraps"), [(1.0, True), (0.0, False)])
-def test_truncation_bootstraps_and_termination_does_not(discount: float, bootstraps: bool) -> None:
-    one, row, last = case("agent57"), 2, 3
+def test_truncation_bootstraps_and_termination_does_not(discount: float, bootstraps: bool, variant: str) -> None:
+    one, row = case(variant), 2
+    last = one.burn_in + 3
     assert one.batch.experience.step_type[row, last] == LAST
     batch = change(one.batch, "discount", (row, last), discount)
     # The value of the last observation can reach the losses only by bootstrapping: its own transition is no experience.
@@ -353,7 +402,7 @@ def test_truncation_bootstraps_and_termination_does_not(discount: float, bootstr
     before, after = one.probe(one.state, batch), one.probe(one.state, other)
     assert (before.output.priorities[row] != after.output.priorities[row]) == bootstraps
     assert differs(before.gradients.q, after.gradients.q) == bootstraps
-    for name in ("loss/extrinsic", "loss/intrinsic"):
+    for name in (f"loss/{name}" for name in one.learner.value_names):
         assert (before.output.metrics[name] != after.output.metrics[name]) == bootstraps
 
 
@@ -368,14 +417,134 @@ def test_every_timestep_has_the_discount_and_weight_of_its_own_policy() -> None:
             continue
         batch = change(one.batch, "policy", (row, slice(4, None)), j)
         x = batch.experience
-        online = oracle.q_values(oracle.to_float64(one.state.parameters.q), batch.recurrent_state, x, N)
-        target = oracle.q_values(oracle.to_float64(one.state.target_q), batch.recurrent_state, x, N)
-        targets = one.twin.targets(online, target, x)
+        online, targets = one.twin_values(batch)
         found = one.probe(one.state, batch).output.priorities[row]
         np.testing.assert_allclose(found, one.twin.priorities(online, targets, x)[row], rtol=1e-4)
         errors.append(one.twin.errors(online, targets, x)[:, row])
     np.testing.assert_array_equal(errors[0][:, :3], errors[1][:, :3])
     assert np.all(np.abs(errors[0][:, 4:] - errors[1][:, 4:]).max(axis=0) > 1e-3)
+
+
+# Burn-in and importance weights -----------------------------------------------------------------------------------------------------
+
+
+def test_burn_in_gives_each_network_the_state_of_its_own_parameters() -> None:
+    """And the twin would tell if one had the other's, or the stored one."""
+    one = case("burn-in")
+    online, target = one.state.parameters.q, one.state.target_q
+    fresh = [one.trace(one.batch, q) for q in (online, target)]
+    stored = one.batch.recurrent_state
+    begins = fresh[0].experience.step_type[:, 0] == FIRST
+    assert begins.any() and not begins.all()
+    for state in (fresh[0].recurrent_state.hidden, stored.hidden):
+        assert np.all(np.abs(state - fresh[1].recurrent_state.hidden).max(axis=(1, 2)) > 1e-3)
+    x = fresh[0].experience
+    right = one.twin_values()[1]
+    for state in (fresh[0].recurrent_state, stored._replace(previous_action=fresh[0].recurrent_state.previous_action)):
+        wrong = one.twin.targets(one.values(one.batch, online), oracle.q_values(oracle.to_float64(target), state, x, N), x)
+        differences = np.abs(right - wrong).max(axis=(0, 2))
+        assert np.all(differences[begins] == 0) and np.all(differences[~begins] > 1e-4)
+
+
+def test_no_gradient_reaches_the_burn_in() -> None:
+    """Neither its observations and rewards nor the state before it; behind it every valid transition's observation has one."""
+    one = case("burn-in")
+
+    def probe(state: LearnerState, batch: Batch) -> Any:
+        def loss(observation: Any, reward: Any, hidden: Any, cell: Any) -> Any:
+            x = batch.experience._replace(observation=observation, extrinsic_reward=reward)
+            entered = batch.recurrent_state._replace(hidden=hidden, cell=cell)
+            return one.learner.loss(state.parameters, state, batch._replace(experience=x, recurrent_state=entered))[0]
+
+        given = batch.experience.observation, batch.experience.extrinsic_reward, batch.recurrent_state.hidden, batch.recurrent_state.cell
+        return jax.grad(loss, argnums=(0, 1, 2, 3))(*given)
+
+    mesh = Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,))
+    observation, reward, hidden, cell = jax.device_get(parallel.sharded(probe, mesh, (ALL, ROWS), ROWS)(one.state, one.batch))
+    assert not np.any(observation[:, :BURN_IN]) and not np.any(reward[:, :BURN_IN]) and not np.any(hidden) and not np.any(cell)
+    valid = one.twin.valid(one.batch.experience)[:, BURN_IN:]
+    assert np.all(np.any(observation[:, BURN_IN:-1] != 0, axis=2)[valid])
+    # A reward is an input of its own timestep, whose transition goes on to the next.
+    assert np.all((reward[:, BURN_IN:-1] != 0)[valid & (one.batch.experience.step_type[:, BURN_IN:-1] != FIRST)])
+
+
+def test_a_gradient_through_the_burn_in_would_be_another() -> None:
+    """So that the comparison with finite differences tells whether it is stopped."""
+    one, gradients = case("burn-in"), probed("burn-in").gradients
+    _, targets = one.twin_values()
+    direction = np.random.default_rng(5).normal(size=gradients.q["recurrent"].shape)
+
+    def slope(fixed: bool) -> float:
+        """Of the loss along the direction, with or without the burn-in's state held constant."""
+        losses = []
+        for step in (1e-6, -1e-6):
+            q = oracle.to_float64(one.state.parameters.q)
+            start = one.trace(one.batch, q)
+            q["recurrent"] += step * direction
+            trace = start if fixed else one.trace(one.batch, q)
+            values = oracle.q_values(q, trace.recurrent_state, trace.experience, N)
+            losses.append(one.twin.q_losses(values, targets, trace).sum())
+        return float(losses[0] - losses[1]) / 2e-6
+
+    found = float(np.sum(gradients.q["recurrent"] * direction))
+    np.testing.assert_allclose(found, slope(fixed=True), rtol=1e-3)
+    assert abs(found - slope(fixed=False)) > 0.01 * abs(found)
+
+
+def test_burn_in_is_not_learnt_from_but_seen() -> None:
+    one, expected = case("r2d2"), probed("r2d2")
+    inside = (slice(None), slice(BURN_IN))
+    for field, value in (("behaviour_probability", 0.01), ("discount", 0.5)):
+        batch = change(one.batch, field, inside, value)
+        assert differs(batch.experience, one.batch.experience)
+        assert_equal(one.probe(one.state, batch), expected)
+    # What the networks see changes the state that they bring along, unless an episode begins on the way.
+    untouched = np.any(one.batch.experience.step_type[:, 1 : BURN_IN + 1] == FIRST, axis=1)
+    assert untouched.any() and not untouched.all()
+    for field, value in (("observation", 2.0), ("extrinsic_reward", 9.0), ("action", A - 1)):
+        found = one.probe(one.state, change(one.batch, field, (slice(None), 0), value)).output.priorities
+        same = found == expected.output.priorities
+        assert np.all(same[untouched])
+        # A FIRST at the start hears of no reward.
+        heard = one.batch.experience.step_type[:, 0] != FIRST if field == "extrinsic_reward" else np.ones(B, bool)
+        if field == "action":
+            heard &= one.batch.experience.action[:, 0] != value
+        assert not np.any(same[~untouched & heard])
+        assert np.sum(~untouched & heard) > 1
+    # So does the state before it.
+    hidden = one.batch.recurrent_state.hidden + 0.5
+    found = one.probe(one.state, one.batch._replace(recurrent_state=one.batch.recurrent_state._replace(hidden=hidden))).output.priorities
+    resets = np.any(one.batch.experience.step_type[:, : BURN_IN + 1] == FIRST, axis=1)
+    np.testing.assert_array_equal(found == expected.output.priorities, resets)
+
+
+def test_importance_weights_scale_loss_and_gradient() -> None:
+    one, expected = case("r2d2"), probed("r2d2")
+    weight = one.batch.importance_weight
+    halves = weight * (np.arange(B) < 3), weight * (np.arange(B) >= 3)
+    found = [one.probe(one.state, one.batch._replace(importance_weight=w.astype(np.float32))) for w in (2 * weight, *halves)]
+    doubled, low, high = found
+    for name in ("loss/extrinsic", "gradient_norm/extrinsic"):
+        np.testing.assert_allclose(doubled.output.metrics[name], 2 * expected.output.metrics[name], rtol=1e-6)
+    assert_tree_close(doubled.gradients.q, jax.tree.map(lambda g: 2 * g, expected.gradients.q), rtol=1e-5, atol=1e-6)
+    assert_tree_close(jax.tree.map(np.add, low.gradients.q, high.gradients.q), expected.gradients.q, rtol=1e-4, atol=1e-5)
+    total = low.output.metrics["loss/extrinsic"] + high.output.metrics["loss/extrinsic"]
+    np.testing.assert_allclose(total, expected.output.metrics["loss/extrinsic"], rtol=1e-5)
+    assert differs(low.gradients.q, jax.tree.map(np.zeros_like, low.gradients.q))
+    # They correct how often a sequence is drawn, which its priority and everything else that is reported knows nothing of.
+    for one_of in found:
+        np.testing.assert_array_equal(one_of.output.priorities, expected.output.priorities)
+        for name in ("learner/td_error_extrinsic", "learner/value_extrinsic", "learner/priority"):
+            assert one_of.output.metrics[name] == expected.output.metrics[name]
+
+
+def test_importance_weights_are_for_the_value_functions_alone() -> None:
+    one, expected = case("agent57"), probed("agent57")
+    found = one.probe(one.state, one.batch._replace(importance_weight=4 * one.batch.importance_weight))
+    for name in ("extrinsic", "intrinsic"):
+        np.testing.assert_allclose(found.output.metrics[f"loss/{name}"], 4 * expected.output.metrics[f"loss/{name}"], rtol=1e-6)
+    for part in ("embedding", "predictor"):
+        assert_tree_close(getattr(found.gradients, part), getattr(expected.gradients, part), rtol=1e-6, atol=1e-8)
 
 
 # Optimisers and copies --------------------------------------------------------------------------------------------------------------
@@ -432,8 +601,24 @@ def test_target_and_acting_embedding_are_copied_on_time_and_the_random_network_n
         assert_equal(state.random_target, one.state.random_target)
 
 
+@functools.cache
+def new_state(variant: str) -> LearnerState:
+    state: LearnerState = jax.device_get(jax.jit(case(variant).learner.init)(jax.random.key(3)))
+    return state
+
+
+def test_a_random_embedding_stays_as_it_began() -> None:
+    one = case("n-step, random embedding")
+    assert_equal(new_state("n-step, random embedding").acting_embedding, new_state("agent57").acting_embedding)
+    state = one.state
+    for _ in range(2 * one.settings.novelty.embedding_refresh_period_updates):
+        state = one.probe(state, one.batch).output.state
+    assert_equal(state.acting_embedding, one.state.acting_embedding)
+    assert differs(state.parameters.predictor, one.state.parameters.predictor)
+
+
 def test_a_new_learner_starts_with_its_targets_equal_and_its_networks_different() -> None:
-    state = jax.device_get(jax.jit(case("agent57").learner.init)(jax.random.key(3)))
+    state = new_state("agent57")
     assert_equal(state.target_q, state.parameters.q)
     assert_equal(state.acting_embedding, state.parameters.embedding["embedding"])
     assert differs(state.parameters.predictor, state.random_target)

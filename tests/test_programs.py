@@ -20,7 +20,7 @@ DEVICES = 4
 A, N = 3, 3
 TRACE, PERIOD, CAPACITY = 4, 2, 12  # of each environment
 ACTS_PER_DISPATCH = 3
-SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1)
+SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1, extras=("twice",))  # twice the episode's length
 ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 
 
@@ -64,6 +64,7 @@ def make_timestep(rng: np.random.Generator, act: int, length: int = 5) -> TimeSt
         step_type=step_type,
         episode_return=rng.normal(size=8).astype(np.float32),
         episode_length=step.astype(np.int32),
+        extras={"twice": 2 * step.astype(np.float32)},
     )
 
 
@@ -326,6 +327,7 @@ class CountingEnvironment:
             step_type=jnp.where(state.step == 0, FIRST, jnp.where(last, LAST, MID)).astype(jnp.int32),
             episode_return=state.total,
             episode_length=state.step,
+            extras={"twice": 2 * state.step.astype(jnp.float32)},
         )
 
 
@@ -399,6 +401,7 @@ def test_a_rollout_stores_the_timesteps_of_a_plain_simulation_and_counts_them() 
     metrics = run.shared.metrics
     assert (metrics.timesteps, metrics.steps, metrics.episodes) == (8 * acts, steps.sum(), episodes.sum())
     np.testing.assert_allclose((metrics.episode_return, metrics.episode_length), (total_return, total_length))
+    np.testing.assert_allclose(metrics.episode_extras["twice"], 2 * total_length)
 
 
 def test_environments_have_random_numbers_of_their_own_at_every_step() -> None:
@@ -430,6 +433,7 @@ def test_a_rollout_is_the_act_of_host_environments_so_many_times() -> None:
             x.step_type[:, t].astype(np.int32),
             total.astype(np.float32),
             length,
+            {"twice": 2 * length.astype(np.float32)},
         )
         uploaded = parallel.upload(made.mesh, ROWS, timestep)
         state, shared, store, _ = made.act(parameters, state, shared, store, uploaded, root, np.uint32(t), np.int32(0))

@@ -35,13 +35,19 @@ class Case:
     spec: EnvironmentSpec = IMAGE
     priority_exponent: float = 0.9
     is_exponent: float = 0.6
+    burn_in: int = 0
+    has_intrinsic_reward: bool = True
 
     @property
     def store(self) -> Replay:
         settings = ReplaySettings(
-            trace=self.trace, period=self.period, priority_exponent=self.priority_exponent, is_exponent=self.is_exponent
+            burn_in=self.burn_in,
+            trace=self.trace,
+            period=self.period,
+            priority_exponent=self.priority_exponent,
+            is_exponent=self.is_exponent,
         )
-        return Replay(settings, self.spec, self.groups, self.envs, self.capacity)
+        return Replay(settings, self.spec, self.groups, self.envs, self.capacity, self.has_intrinsic_reward)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,17 +125,21 @@ class Rig:
     def __init__(self, case: Case) -> None:
         self.case, self.store, self.programs = case, case.store, programs(case)
         self.state: ReplayState = self.programs.init()
-        self.twin = oracle.Replay(case.groups, case.envs, case.capacity, case.trace, case.period)
+        self.twin = oracle.Replay(case.groups, case.envs, case.capacity, case.trace, case.period, case.burn_in)
 
     def length(self, group: int) -> int:
         return len(self.twin.timesteps[group, 0])
 
     def append(self, group: int) -> None:
         experience, entering = content(self.case.spec, group, np.arange(self.case.envs), self.length(group))
+        if not self.case.has_intrinsic_reward:
+            experience = experience._replace(intrinsic_reward=None)
         self.state = self.programs.append(self.state, np.int32(group), experience, entering)
         rows = range(self.case.envs)
         self.twin.append(
-            group, [Experience(*(x[e] for x in experience)) for e in rows], [RecurrentState(*(x[e] for x in entering)) for e in rows]
+            group,
+            [Experience(*(None if x is None else x[e] for x in experience)) for e in rows],
+            [RecurrentState(*(x[e] for x in entering)) for e in rows],
         )
 
     def fill(self, timesteps: int) -> None:
@@ -153,6 +163,9 @@ class Rig:
         assert set(names) <= set(self.twin.priorities), "a sequence that is incomplete, partly overwritten or gone was drawn"
         sequences = [self.twin.sequence(name) for name in names]
         for i, field in enumerate(Experience._fields):
+            if field == "intrinsic_reward" and not self.case.has_intrinsic_reward:
+                assert batch.experience[i] is None
+                continue
             expected = np.array([[timestep[i] for timestep in timesteps] for timesteps, _ in sequences])
             assert batch.experience[i].dtype == expected.dtype, field
             np.testing.assert_array_equal(batch.experience[i], expected, err_msg=field)
@@ -207,15 +220,18 @@ class Rig:
 
     def check_ring(self) -> None:
         """Every slot holds the newest timestep that belongs there."""
-        rings = [np.asarray(ring) for ring in self.state.experience]
+        rings = [None if ring is None else np.asarray(ring) for ring in self.state.experience]
         for (group, environment), timesteps in self.twin.timesteps.items():
             for t in range(max(0, len(timesteps) - self.case.capacity), len(timesteps)):
                 for ring, value in zip(rings, timesteps[t], strict=True):
+                    assert (ring is None) == (value is None)
+                    if ring is None:
+                        continue
                     np.testing.assert_array_equal(ring[group, environment, t % self.case.capacity], value)
 
 
 CASES = [
-    # (devices, groups, environments, capacity, trace, period) and operations
+    # (devices, groups, environments, capacity, trace, period, ...) and operations
     (Case(1, 1, 1, 2, 1, 1), 400),  # the smallest there is
     (Case(1, 2, 1, 4, 3, 1), 700),  # capacity trace + 1
     (Case(1, 1, 2, 9, 5, 3), 500),  # just above trace + period, a trace that is no multiple of the period
@@ -227,6 +243,8 @@ CASES = [
     (Case(4, 2, 8, 12, 5, 3), 300),
     (Case(8, 2, 8, 12, 5, 3), 300),
     (Case(8, 1, 8, 16, 6, 4, VECTOR), 200),
+    (Case(1, 2, 2, 12, 4, 3, burn_in=5), 500),  # a burn-in longer than the trace, a span that ends with a period
+    (Case(4, 1, 8, 16, 6, 4, VECTOR, burn_in=3, has_intrinsic_reward=False), 300),
 ]
 
 
@@ -284,10 +302,10 @@ def test_shards_together_hold_what_one_device_holds(devices: int) -> None:
     assert sorted(codes) == list(range(0, 8, 8 // devices)), "a shard holds other environments than its own"
 
 
-@pytest.mark.parametrize(("capacity", "trace", "period"), [(9, 4, 2), (4, 4, 2), (2, 4, 2)])
-def test_impossible_sizes_are_refused(capacity: int, trace: int, period: int) -> None:
+@pytest.mark.parametrize(("capacity", "trace", "period", "burn_in"), [(9, 4, 2, 0), (4, 4, 2, 0), (2, 4, 2, 0), (6, 4, 2, 1), (8, 4, 2, 3)])
+def test_impossible_sizes_are_refused(capacity: int, trace: int, period: int, burn_in: int) -> None:
     with pytest.raises(ValueError, match=f"capacity_per_env {capacity}"):
-        Case(1, 1, 1, capacity, trace, period).store  # noqa: B018 - the property builds the replay
+        Case(1, 1, 1, capacity, trace, period, burn_in=burn_in).store  # noqa: B018 - the property builds the replay
 
 
 def test_drawable_sequences_by_hand() -> None:
@@ -296,6 +314,8 @@ def test_drawable_sequences_by_hand() -> None:
     assert [store.drawable_sequences(n) for n in range(20)] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 2, 2, 3, 2, 2, 3, 2]
     paper = Replay(ReplaySettings(), IMAGE, 2, 1, 1600)
     assert [paper.drawable_sequences(n) for n in (160, 161, 240, 241, 1600, 1601, 10**9)] == [0, 1, 1, 2, 18, 18, 18]
+    r2d2 = Replay(ReplaySettings(burn_in=40, trace=80, period=40), IMAGE, 2, 1, 1600)
+    assert [r2d2.drawable_sequences(n) for n in (80, 120, 121, 160, 161, 1600, 1601)] == [0, 0, 1, 1, 2, 37, 37]
 
 
 # Priorities
@@ -495,6 +515,16 @@ def test_an_atari_timestep_takes_at_most_7400_bytes() -> None:
     assert state.recurrent_state.hidden.shape == (2, 1, 20, 2, 512)
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert 84 * 84 < total / timesteps <= 7400
+
+
+def test_an_intrinsic_reward_takes_four_bytes_of_a_timestep_and_its_absence_none() -> None:
+    store, _ = paper_replay()
+    form = RecurrentState(*(jax.ShapeDtypeStruct((1, 1, 512), jnp.float32),) * 2, jax.ShapeDtypeStruct((1,), jnp.int32))
+
+    def size(replay: Replay) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(replay.init, form)))
+
+    assert size(store) - size(dataclasses.replace(store, has_intrinsic_reward=False)) == 4 * 2 * 1600
 
 
 @pytest.mark.parametrize("kind", ["append", "appends in a scan", "sample and write"])

@@ -13,6 +13,7 @@ import pytest
 from agent57_jax import config, judging, memory, metrics, trainer
 from agent57_jax.config import Settings
 from agent57_jax.trainer import Trainer
+from configs import profiles
 from tests import tiny
 
 MADE: list[Trainer] = []
@@ -88,6 +89,64 @@ def test_a_run_trains_evaluates_reports_and_saves(make_settings: Any, tmp_path: 
     result = judging.evaluate(tmp_path, episodes=3, seed=5)
     assert result["episodes"] == 3 and result["frames_trained"] == counters.frames
     assert json.loads((tmp_path / "evaluation.json").read_text())["returns"] == result["returns"]
+
+
+# What each agent's lines of metrics hold beside what all have, or do not.
+NOVELTY = {"novelty/intrinsic_reward", "novelty/alpha", "novelty/distillation_error", "novelty/distillation_deviation", "loss/distillation"}
+EPISODIC = {"novelty/episodic_reward", "novelty/mean_squared_distance"}
+LEARNT = {"novelty/inverse_accuracy", "loss/embedding", "gradient_norm/embedding"}
+SECOND = {f"{name}intrinsic" for name in ("loss/", "gradient_norm/", "actor/value_", "learner/value_", "learner/td_error_")}
+REPORTED = {
+    "r2d2": set(),
+    "r2d2_retrace": set(),
+    "r2d2_bandit": set(),
+    "ngu": NOVELTY | EPISODIC | LEARNT,
+    "ngu_separate": NOVELTY | EPISODIC | LEARNT | SECOND,
+    "agent57": NOVELTY | EPISODIC | LEARNT | SECOND,
+    "distillation alone": NOVELTY,
+    "random embedding": NOVELTY | EPISODIC,
+}
+# Together they go every way that an agent's lacks make for states, files and metrics; what compiles is slow.
+QUICK = ("r2d2", "distillation alone", "random embedding")
+
+
+@pytest.mark.parametrize("agent", [pytest.param(agent, marks=() if agent in QUICK else pytest.mark.slow) for agent in REPORTED])
+def test_every_agent_trains_resumes_and_is_evaluated(agent: str, tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    if agent in tiny.ABLATIONS:  # as they are compared: on one network, in the maze, which has more to report
+        profiles.ngu(settings)
+        tiny.ABLATIONS[agent](settings)
+        settings.environment.kind = config.EnvironmentKind.DISCO_MAZE
+    else:
+        profiles.AGENTS[agent](settings)
+    settings.total_steps = 400
+    settings.evaluation.greedy_episodes = 1
+    settings.logging.tensorboard = False
+    first = make(settings, tmp_path, after_acts=32)
+    first.run()
+    assert first.counters.updates > 0
+    kept = jax.device_get(first._state())
+    second = make(settings, tmp_path)
+    resumed = jax.device_get(second._state())
+    assert jax.tree.structure(resumed) == jax.tree.structure(kept)
+    jax.tree.map(np.testing.assert_array_equal, resumed, kept)
+    second.run()
+    assert second.counters.updates > first.counters.updates + 3
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(second.learner)))
+    # The schedule: the same number of updates for a timestep, whatever the length of a sequence.
+    timesteps = second.counters.timesteps - second.counters.learning_since_timesteps
+    assert abs(second.counters.updates * 8 - timesteps / 4 * 1.5) <= 8
+    written = {key for line in lines(tmp_path) for key, value in line.items() if value is not None}
+    assert written & (NOVELTY | EPISODIC | LEARNT | SECOND) == REPORTED[agent]
+    assert ("episode/intrinsic_return" in written) == bool(REPORTED[agent])
+    assert {"loss/extrinsic", "evaluation/return", "learner/valid_share", "episode/return"} <= written
+    visited = [line[key] for line in lines(tmp_path) for key in line if key.endswith("/visited_fraction")]
+    assert all(0 < share < 1 for share in visited)
+    assert ({"episode/visited_fraction", "evaluation/visited_fraction"} <= written) == bool(visited) == (agent in tiny.ABLATIONS)
+    result = judging.evaluate(tmp_path, episodes=2, seed=5)
+    assert len(result["returns"]) == 2 and result["updates_trained"] == second.counters.updates
+    if settings.bandit.chooser is config.Chooser.FIXED:
+        assert result["arm"] == 0  # the exploitative policy
 
 
 @pytest.mark.parametrize("after_acts", [20, 75])

@@ -1,6 +1,8 @@
 """Settings so small that a whole run takes seconds."""
 
-from agent57_jax.config import EnvironmentKind, Settings
+from collections.abc import Callable
+
+from agent57_jax.config import Embedding, EnvironmentKind, IntrinsicReward, Settings
 
 
 def coin_settings() -> Settings:
@@ -28,6 +30,20 @@ def zaxxon_settings() -> Settings:
     settings.network.conv_features = (4, 4, 4)
     _small(settings)
     return settings
+
+
+def distillation_alone(settings: Settings) -> None:
+    """Random network distillation as the whole intrinsic reward, with which NGU compares itself."""
+    settings.novelty.reward = IntrinsicReward.LIFELONG
+
+
+def random_embedding(settings: Settings) -> None:
+    """Episodic novelty in an embedding that nothing trains, the other comparison."""
+    settings.novelty.embedding = Embedding.RANDOM
+
+
+# Beside the family of the config files.
+ABLATIONS: dict[str, Callable[[Settings], None]] = {"distillation alone": distillation_alone, "random embedding": random_embedding}
 
 
 def _small(settings: Settings) -> None:

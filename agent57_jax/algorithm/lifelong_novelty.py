@@ -54,7 +54,25 @@ def lifelong_factor(error: jax.Array, moments: RunningMoments) -> jax.Array:
     Returns:
       [...]; 1 while the stream has no spread.
     """
+    return 1.0 + _in_deviations(error - moments.mean, moments)
+
+
+def distillation_reward(error: jax.Array, moments: RunningMoments) -> jax.Array:
+    """r^i = err / sigma_err, the intrinsic reward of random network distillation alone (Burda et al. 2018; NGU §4.1 compares with it).
+
+    Choice: Burda et al. divide by the deviation of the intrinsic return, for which an actor would need another statistic.
+
+    Args:
+      error: [...] squared distillation error.
+
+    Returns:
+      [...] >= 0; 0 while the stream has no spread.
+    """
+    return _in_deviations(error, moments)
+
+
+def _in_deviations(x: jax.Array, moments: RunningMoments) -> jax.Array:
     deviation = standard_deviation(moments)
     # Relative to the mean: a constant stream keeps rounding noise in its spread, which is no scale to divide by.
     spread = deviation > 1e-5 * jnp.abs(moments.mean)
-    return 1.0 + jnp.where(spread, (error - moments.mean) / jnp.where(spread, deviation, 1.0), 0.0)
+    return jnp.where(spread, x / jnp.where(spread, deviation, 1.0), 0.0)

@@ -10,6 +10,7 @@ import numpy as np
 from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
 
 ACTION_NAMES = ("up", "right", "down", "left")
+VISITED_FRACTION = "visited_fraction"  # part of the maze's corridor cells that the agent has been on in this episode, its start included
 MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]], np.int32)  # [A, 2], rows and columns
 WALL_COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
 AGENT_COLOUR = np.array([255, 255, 255], np.uint8)
@@ -77,6 +78,7 @@ class DiscoMaze:
             num_actions=len(ACTION_NAMES),
             action_names=ACTION_NAMES,
             frames_per_step=1,
+            extras=(VISITED_FRACTION,),
         )
         self._num_rooms_per_side = size // 2
         self._num_corridor_cells = 2 * self._num_rooms_per_side**2 - 1
@@ -115,10 +117,6 @@ class DiscoMaze:
         plan = _choose(starts, draw.plan, state.next_maze)
         state = _choose(starts, self._start(draw.room, state.next_maze), moved)._replace(next_maze=_extend(plan))
         return state, self._timestep(state, draw.colour, terminated=~is_free & ~starts)
-
-    def extras(self, state: DiscoMazeState) -> dict[str, jax.Array]:
-        """`visited_fraction`: part of the maze's corridor cells that the agent has been on in this episode, its start included."""
-        return {"visited_fraction": jnp.sum(state.visited, dtype=jnp.float32) / self._num_corridor_cells}
 
     def _draw(self, key: jax.Array) -> _Draw:
         """All that may be random in a step, from one call of the generator: each call costs more than the numbers it makes."""
@@ -162,6 +160,7 @@ class DiscoMaze:
             step_type=state.step_type,
             episode_return=jnp.float32(0),
             episode_length=state.episode_length,
+            extras={VISITED_FRACTION: jnp.sum(state.visited, dtype=jnp.float32) / self._num_corridor_cells},
         )
 
 

@@ -251,6 +251,7 @@ class EnvPoolEnvironment:
             step_type=step_type,
             episode_return=self._episode_return.astype(np.float32),
             episode_length=self._episode_length.copy(),
+            extras={},
         )
 
     def render(self, index: int) -> np.ndarray:

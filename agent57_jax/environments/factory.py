@@ -3,6 +3,7 @@
 from agent57_jax.config import EnvironmentKind, EnvironmentSettings, SettingsError
 from agent57_jax.environments.disco_maze import DiscoMaze
 from agent57_jax.environments.random_coin import RandomCoin
+from agent57_jax.environments.shifting_corridor import ShiftingCorridor
 from agent57_jax.types import HostEnvironment, JaxEnvironment
 
 
@@ -42,4 +43,6 @@ def make_jax_environment(settings: EnvironmentSettings) -> JaxEnvironment:
     """One grid world as pure functions."""
     if settings.kind is EnvironmentKind.DISCO_MAZE:
         return DiscoMaze(settings.grid_size, settings.max_episode_steps)
+    if settings.kind is EnvironmentKind.SHIFTING_CORRIDOR:
+        return ShiftingCorridor(settings.grid_size, settings.max_episode_steps, settings.phase_steps)
     return RandomCoin(settings.grid_size, settings.max_episode_steps)

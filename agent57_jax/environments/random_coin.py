@@ -85,11 +85,6 @@ class RandomCoin:
         state = jax.tree.map(lambda start, move: jnp.where(starts, start, move), self._start(key), moved)
         return state, self._timestep(state, reward=terminated.astype(jnp.float32), terminated=terminated)
 
-    def extras(self, state: RandomCoinState) -> dict[str, jax.Array]:
-        """Statistics of the episode beyond return and length: none."""
-        del state
-        return {}
-
     def _start(self, key: jax.Array) -> RandomCoinState:
         agent_key, coin_key = jax.random.split(key)
         cells = self.size**2
@@ -116,4 +111,5 @@ class RandomCoin:
             step_type=state.step_type,
             episode_return=state.episode_return,
             episode_length=state.episode_length,
+            extras={},
         )

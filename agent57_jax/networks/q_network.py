@@ -20,7 +20,7 @@ class QInputs(NamedTuple):
     observation: jax.Array  # [B, T, *observation_shape]
     previous_action: jax.Array  # [B, T] int32, a_{t-1}; ignored at FIRST
     extrinsic_reward: jax.Array  # [B, T] float32, r^e_t; ignored at FIRST
-    intrinsic_reward: jax.Array  # [B, T] float32, r^i_t; ignored at FIRST
+    intrinsic_reward: jax.Array | None  # [B, T] float32, r^i_t; ignored at FIRST; None for an agent without
     policy: jax.Array  # [B, T] int32, j
     is_first: jax.Array  # [B, T] bool; the recurrent state is reset before such a timestep
 
@@ -38,11 +38,11 @@ class _Encoder(nn.Module):
         features = build_torso(self.settings, self.dtype)(inputs.observation)
         features = nn.relu(nn.Dense(self.settings.torso_size, dtype=self.dtype)(features))
         follows = ~inputs.is_first[..., None]
+        rewards = [reward[..., None] for reward in (inputs.extrinsic_reward, inputs.intrinsic_reward) if reward is not None]
         context = [
             # Selected, not multiplied: what stands at FIRST is no experience and must not matter, not even a NaN.
             jnp.where(follows, jax.nn.one_hot(inputs.previous_action, self.num_actions), 0.0),
-            jnp.where(follows, inputs.extrinsic_reward[..., None], 0.0),
-            jnp.where(follows, inputs.intrinsic_reward[..., None], 0.0),
+            *(jnp.where(follows, reward, 0.0) for reward in rewards),
             jax.nn.one_hot(inputs.policy, self.num_policies),
         ]
         x = jnp.concatenate([features, *(part.astype(features.dtype) for part in context)], axis=-1)
@@ -79,6 +79,7 @@ class QNetwork:
     num_policies: int
     num_values: int
     precision: Precision = Precision.FLOAT32
+    has_intrinsic_reward: bool = True
 
     @property
     def _dtype(self) -> jnp.dtype:
@@ -97,7 +98,8 @@ class QNetwork:
         zeros = jnp.zeros((1, 1), jnp.float32)
         observation = jnp.zeros((1, 1, *self.spec.observation_shape), self.spec.observation_dtype)
         indices = zeros.astype(jnp.int32)
-        inputs = QInputs(observation, indices, zeros, zeros, indices, zeros.astype(bool))
+        reward = zeros if self.has_intrinsic_reward else None
+        inputs = QInputs(observation, indices, zeros, reward, indices, zeros.astype(bool))
         size = self.settings.lstm_size
 
         def init_one(key: jax.Array) -> Parameters:

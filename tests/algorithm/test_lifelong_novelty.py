@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agent57_jax.algorithm.lifelong_novelty import RunningMoments, init_moments, lifelong_factor, standard_deviation, update_moments
+from agent57_jax.algorithm.lifelong_novelty import (
+    RunningMoments,
+    distillation_reward,
+    init_moments,
+    lifelong_factor,
+    standard_deviation,
+    update_moments,
+)
 from tests.oracles import lifelong_novelty as oracle
 
 BATCH = 6
@@ -16,6 +23,7 @@ FAR = 1e7
 
 update = jax.jit(update_moments)
 factor = jax.jit(lifelong_factor)
+reward = jax.jit(distillation_reward)
 
 
 def ones(values: np.ndarray) -> np.ndarray:
@@ -89,6 +97,7 @@ def test_a_batch_without_weight_changes_nothing() -> None:
 def test_an_empty_stream_has_no_opinion() -> None:
     assert standard_deviation(init_moments()) == 0
     np.testing.assert_array_equal(factor(jnp.array([0.0, 5.0]), init_moments()), [1.0, 1.0])
+    np.testing.assert_array_equal(reward(jnp.array([0.0, 5.0]), init_moments()), [0.0, 0.0])
 
 
 def test_spread_of_large_nearly_constant_values() -> None:
@@ -107,13 +116,15 @@ def test_spread_of_large_nearly_constant_values() -> None:
 @pytest.mark.parametrize("size", [1, 64, 1000])
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1.0 / 3.0, 1e-6, 123.456, 1e6 + 0.1])
 def test_a_constant_stream_has_no_spread(constant: float, size: int) -> None:
-    """Rounding noise is no scale to divide by: alpha stays 1, whatever the error."""
+    """Rounding noise is no scale to divide by: alpha stays 1 and the reward 0, whatever the error."""
     values = np.full(size, constant, np.float32)
     moments = init_moments()
     for _ in range(20):
         moments = update(moments, values, ones(values), FAR)
     np.testing.assert_allclose(moments.mean, np.float32(constant), rtol=1e-6)
-    np.testing.assert_array_equal(factor(np.array([constant, 2 * constant + 5], np.float32), moments), [1.0, 1.0])
+    errors = np.array([constant, 2 * constant + 5], np.float32)
+    np.testing.assert_array_equal(factor(errors, moments), [1.0, 1.0])
+    np.testing.assert_array_equal(reward(errors, moments), [0.0, 0.0])
 
 
 def test_beyond_the_horizon_old_values_fade() -> None:
@@ -153,6 +164,28 @@ def test_factor_equals_its_twin() -> None:
     expected = [[oracle.lifelong_factor(float(x), mean, deviation) for x in row] for row in error]
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose([actual[0, 1], actual[0, 2], actual[1, 0]], [1.0, 2.0, 0.0], atol=1e-5)
+
+
+def test_reward_of_distillation_alone_equals_its_twin() -> None:
+    moments = update(init_moments(), np.array([1.0, 5.0, 9.0], np.float32), np.ones(3, np.float32), FAR)
+    deviation = np.sqrt(32 / 3)
+    error = np.array([[0.0, 5.0, deviation], [1e-6, 100.0, 6.0]], np.float32)
+    actual = reward(error, moments)
+    expected = [[oracle.distillation_reward(float(x), deviation) for x in row] for row in error]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    assert actual.dtype == jnp.float32
+    # A deviation is worth 1, and unlike alpha it does not matter where the mean is.
+    np.testing.assert_allclose([actual[0, 0], actual[0, 2]], [0.0, 1.0], rtol=1e-6)
+    shifted = update(init_moments(), np.array([101.0, 105.0, 109.0], np.float32), np.ones(3, np.float32), FAR)
+    np.testing.assert_allclose(reward(error, shifted), actual, rtol=1e-5)
+
+
+def test_reward_of_distillation_alone_has_no_scale_of_its_own() -> None:
+    values = np.random.default_rng(2).uniform(1, 3, 200).astype(np.float32)
+    reference = reward(values, update(init_moments(), values, ones(values), FAR))
+    for scale in (2.0**-20, 2.0**10):
+        scaled = (scale * values).astype(np.float32)
+        np.testing.assert_allclose(reward(scaled, update(init_moments(), scaled, ones(scaled), FAR)), reference, rtol=1e-4)
 
 
 def test_factor_has_no_scale_of_its_own() -> None:

@@ -18,9 +18,11 @@ def row(timestep: TimeStep, index: int) -> TimeStep:
 
 
 def assert_same(got: TimeStep, expected: TimeStep) -> None:
-    for name, a, b in zip(TimeStep._fields, got, expected, strict=True):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for (name, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype, name
-        np.testing.assert_array_equal(a, b, err_msg=name)
+        # The compiler may divide by multiplying, which costs the fraction its last digit.
+        np.testing.assert_allclose(a, b, rtol=1e-6 if a.dtype == np.float32 else 0, err_msg=str(name))
 
 
 def reset_twin(twin: DiscoMazeTwin, state: DiscoMazeState, index: int, colours: np.ndarray) -> TimeStep:
@@ -40,28 +42,29 @@ def actions_into(state: DiscoMazeState, rng: np.random.Generator, wall_probabili
 @pytest.mark.parametrize(("size", "max_episode_steps"), [(5, 12), (21, 60)])
 def test_follows_its_twin_under_random_actions(size: int, max_episode_steps: int) -> None:
     env = DiscoMaze(size, max_episode_steps)
-    init, step, extras = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step)), jax.jit(jax.vmap(env.extras))
+    init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
     rng = np.random.default_rng(7)
     state, timestep = jax.device_get(init(jax.random.split(jax.random.key(1), E)))
     twins = [DiscoMazeTwin(max_episode_steps) for _ in range(E)]
     for index, twin in enumerate(twins):
         assert_same(row(timestep, index), reset_twin(twin, state, index, wall_colours(timestep.observation[index])))
     seen = {"wall": 0, "truncated": 0, "first": 0}
+    visited = set()
     for t in range(250):
         was_last = timestep.step_type == LAST
         actions = actions_into(state, rng, wall_probability=0.05)
         state, timestep = jax.device_get(step(jax.random.split(jax.random.key(1000 + t), E), state, actions))
-        fraction = np.asarray(extras(state)["visited_fraction"])
         for index, twin in enumerate(twins):
             colours = wall_colours(timestep.observation[index])
             expected = reset_twin(twin, state, index, colours) if was_last[index] else twin.step(int(actions[index]), colours)
             assert_same(row(timestep, index), expected)
-            assert fraction[index] == pytest.approx(twin.visited_fraction())
         last = timestep.step_type == LAST
         seen["wall"] += int(np.sum(last & (timestep.discount == 0)))
         seen["truncated"] += int(np.sum(last & (timestep.discount == 1)))
         seen["first"] += int(np.sum(timestep.step_type == FIRST))
+        visited |= set(timestep.extras["visited_fraction"].tolist())
     assert min(seen.values()) > 5, seen
+    assert len(visited) > 5 and max(visited) <= 1
 
 
 @pytest.mark.parametrize("size", [5, 7, 13, 21])
@@ -157,11 +160,12 @@ def test_randomness_comes_from_the_key_alone() -> None:
 
 def test_spec_describes_timesteps() -> None:
     env = DiscoMaze()
-    state, timestep = env.init(jax.random.key(0))
+    _, timestep = env.init(jax.random.key(0))
     assert timestep.observation.shape == env.spec.observation_shape == (21, 21, 3)
     assert timestep.observation.dtype == env.spec.observation_dtype
     assert env.spec.num_actions == len(env.spec.action_names) == 4
-    assert float(env.extras(state)["visited_fraction"]) == pytest.approx(1 / 199)
+    assert tuple(timestep.extras) == env.spec.extras == ("visited_fraction",)
+    assert float(timestep.extras["visited_fraction"]) == pytest.approx(1 / 199)
 
 
 @pytest.mark.parametrize(("size", "steps"), [(3, 10), (20, 10), (21, 0)])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import envpool
+import jax
 import numpy as np
 import pytest
 
@@ -47,7 +48,7 @@ def random_actions(environment: EnvPoolEnvironment, num_steps: int, seed: int = 
 def play(environment: EnvPoolEnvironment, num_steps: int, seed: int = 0) -> TimeStep:
     """FIRST and `num_steps` timesteps under random actions, every field [num_steps + 1, E, ...]."""
     timesteps = [start(environment)] + [step(environment, actions) for actions in random_actions(environment, num_steps, seed)]
-    return TimeStep(*(np.stack(field) for field in zip(*timesteps, strict=True)))
+    return jax.tree.map(lambda *rows: np.stack(rows), *timesteps)
 
 
 # Options and specs
@@ -121,8 +122,9 @@ def test_atari_spec_and_timestep(make: Make) -> None:
     timestep = start(environment)
     assert timestep.observation.shape == (3, 84, 84, 1)
     assert timestep.observation.dtype == np.uint8
-    assert [field.dtype for field in timestep[1:]] == [np.float32, np.float32, np.int32, np.float32, np.int32]
-    assert all(field.shape == (3,) for field in timestep[1:])
+    assert [field.dtype for field in timestep[1:6]] == [np.float32, np.float32, np.int32, np.float32, np.int32]
+    assert all(field.shape == (3,) for field in timestep[1:6])
+    assert timestep.extras == {} and environment.spec.extras == ()
 
 
 def test_vector_spec_and_timestep(make: Make) -> None:
@@ -276,14 +278,13 @@ def test_timesteps_belong_to_the_caller(make: Make) -> None:
         environment = make(task_id)
         kept = [start(environment)]
         kept += [step(environment, actions) for actions in random_actions(environment, num_steps=3)]
-        copies = [TimeStep(*(np.array(field) for field in timestep)) for timestep in kept]
+        copies = [jax.tree.map(np.array, timestep) for timestep in kept]
         for actions in random_actions(environment, num_steps=30, seed=1):
             step(environment, actions)
         for timestep, copy in zip(kept, copies, strict=True):
-            for mine, before in zip(timestep, copy, strict=True):
-                np.testing.assert_array_equal(mine, before)
+            jax.tree.map(np.testing.assert_array_equal, timestep, copy)
         timestep = step(environment, np.zeros(3, np.int32))
-        for mine in timestep:
+        for mine in jax.tree.leaves(timestep):
             mine.fill(7)  # what the caller writes is lost on the environment
         timestep = step(environment, np.zeros(3, np.int32))
         np.testing.assert_array_equal(timestep.episode_length, 3 + 30 + 2)

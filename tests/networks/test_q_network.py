@@ -321,6 +321,9 @@ def test_number_of_parameters_of_the_paper() -> None:
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 2 * one
     single = dataclasses.replace(PAPER, num_values=1)
     assert sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(single.init, jax.random.key(0)))) == one
+    # Without an intrinsic reward the LSTM has one input less.
+    without = dataclasses.replace(single, has_intrinsic_reward=False)
+    assert sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(without.init, jax.random.key(0)))) == one - 4 * 512
 
 
 @pytest.mark.parametrize("precision", list(Precision))

@@ -29,9 +29,6 @@ class DiscoMazeTwin:
         self.visited.add(target)
         return self._timestep(colours, 1.0, LAST if self.steps == self.max_episode_steps else MID)
 
-    def visited_fraction(self) -> float:
-        return len(self.visited) / len(self.corridor)
-
     def _timestep(self, colours: np.ndarray, discount: float, step_type: int) -> TimeStep:
         image = np.zeros((self.size, self.size, 3), np.uint8)
         for row in range(self.size):
@@ -40,7 +37,8 @@ class DiscoMazeTwin:
                     image[row, column] = 255
                 elif (row, column) not in self.corridor:
                     image[row, column] = COLOURS[colours[row, column]]
-        return TimeStep(image, np.float32(0), np.float32(discount), np.int32(step_type), np.float32(0), np.int32(self.steps))
+        extras = {"visited_fraction": np.float32(len(self.visited) / len(self.corridor))}
+        return TimeStep(image, np.float32(0), np.float32(discount), np.int32(step_type), np.float32(0), np.int32(self.steps), extras)
 
 
 def wall_colours(image: np.ndarray) -> np.ndarray:

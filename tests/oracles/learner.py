@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from agent57_jax.types import FIRST, Batch, Experience, RecurrentState
-from tests.oracles import policy_family, retrace, sequence_priority, value_transform
+from tests.oracles import n_step, policy_family, retrace, sequence_priority, value_transform
 from tests.oracles.q_network import dense, relu, torso, unroll
 
 Tree = Any
 
 
 def to_float64(tree: Tree) -> Tree:
-    """A copy of nested dicts of arrays with float64 leaves."""
+    """A copy of nested dicts of arrays with float64 leaves; None, for what an agent lacks, stays."""
+    if tree is None:
+        return None
     if isinstance(tree, dict):
         return {name: to_float64(part) for name, part in tree.items()}
     return np.array(tree, np.float64)
@@ -54,6 +56,21 @@ def q_values(q: Tree, state: RecurrentState, x: Experience, num_policies: int) -
     return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies)[0]
 
 
+def behind_burn_in(q: Tree, batch: Batch, length: int, num_policies: int) -> Batch:
+    """The batch without its first `length` timesteps, and the state to which these bring the networks q (R2D2 §3)."""
+    if length == 0:
+        return batch
+    x, state = batch.experience, batch.recurrent_state
+    before, after = (
+        Experience(*(None if field is None else field[:, part] for field in x)) for part in (slice(length), slice(length, None))
+    )
+    previous = np.concatenate([state.previous_action[:, None], before.action[:, :-1]], axis=1)
+    inputs = before.observation, previous, before.extrinsic_reward, before.intrinsic_reward, before.policy, before.step_type == FIRST
+    num_actions = q["heads"]["Dense_2"]["bias"].shape[-1]
+    _, hidden, cell = unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies)
+    return batch._replace(experience=after, recurrent_state=RecurrentState(hidden, cell, before.action[:, -1]))
+
+
 def embed(embedding: Tree, observation: np.ndarray) -> np.ndarray:
     """f(x) of the part "embedding" of the embedding network: [..., size] -> [..., D]."""
     return relu(dense(embedding["Dense_0"], torso(embedding["Dense_1"], observation)))
@@ -79,6 +96,7 @@ class LearnerTwin:
 
     betas: Sequence[float]
     gammas: Sequence[float]
+    n_step: int | None  # rewards in a target of n-step double Q-learning; None: Retrace
     trace_lambda: float
     target_epsilon: float
     eta: float
@@ -100,13 +118,16 @@ class LearnerTwin:
 
     def rewards(self, x: Experience, num_values: int) -> np.ndarray:
         """What each value function learns from, [V, B, T]; numbers at FIRST are not defined."""
-        extrinsic, intrinsic = np.asarray(x.extrinsic_reward, np.float64)[:, 1:], np.asarray(x.intrinsic_reward, np.float64)[:, 1:]
+        extrinsic = np.asarray(x.extrinsic_reward, np.float64)[:, 1:]
+        if x.intrinsic_reward is None:
+            return extrinsic[None]
+        intrinsic = np.asarray(x.intrinsic_reward, np.float64)[:, 1:]
         if num_values == 2:
             return np.stack([extrinsic, intrinsic])
         return (extrinsic + np.asarray(self.betas)[x.policy[:, :-1]] * intrinsic)[None]
 
     def targets(self, online: np.ndarray, target: np.ndarray, x: Experience) -> np.ndarray:
-        """Retrace targets [V, B, T] from values [V, B, T + 1, A] of the online and of the target network."""
+        """Targets [V, B, T] from values [V, B, T + 1, A] of the online and of the target network; NaN where n-step targets have none."""
         num_values, num_streams, length, _ = online.shape
         rewards, valid = self.rewards(x, num_values), self.valid(x)
         apply, invert = (
@@ -116,11 +137,15 @@ class LearnerTwin:
         )
         result = np.zeros((num_values, num_streams, length - 1))
         for b in range(num_streams):
-            policy = [
-                policy_family.epsilon_greedy_row(self.combined(online[:, b, t], x.policy[b, t]), self.target_epsilon) for t in range(length)
-            ]
+            combined = np.array([self.combined(online[:, b, t], x.policy[b, t]) for t in range(length)])
+            policy = [policy_family.epsilon_greedy_row(values, self.target_epsilon) for values in combined]
             discounts = [self.gammas[int(x.policy[b, t])] * float(x.discount[b, t + 1]) for t in range(length - 1)]
             for v in range(num_values):
+                if self.n_step is not None:
+                    result[v, b] = n_step.n_step_targets(
+                        target[v, b], combined, rewards[v, b], np.array(discounts), valid[b], self.n_step, apply, invert
+                    )
+                    continue
                 result[v, b] = retrace.retrace_targets(
                     target[v, b],
                     np.array(policy),

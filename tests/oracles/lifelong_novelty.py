@@ -46,3 +46,10 @@ def lifelong_factor(error: float, mean: float, standard_deviation: float) -> flo
     if standard_deviation == 0:
         return 1.0
     return 1.0 + (error - mean) / standard_deviation
+
+
+def distillation_reward(error: float, standard_deviation: float) -> float:
+    """r^i = err / sigma_err of random network distillation alone; 0 while there is no spread."""
+    if standard_deviation == 0:
+        return 0.0
+    return error / standard_deviation

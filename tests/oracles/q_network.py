@@ -30,16 +30,14 @@ def torso(parameters: Tree, observation: np.ndarray) -> np.ndarray:
     return x
 
 
-def context(
-    previous_action: int, extrinsic_reward: float, intrinsic_reward: float, policy: int, is_first: bool, num_actions: int, num_policies: int
-) -> np.ndarray:
-    """One-hot a_{t-1}, r^e_t, r^i_t, one-hot j; at FIRST there was no action and no reward."""
-    x = np.zeros(num_actions + 2 + num_policies)
+def context(previous_action: int, rewards: list[float], policy: int, is_first: bool, num_actions: int, num_policies: int) -> np.ndarray:
+    """One-hot a_{t-1}, r^e_t, r^i_t where there is one, one-hot j; at FIRST there was no action and no reward."""
+    x = np.zeros(num_actions + len(rewards) + num_policies)
     if not is_first:
         x[previous_action] = 1.0
-        x[num_actions] = extrinsic_reward
-        x[num_actions + 1] = intrinsic_reward
-    x[num_actions + 2 + policy] = 1.0
+        for i, reward in enumerate(rewards):
+            x[num_actions + i] = reward
+    x[num_actions + len(rewards) + policy] = 1.0
     return x
 
 
@@ -72,7 +70,7 @@ def unroll(
     observation: np.ndarray,
     previous_action: np.ndarray,
     extrinsic_reward: np.ndarray,
-    intrinsic_reward: np.ndarray,
+    intrinsic_reward: np.ndarray | None,
     policy: np.ndarray,
     is_first: np.ndarray,
     num_actions: int,
@@ -80,7 +78,8 @@ def unroll(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Action values [V, B, T, A] and hidden and cell state [B, V, H] after the last timestep, all float64.
 
-    Arguments as in the package: parameters with a leading axis V, the state before the first timestep [B, V, H], inputs [B, T, ...].
+    Arguments as in the package: parameters with a leading axis V, the state before the first timestep [B, V, H], inputs [B, T, ...]; an
+    agent without intrinsic reward has None for it.
     """
     batch, num_values = hidden.shape[:2]
     length = is_first.shape[1]
@@ -95,10 +94,10 @@ def unroll(
                 if is_first[b, t]:
                     h, c = np.zeros(len(h)), np.zeros(len(c))
                 features = relu(dense(encoder["Dense_1"], torso(encoder["Dense_0"], observation[b, t])))
+                rewards = [float(reward[b, t]) for reward in (extrinsic_reward, intrinsic_reward) if reward is not None]
                 given = context(
                     int(previous_action[b, t]),
-                    float(extrinsic_reward[b, t]),
-                    float(intrinsic_reward[b, t]),
+                    rewards,
                     int(policy[b, t]),
                     bool(is_first[b, t]),
                     num_actions,

@@ -37,4 +37,5 @@ class RandomCoinTwin:
         image[:, :, 0] = 255
         image[*self.agent, 1] = 255
         image[*self.coin, 2] = 255
-        return TimeStep(image, np.float32(reward), np.float32(discount), np.int32(step_type), np.float32(self.total), np.int32(self.steps))
+        numbers = np.float32(reward), np.float32(discount), np.int32(step_type), np.float32(self.total), np.int32(self.steps)
+        return TimeStep(image, *numbers, extras={})

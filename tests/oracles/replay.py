@@ -10,10 +10,10 @@ Name = tuple[int, int, int]  # group, environment, number of the sequence
 class Replay:
     """What the replay must hold and give, one environment at a time, over all devices."""
 
-    def __init__(self, num_groups: int, envs_per_group: int, capacity_per_env: int, trace: int, period: int) -> None:
+    def __init__(self, num_groups: int, envs_per_group: int, capacity_per_env: int, trace: int, period: int, burn_in: int = 0) -> None:
         """An empty replay."""
         self.num_groups, self.envs_per_group = num_groups, envs_per_group
-        self.capacity_per_env, self.trace, self.period = capacity_per_env, trace, period
+        self.capacity_per_env, self.trace, self.period, self.burn_in = capacity_per_env, trace, period, burn_in
         self.timesteps: dict[tuple[int, int], list[Any]] = {(g, e): [] for g in range(num_groups) for e in range(envs_per_group)}
         self.states: dict[tuple[int, int], list[Any]] = {(g, e): [] for g in range(num_groups) for e in range(envs_per_group)}
         self.priorities: dict[Name, float] = {}  # of the sequences that may be drawn, and of no other
@@ -36,17 +36,18 @@ class Replay:
         return range((len(self.timesteps[group, environment]) - 1) // self.period + 1)
 
     def _is_whole(self, name: Name) -> bool:
-        """Whether all T + 1 timesteps have come and none of them has left the last C."""
+        """Whether the timesteps of the burn-in and all T + 1 behind it have come and none of them has left the last C."""
         group, environment, number = name
         length = len(self.timesteps[group, environment])
-        first, last = number * self.period, number * self.period + self.trace
+        first, last = number * self.period, number * self.period + self.burn_in + self.trace
         return last < length and first >= length - self.capacity_per_env
 
     def sequence(self, name: Name) -> tuple[list[Any], Any]:
-        """The T + 1 timesteps of a sequence and the state with which the actor entered the first."""
+        """The timesteps of a sequence, its burn-in and T + 1 behind that, and the state with which the actor entered the first."""
         group, environment, number = name
         first = number * self.period
-        return self.timesteps[group, environment][first : first + self.trace + 1], self.states[group, environment][first]
+        last = first + self.burn_in + self.trace
+        return self.timesteps[group, environment][first : last + 1], self.states[group, environment][first]
 
     def write_priorities(self, names: list[Name], priorities: list[float]) -> None:
         """Sets the priorities of sequences that may still be drawn; of a name that comes twice the last one counts."""

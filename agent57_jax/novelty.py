@@ -1,0 +1,141 @@
+"""The intrinsic reward as actors compute it: networks, episodic memory and running statistics together (NGU §2, Alg. 1).
+
+What an agent lacks is None everywhere: its parameters, memory, statistics and sums take no memory and no time. The functions work on one
+device's share of the environments, inside a sharded program.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agent57_jax import parallel
+from agent57_jax.algorithm import episodic_novelty, lifelong_novelty
+from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
+from agent57_jax.algorithm.intrinsic_reward import intrinsic_reward
+from agent57_jax.algorithm.lifelong_novelty import RunningMoments
+from agent57_jax.config import NoveltySettings
+from agent57_jax.networks.distillation import DistillationNetwork
+from agent57_jax.networks.embedding import EmbeddingNetwork
+from agent57_jax.types import ActingParameters
+
+
+class NoveltyState(NamedTuple):
+    """What an environment's actor carries of novelty from one timestep to the next."""
+
+    memory: EpisodicMemory | None  # [E, ...]; None without episodic novelty
+    intrinsic_return: jax.Array  # [E] float32, sum of r^i over this episode
+
+
+class NoveltyStatistics(NamedTuple):
+    """Running statistics that all actors share; every device holds the same."""
+
+    squared_distance: RunningMoments | None  # of the distances to the nearest memories; its mean is d_m^2; None without episodic novelty
+    distillation_error: RunningMoments  # its mean and deviation are mu_err and sigma_err
+
+
+class NoveltyMetrics(NamedTuple):
+    """Sums over acts."""
+
+    intrinsic_reward: jax.Array  # scalar, sum over timesteps
+    episodic_reward: jax.Array | None  # scalar, sum over timesteps; None without episodic novelty
+    alpha: jax.Array  # scalar, sum over timesteps, before clipping
+    episode_intrinsic_return: jax.Array  # scalar, sum over episodes
+
+
+class NoveltyOutput(NamedTuple):
+    """Result of one step."""
+
+    state: NoveltyState
+    statistics: NoveltyStatistics
+    reward: jax.Array  # [E] r^i_t
+    metrics: NoveltyMetrics  # of this device
+
+
+@dataclasses.dataclass(frozen=True)
+class Novelty:
+    """Networks and settings of an intrinsic reward."""
+
+    settings: NoveltySettings
+    embedding: EmbeddingNetwork | None  # None: random network distillation alone
+    distillation: DistillationNetwork
+
+    def init_state(self, num_envs: int) -> NoveltyState:
+        """Actors before their first timestep."""
+        settings = self.settings
+        memory = None
+        if self.embedding is not None:
+            memory = episodic_novelty.init_memory(num_envs, settings.memory_capacity, settings.embedding_size)
+        return NoveltyState(memory, jnp.zeros((num_envs,), jnp.float32))
+
+    def init_statistics(self) -> NoveltyStatistics:
+        """Statistics before the first timestep."""
+        moments = lifelong_novelty.init_moments()
+        return NoveltyStatistics(None if self.embedding is None else moments, moments)
+
+    def init_metrics(self) -> NoveltyMetrics:
+        """Sums before the first act."""
+        zero = jnp.zeros((), jnp.float32)
+        return NoveltyMetrics(zero, None if self.embedding is None else zero, zero, zero)
+
+    def step(
+        self,
+        parameters: ActingParameters,
+        state: NoveltyState,
+        statistics: NoveltyStatistics,
+        observation: jax.Array,
+        is_first: jax.Array,
+        is_last: jax.Array,
+    ) -> NoveltyOutput:
+        """The reward for having reached a timestep, after memory and statistics have taken it in.
+
+        Args:
+          observation: [E, *observation_shape].
+          is_first, is_last: [E] bool.
+        """
+        settings = self.settings
+        error = self.distillation.error(parameters.predictor, parameters.random_target, observation)
+        # Every device sees the numbers of all and so keeps the same statistics, the same as one device would.
+        all_errors = parallel.gather_over_devices(error)
+        errors = lifelong_novelty.update_moments(
+            statistics.distillation_error, all_errors, jnp.ones_like(all_errors), settings.statistics_horizon
+        )
+        alpha = lifelong_novelty.lifelong_factor(error, errors)
+        memory = distances = episodic = None
+        if self.embedding is None:
+            reward = lifelong_novelty.distillation_reward(error, errors)
+        else:
+            assert state.memory is not None and statistics.squared_distance is not None
+            memory, distances, episodic = self._episodic(parameters, state.memory, statistics.squared_distance, observation, is_first)
+            reward = intrinsic_reward(episodic, alpha, settings.max_factor)
+        intrinsic_return = jnp.where(is_first, 0.0, state.intrinsic_return) + reward
+        metrics = NoveltyMetrics(
+            intrinsic_reward=jnp.sum(reward),
+            episodic_reward=None if episodic is None else jnp.sum(episodic),
+            alpha=jnp.sum(alpha),
+            episode_intrinsic_return=jnp.sum(is_last * intrinsic_return),
+        )
+        return NoveltyOutput(NoveltyState(memory, intrinsic_return), NoveltyStatistics(distances, errors), reward, metrics)
+
+    def _episodic(
+        self, parameters: ActingParameters, memory: EpisodicMemory, moments: RunningMoments, observation: jax.Array, is_first: jax.Array
+    ) -> tuple[EpisodicMemory, RunningMoments, jax.Array]:
+        """Memory and statistics with x_t, episodic reward [E]."""
+        settings = self.settings
+        assert self.embedding is not None
+        memory = episodic_novelty.reset_memory(memory, is_first)
+        embedding = self.embedding.embed(parameters.embedding, observation)
+        memory, distances = episodic_novelty.insert_and_compare(memory, embedding, settings.num_neighbours)
+        everywhere = parallel.gather_over_devices(distances)
+        present = (everywhere != episodic_novelty.NO_NEIGHBOUR).astype(jnp.float32)
+        moments = lifelong_novelty.update_moments(moments, everywhere, present, settings.statistics_horizon)
+        reward = episodic_novelty.episodic_reward(
+            distances,
+            moments.mean,
+            settings.kernel_epsilon,
+            settings.cluster_distance,
+            settings.pseudo_count,
+            settings.max_similarity,
+        )
+        return memory, moments, reward

@@ -1,0 +1,1 @@
+"""Published figures, made again: one module each, `python -m reproductions.NAME --profile=cpu`."""

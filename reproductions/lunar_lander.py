@@ -1,0 +1,96 @@
+"""Lunar Lander: does the whole EnvPool path learn a task of vector observations?
+
+No figure of the papers; the task's authors call it solved at a mean return of 200. Tested: a mean return of 200 or more over 100 greedy
+episodes, for every seed.
+
+smoke: a few thousand steps, too short to learn anything. cpu: the laptop's sizes on two cores. gpu: the paper's sizes.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+from reproductions import plots
+from reproductions.common import Figure, Profile, Run, Training, reproduce
+from reproductions.records import all_hold, expectation
+
+WANTED_RETURN = 200.0
+EPISODES = 100
+CPU_OVERRIDES: dict[str, Any] = {"total_steps": 3_000_000}  # what the cpu profile's runs have beyond configs/lunar_lander.py:laptop
+
+
+def trainings(profile: str, seeds: Sequence[int], overrides: Mapping[str, Any]) -> tuple[Training, ...]:
+    """A run for each seed."""
+    return tuple(Training(f"seed{seed}", f"configs/lunar_lander.py:{profile}", overrides, seed) for seed in seeds)
+
+
+PROFILES = {
+    "smoke": Profile(trainings("smoke", (0,), {"total_steps": 6_000}), workers=1, episodes=4),
+    "cpu": Profile(trainings("laptop", (0,), CPU_OVERRIDES), workers=1, episodes=EPISODES),
+    "gpu": Profile(trainings("paper", (0, 1, 2), {}), workers=1, episodes=EPISODES),
+}
+
+
+def summarise(runs: Sequence[Run]) -> dict[str, Any]:
+    """Mean return of each seed after training, and its learning curve over steps and over wall time."""
+    entries = [
+        {
+            "seed": run.training.seed,
+            "finished": run.finished,
+            "return": run.evaluation["mean"],
+            "median": run.evaluation["median"],
+            "lowest": min(run.evaluation["returns"]),
+            "episodes": run.evaluation["episodes"],
+            "hours": run.seconds / 3600,
+            "curve": run.curve("evaluation/return"),
+            "curve_seconds": run.curve("evaluation/return", over="seconds"),
+        }
+        for run in runs
+    ]
+    return {
+        "runs": entries,
+        "expectations": {
+            "Lunar Lander is solved": expectation(
+                f"mean return of {EPISODES} greedy episodes at least {WANTED_RETURN:g} for every seed",
+                {f"seed {entry['seed']}": entry["return"] for entry in entries},
+                all_hold([entry["return"] >= WANTED_RETURN if entry["episodes"] >= EPISODES else None for entry in entries]),
+            )
+        },
+    }
+
+
+def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Learning curves over agent steps and over wall time; the returns after training as points at their ends."""
+    runs = record["data"]["runs"]
+    colours = [matplotlib.colormaps["tab10"](i) for i in range(len(runs))]
+    with plots.picture(path, record, "Lunar Lander: return of greedy episodes") as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for run, colour in zip(runs, colours, strict=True):
+            hours = [(seconds / 3600, value) for seconds, value in run["curve_seconds"]]
+            for axes, curve in ((left, run["curve"]), (right, hours)):
+                if not curve:
+                    continue
+                axes.plot(*zip(*curve, strict=True), color=colour, linewidth=0.8, alpha=0.35)
+                axes.plot(*zip(*plots.smoothed(curve), strict=True), color=colour, linewidth=2.0, label=f"seed {run['seed']}")
+                label = f"{run['episodes']} episodes after training: {run['return']:.0f}"
+                axes.plot(curve[-1][0], run["return"], "o", color=colour, markersize=8, markeredgecolor="black", label=label)
+        plots.threshold(left, WANTED_RETURN, "")
+        plots.threshold(right, WANTED_RETURN, f"solved:\n{WANTED_RETURN:g}")
+        plots.in_millions(left, "agent steps")
+        left.set_ylabel("mean return")
+        plots.legend(left, loc="lower right")
+        right.set_xlabel("hours of training")
+
+
+FIGURE = Figure(name="lunar_lander", profiles=PROFILES, summarise=summarise, draw=draw, counts_unfinished=True)
+
+
+def main() -> None:
+    """Makes the figure."""
+    reproduce(FIGURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Episodes of a trained run in a grid world, timestep by timestep: what the agent saw, did, embedded and was rewarded with, and where.
+
+The agent plays as it does for `evaluate.py`: greedy episodes with the last checkpoint's parameters, the exploration of evaluation, and the
+novelty statistics of the checkpoint. Those stay as they are, for the evaluator too does not teach them. The same folder, seed and number of
+environments give the same episodes here and there.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agent57_jax import config, evaluator, parallel, programs
+from agent57_jax.actor import ActorState
+from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.config import EnvironmentKind, Settings, SettingsError
+from agent57_jax.environments import factory
+from agent57_jax.environments.disco_maze import MOVES, VISITED_FRACTION
+from agent57_jax.judging import MAX_ENVIRONMENTS
+from agent57_jax.learner import LearnerState, acting_parameters
+from agent57_jax.novelty import NoveltyStatistics
+from agent57_jax.types import FIRST, LAST, ActingParameters, Array, JaxEnvironment
+
+GRID_WORLDS = (EnvironmentKind.RANDOM_COIN, EnvironmentKind.DISCO_MAZE)
+BLOCK_STEPS = 64
+
+# (key, state of one environment) -> its action
+Policy = Callable[[jax.Array, Any], jax.Array]
+
+
+class Restored(NamedTuple):
+    """A run's last checkpoint, on one device."""
+
+    settings: Settings
+    environment: JaxEnvironment
+    parts: programs.Parts
+    learner: LearnerState
+    statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
+    bandit: BanditState  # the evaluator's
+
+
+class Timesteps(NamedTuple):
+    """A stretch of E environments, as NumPy arrays; its timesteps follow those of the stretch before."""
+
+    observation: Array  # [E, T, *observation_shape]
+    action: Array  # [E, T] int32, chosen at the observation; ignored at LAST
+    step_type: Array  # [E, T] int32
+    discount: Array  # [E, T] float32, 0 where the environment terminated
+    intrinsic_reward: Array | None  # [E, T] float32; None for an agent without
+    embedding: Array | None  # [E, T, D] float32, f(x) as actors compute it; None without episodic novelty
+    position: Array  # [E, T, 2] int32, row and column of the agent
+    is_first_visit: Array  # [E, T] bool, the agent has not been on its cell before in this episode
+    extras: dict[str, Array]  # [E, T] float32 each, what else the environment reports
+
+
+class _Carry(NamedTuple):
+    """Between two acts."""
+
+    actor: ActorState
+    simulation: programs.Simulation
+    visited: jax.Array  # [E, rows, columns] bool, cells the agent has been on in this episode
+
+
+def restore(folder: str | os.PathLike[str]) -> Restored:
+    """Reads the last checkpoint of a run in a grid world.
+
+    Raises:
+      SettingsError: if the folder holds no such run or no checkpoint; CheckpointError: if it cannot be read.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / "config.json").exists():
+        raise SettingsError(f"{folder} holds no run: there is no config.json in it")
+    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
+    if settings.environment.kind not in GRID_WORLDS:
+        raise SettingsError(f"{folder} holds a run of {settings.environment.kind.value}, which is no grid world with a place for the agent")
+    checkpoints = Checkpoints(folder / "checkpoints", settings.checkpoint.keep, read_only=True)
+    step = checkpoints.latest()
+    if step is None:
+        raise SettingsError(f"{folder} holds no complete checkpoint yet")
+    environment = factory.make_jax_environment(settings.environment)
+    parts = programs.build(settings, environment.spec)
+    shapes = {
+        "learner": jax.eval_shape(parts.learner.init, _root(0)),
+        "shared": jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
+        "evaluator_bandit": jax.eval_shape(
+            parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)
+        ).bandit,
+    }
+    sharding = jax.sharding.NamedSharding(parallel.make_mesh(1), parallel.REPLICATED)
+    targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+    arrays, _ = checkpoints.restore(step, targets)
+    return Restored(settings, environment, parts, arrays["learner"], arrays["shared"].statistics, arrays["evaluator_bandit"])
+
+
+def play(run: Restored, num_envs: int, seed: int, policy: Policy | None = None, block_steps: int = BLOCK_STEPS) -> Iterator[Timesteps]:
+    """Plays on and on, a stretch of `block_steps` timesteps after the other; the first begins with FIRST everywhere.
+
+    Args:
+      policy: chooses the actions in the agent's place; the agent still sees, embeds and is rewarded.
+    """
+    mesh = parallel.make_mesh(1)
+    actor = evaluator.greedy_only(run.parts.evaluation_actor, num_envs)
+    embedding_network = None if actor.novelty is None else actor.novelty.embedding
+    everywhere, by_env = parallel.REPLICATED, parallel.BY_ENVIRONMENT
+
+    def begin(root: jax.Array, index: jax.Array, bandit: BanditState) -> _Carry:
+        simulation = programs.init_simulation(run.environment, parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(2)), index)
+        rows, columns = run.parts.spec.observation_shape[:2]
+        return _Carry(actor.init_state(index)._replace(bandit=bandit), simulation, jnp.zeros((num_envs, rows, columns), bool))
+
+    def block(
+        parameters: ActingParameters, statistics: NoveltyStatistics | None, carry: _Carry, root: jax.Array, counter: jax.Array
+    ) -> tuple[_Carry, Timesteps]:
+        def once(carry: _Carry, act: jax.Array) -> tuple[_Carry, Timesteps]:
+            number = counter + act
+            state, timestep = carry.simulation.state, carry.simulation.timestep
+            key = parallel.fold_counter(root, programs.EVALUATION_STREAM, number)
+            out = actor.act(parameters, carry.actor, statistics, actor.init_metrics(), timestep, key)
+            action = out.experience.action
+            if policy is not None:
+                key = parallel.fold_counter(root, programs.ACT_STREAM, number)
+                action = jax.vmap(policy)(jax.vmap(lambda index: jax.random.fold_in(key, index))(carry.actor.actor), state)
+            cells = jax.vmap(lambda visited, cell: jnp.zeros_like(visited).at[cell[0], cell[1]].set(True))(carry.visited, state.agent)
+            before = carry.visited & (timestep.step_type != FIRST)[:, None, None]
+            embedding = None if embedding_network is None else embedding_network.embed(parameters.embedding, timestep.observation)
+            key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, number)
+            simulation = programs.step_simulation(run.environment, carry.simulation, key, action)
+            return _Carry(out.state, simulation, before | cells), Timesteps(
+                observation=timestep.observation,
+                action=action,
+                step_type=timestep.step_type,
+                discount=timestep.discount,
+                intrinsic_reward=out.experience.intrinsic_reward,
+                embedding=embedding,
+                position=state.agent,
+                is_first_visit=~jnp.any(before & cells, axis=(1, 2)),
+                extras=timestep.extras,
+            )
+
+        carry, timesteps = jax.lax.scan(once, carry, jnp.arange(block_steps, dtype=jnp.uint32))
+        return carry, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), timesteps)
+
+    run_block = parallel.sharded(block, mesh, (everywhere, everywhere, by_env, everywhere, everywhere), (by_env, by_env), donate=(2,))
+    root = parallel.upload(mesh, everywhere, _root(seed))
+    index = jnp.arange(num_envs, dtype=jnp.int32)
+    carry = parallel.sharded(begin, mesh, (everywhere, by_env, by_env), by_env)(root, index, run.bandit)
+    parameters = acting_parameters(run.learner)
+    number = 0
+    while True:
+        carry, timesteps = run_block(parameters, run.statistics, carry, root, np.uint32(number))
+        number += block_steps
+        yield Timesteps(*jax.device_get(timesteps))
+
+
+def at_random(key: jax.Array, state: Any) -> jax.Array:
+    """Every action with the same probability."""
+    del state
+    return jax.random.randint(key, (), 0, len(MOVES), jnp.int32)
+
+
+def along_corridors(key: jax.Array, state: Any) -> jax.Array:
+    """In the disco maze: every action that meets no wall with the same probability."""
+    target = state.agent[None] + jnp.asarray(MOVES)  # [A, 2]
+    is_free = state.corridor[target[:, 0], target[:, 1]]
+    return jax.random.categorical(key, jnp.where(is_free, 0.0, -jnp.inf)).astype(jnp.int32)
+
+
+def untrained_embedding(run: Restored) -> Any:
+    """The acting parameters of the embedding with which the run began."""
+
+    def init(root: jax.Array) -> Any:
+        return run.parts.learner.init(parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(0))).acting_embedding
+
+    return jax.jit(init)(_root(run.settings.seed))
+
+
+def embed(run: Restored, parameters: Any, observation: np.ndarray) -> np.ndarray:
+    """f(x) under other parameters of the run's embedding: [E, T, *observation_shape] -> [E, T, D]."""
+    network = run.parts.learner.embedding
+    if network is None:
+        raise SettingsError("the run's agent has no embedding")
+    one_timestep = jax.jit(network.embed)
+    return np.stack([np.asarray(one_timestep(parameters, observation[:, t])) for t in range(observation.shape[1])], axis=1)
+
+
+def visits(folder: str | os.PathLike[str], episodes: int, seed: int) -> dict[str, Any]:
+    """What a run in the disco maze is rewarded with where it is for the first time in an episode, and where it has been before.
+
+    The start of an episode does not count: it has no memory to be compared with. Walking into a wall counts apart: the agent is where it
+    stood. Every environment plays a fixed number of episodes, so that short episodes are not preferred over long ones.
+
+    Returns:
+      "first", "repeated", "wall": mean r^i over timesteps of the kind, None where there was none.
+      "visited_fraction": mean over episodes of the share of corridor cells that one visits; "episodes": their number.
+
+    Raises:
+      SettingsError: if the folder holds no checkpoint of a maze, or its agent has no intrinsic reward.
+      CheckpointError: if the checkpoint cannot be read.
+    """
+    run = restore(folder)
+    if run.settings.environment.kind is not EnvironmentKind.DISCO_MAZE or run.statistics is None:
+        raise SettingsError(f"{folder} must hold a run in the disco maze with an intrinsic reward")
+    num_envs = min(episodes, MAX_ENVIRONMENTS, run.settings.evaluation.window_episodes)
+    quota = np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
+    ended = np.zeros(num_envs, int)
+    kinds = ("first", "repeated", "wall")
+    sums, counts = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0)
+    fractions: list[float] = []
+    for block in play(run, num_envs, seed):
+        assert block.intrinsic_reward is not None
+        is_last = block.step_type == LAST
+        before = ended[:, None] + np.cumsum(is_last, axis=1) - is_last  # [E, T] episodes that have ended before the timestep
+        counted = before < quota[:, None]
+        is_wall = is_last & (block.discount == 0)
+        moved = counted & (block.step_type != FIRST) & ~is_wall
+        chosen = {"first": moved & block.is_first_visit, "repeated": moved & ~block.is_first_visit, "wall": counted & is_wall}
+        for kind, where in chosen.items():
+            sums[kind] += float(np.sum(block.intrinsic_reward[where], dtype=np.float64))
+            counts[kind] += int(np.sum(where))
+        fractions += block.extras[VISITED_FRACTION][counted & is_last].tolist()
+        ended += np.sum(is_last, axis=1)
+        if np.all(ended >= quota):
+            break
+    means = {kind: sums[kind] / counts[kind] if counts[kind] else None for kind in kinds}
+    return {**means, "visited_fraction": float(np.mean(fractions)), "episodes": len(fractions)}
+
+
+def _root(seed: int) -> np.ndarray:
+    """The key of a run or an evaluation."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))

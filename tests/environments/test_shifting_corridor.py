@@ -1,0 +1,203 @@
+"""The corridor against its plain twin, when its limit changes, and which discounts are best under each limit."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent57_jax.algorithm.policy_family import ngu_discounts
+from agent57_jax.environments.shifting_corridor import ShiftingCorridor, ShiftingCorridorState
+from agent57_jax.types import FIRST, LAST, MID, TimeStep
+from configs import shifting_corridor as config
+from tests.oracles import shifting_corridor as oracle
+from tests.oracles.shifting_corridor import ShiftingCorridorTwin
+
+E = 10
+ENV = ShiftingCorridor(12, 60, phase_steps=100)
+STEP = jax.jit(ENV.step)
+
+
+def row(timestep: TimeStep, index: int) -> TimeStep:
+    return jax.tree.map(lambda x: x[index], timestep)
+
+
+def assert_same(got: TimeStep, expected: TimeStep) -> None:
+    for name, a, b in zip(TimeStep._fields, got, expected, strict=True):
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            assert x.dtype == y.dtype, name
+            np.testing.assert_array_equal(x, y, err_msg=name)
+    assert got.extras.keys() == expected.extras.keys()
+
+
+def state_at(cell: int, limit: int = 60, clock: int = 0, steps: int = 0) -> ShiftingCorridorState:
+    return ShiftingCorridorState(
+        cell=np.int32(cell),
+        clock=np.int32(clock),
+        limit=np.int32(limit),
+        step_type=np.int32(MID),
+        episode_return=np.float32(0),
+        episode_length=np.int32(steps),
+    )
+
+
+@pytest.mark.parametrize(("size", "max_episode_steps", "phase_steps"), [(5, 9, 13), (12, 60, 150)])
+def test_follows_its_twin_under_random_actions(size: int, max_episode_steps: int, phase_steps: int) -> None:
+    env = ShiftingCorridor(size, max_episode_steps, phase_steps)
+    init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
+    rng = np.random.default_rng(7)
+    state, timestep = jax.device_get(init(jax.random.split(jax.random.key(1), E)))
+    twins = [ShiftingCorridorTwin(size, max_episode_steps, phase_steps) for _ in range(E)]
+    for index, twin in enumerate(twins):
+        assert_same(row(timestep, index), twin.reset(int(state.cell[index])))
+    seen = {"left": 0, "right": 0, "truncated": 0, "first": 0, "long": 0, "short": 0}
+    for t in range(400):
+        was_last = timestep.step_type == LAST
+        actions = rng.integers(0, 2, E).astype(np.int32)
+        state, timestep = jax.device_get(step(jax.random.split(jax.random.key(1000 + t), E), state, actions))
+        for index, twin in enumerate(twins):
+            expected = twin.reset(int(state.cell[index])) if was_last[index] else twin.step(int(actions[index]))
+            assert_same(row(timestep, index), expected)
+        last = timestep.step_type == LAST
+        seen["left"] += int(np.sum(last & (timestep.reward == 0.5)))
+        seen["right"] += int(np.sum(last & (timestep.reward == 1)))
+        seen["truncated"] += int(np.sum(last & (timestep.discount == 1)))
+        seen["first"] += int(np.sum(timestep.step_type == FIRST))
+        seen["long"] += int(np.sum(last & (timestep.extras["long_limit"] == 1)))
+        seen["short"] += int(np.sum(last & (timestep.extras["long_limit"] == 0)))
+    assert min(seen.values()) > 5, seen
+
+
+def test_an_end_at_the_limit_terminates() -> None:
+    for cell, action, reward in ((1, 0, 0.5), (10, 1, 1.0)):
+        _, timestep = STEP(jax.random.key(0), state_at(cell, limit=6, steps=5), np.int32(action))
+        assert (int(timestep.step_type), float(timestep.discount), float(timestep.reward)) == (LAST, 0, reward)
+        _, timestep = STEP(jax.random.key(0), state_at(cell, limit=6, steps=5), np.int32(1 - action))
+        assert (int(timestep.step_type), float(timestep.discount), float(timestep.reward)) == (LAST, 1, 0)
+
+
+def test_the_limit_of_an_episode_is_that_of_its_start() -> None:
+    ended = state_at(5)._replace(step_type=np.int32(LAST))
+    for clock, limit in ((0, 60), (98, 60), (99, 6), (198, 6), (199, 60)):
+        state, timestep = STEP(jax.random.key(0), ended._replace(clock=np.int32(clock)), np.int32(0))
+        assert (int(timestep.step_type), int(state.limit)) == (FIRST, limit), clock
+        assert float(timestep.extras["long_limit"]) == (limit == 60)
+    state, timestep = STEP(jax.random.key(0), state_at(5, limit=60, clock=99, steps=30), np.int32(0))
+    assert (int(state.clock), int(state.limit), int(timestep.step_type)) == (100, 60, MID)
+
+
+@settings(max_examples=25)
+@given(cell=st.integers(1, 10), action=st.integers(0, 1), steps=st.integers(0, 5), seed=st.integers(0, 99))
+def test_the_phase_changes_nothing_but_where_episodes_end(cell: int, action: int, steps: int, seed: int) -> None:
+    """What an agent that bootstraps from truncations learns from: observation, reward and discount of a transition."""
+    key = jax.random.key(seed)
+    long_state, in_long = STEP(key, state_at(cell, limit=60, clock=7, steps=steps), np.int32(action))
+    short_state, in_short = STEP(key, state_at(cell, limit=6, clock=107, steps=steps), np.int32(action))
+    np.testing.assert_array_equal(in_long.observation, in_short.observation)
+    assert (in_long.reward, in_long.discount) == (in_short.reward, in_short.discount)
+    assert long_state.cell == short_state.cell == cell + 2 * action - 1
+    if in_long.step_type != in_short.step_type:
+        assert (steps, float(in_short.discount)) == (5, 1)
+
+
+def test_many_environments_do_what_one_does() -> None:
+    env = ShiftingCorridor(5, 9, phase_steps=2)
+    keys = jax.random.split(jax.random.key(3), 12)
+    actions = np.arange(12, dtype=np.int32) % 2
+    states, timesteps = jax.jit(jax.vmap(env.init))(keys)
+    one_init, one_step, many_step = jax.jit(env.init), jax.jit(env.step), jax.jit(jax.vmap(env.step))
+    singles = [one_init(key) for key in keys]
+    for _ in range(3):
+        for index, (_, timestep) in enumerate(singles):
+            assert_same(row(timesteps, index), timestep)
+        states, timesteps = many_step(keys, states, actions)
+        singles = [one_step(key, state, action) for key, (state, _), action in zip(keys, singles, actions, strict=True)]
+
+
+def test_starts_are_where_they_should_be() -> None:
+    count = 40_000
+    env = ShiftingCorridor(12)
+    states, timesteps = jax.device_get(jax.jit(jax.vmap(env.init))(jax.random.split(jax.random.key(0), count)))
+    assert np.all(timesteps.step_type == FIRST)
+    expected = count * oracle.start_probabilities(12)
+    counts = np.bincount(states.cell, minlength=12)
+    assert counts[0] == counts[-1] == 0
+    inner = slice(1, -1)
+    chi_square = np.sum((counts[inner] - expected[inner]) ** 2 / expected[inner])
+    assert chi_square < 9 + 5 * np.sqrt(2 * 9)  # 9 degrees of freedom
+
+
+def test_spec_describes_timesteps() -> None:
+    env = ShiftingCorridor()
+    state, timestep = env.init(jax.random.key(0))
+    assert timestep.observation.shape == env.spec.observation_shape == (12,)
+    assert timestep.observation.dtype == env.spec.observation_dtype
+    assert env.spec.num_actions == len(env.spec.action_names) == 2
+    assert tuple(timestep.extras) == env.spec.extras
+    _, timestep = env.step(jax.random.key(1), state, np.int32(1))
+    assert int(timestep.step_type) == MID
+    np.testing.assert_array_equal(np.argmax(timestep.observation), state.cell + 1)
+
+
+@pytest.mark.parametrize(("size", "steps", "phase"), [(4, 10, 10), (12, 9, 10), (12, 60, 0)])
+def test_corridors_without_a_purpose_are_refused(size: int, steps: int, phase: int) -> None:
+    with pytest.raises(ValueError, match="Shifting Corridor needs"):
+        ShiftingCorridor(size, steps, phase)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05])
+def test_the_best_discount_of_the_config_differs_between_the_phases(epsilon: float) -> None:
+    task, policy = config.get_config().environment, config.get_config().policy
+    size, limits = task.grid_size, (task.max_episode_steps, task.grid_size // 2)
+    gammas = ngu_discounts(policy.num_policies, policy.gamma_1, policy.gamma_2)
+    actions = [oracle.best_actions(size, gamma) for gamma in gammas]
+    in_long, in_short = ([oracle.expected_return(policy, limit, epsilon) for policy in actions] for limit in limits)
+    # Far-sighted policies lose most of their reward under the short limit, short-sighted ones lose nothing.
+    far, near = slice(0, 3), slice(4, 8)
+    assert min(in_long[far]) > 0.99
+    assert max(in_long[3:]) < 0.8
+    assert max(in_long[near]) < 0.55
+    assert min(in_short[near]) > 0.5
+    assert max(in_short[far]) < 0.1
+    assert max(in_short[:4]) < 0.3
+    # No arm is good all the time, so a chooser that follows the phases beats each, even if it explores half of the time.
+    fixed = (np.array(in_long) + in_short) / 2
+    follower = (max(in_long) + max(in_short)) / 2
+    explorer = 0.5 * follower + 0.5 * np.mean(fixed)
+    assert follower > max(fixed) + 0.2
+    assert explorer > max(fixed) + 0.1
+
+
+def test_action_gaps_are_wide_enough_to_be_learnt() -> None:
+    """At the cells where most episodes start, the better action of every discount is better by more than a network's error."""
+    settings = config.get_config()
+    gammas = ngu_discounts(settings.policy.num_policies, settings.policy.gamma_1, settings.policy.gamma_2)
+    size = settings.environment.grid_size
+    for gamma in gammas:
+        left, right = oracle.action_values(size, gamma)[1 : size // 5 + 1].T
+        assert np.min(np.abs(left - right)) > 0.02, gamma
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.8, 0.92, 0.98])
+def test_values_are_the_better_of_two_walks(gamma: float) -> None:
+    """The twin's value iteration against the closed form."""
+    cells = np.arange(1, 11)
+    walks = np.maximum(0.5 * gamma ** (cells - 1.0), gamma ** (10.0 - cells))
+    np.testing.assert_allclose(oracle.action_values(12, gamma)[1:-1].max(axis=1), walks, rtol=1e-12)
+
+
+def test_exact_returns_are_what_episodes_give() -> None:
+    env = ShiftingCorridor(12, 60, phase_steps=400)
+    actions = jax.numpy.asarray(oracle.best_actions(12, 0.92))
+    num_envs = 500
+
+    def once(carry, key):
+        state, timestep = carry
+        state, timestep = jax.vmap(env.step)(jax.random.split(key, num_envs), state, actions[state.cell])
+        return (state, timestep), (timestep.step_type == LAST, timestep.episode_return, timestep.extras["long_limit"])
+
+    start = jax.vmap(env.init)(jax.random.split(jax.random.key(1), num_envs))
+    _, (ended, returns, long) = jax.device_get(jax.jit(lambda: jax.lax.scan(once, start, jax.random.split(jax.random.key(2), 800)))())
+    for limit, is_phase in ((60, long == 1), (6, long == 0)):
+        got = returns[ended & is_phase]
+        assert abs(got.mean() - oracle.expected_return(np.asarray(actions), limit)) < 5 * got.std() / np.sqrt(got.size), limit

@@ -1,0 +1,235 @@
+"""Breaks the algorithm on purpose, one line at a time, and shows which tests see it.
+
+    python -m tests.mutations [--only=PART_OF_A_NAME] [--write=docs/mutations.md]
+
+Every mutation is made in a copy of the project; the learning test and the unit tests beside it are run there, and at least one of them has
+to fail. Exit code 1 if a mutation survives, 2 if a line to be broken is no longer there.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COPIED = ("agent57_jax", "configs", "tests", "pyproject.toml", "train.py", "evaluate.py")
+LEARNING = "tests/test_learning.py"
+
+
+class Mutation(NamedTuple):
+    """One line, broken."""
+
+    name: str
+    path: str
+    line: str  # a part of exactly one line of the file
+    broken: str  # what stands there instead
+    tests: tuple[str, ...]  # unit tests that are to see it
+
+
+class Verdict(NamedTuple):
+    """What the tests said to a mutation."""
+
+    mutation: Mutation
+    learning: str  # the first test that failed, or "passes"
+    unit: str
+    seconds: float
+
+    @property
+    def caught(self) -> bool:
+        """Whether a test failed."""
+        return self.learning != PASSES or self.unit != PASSES
+
+
+PASSES = "passes"
+
+MUTATIONS = (
+    Mutation(
+        "sign of the intrinsic reward",
+        "agent57_jax/algorithm/intrinsic_reward.py",
+        "return episodic * jnp.clip(alpha, 1.0, max_factor)",
+        "return -episodic * jnp.clip(alpha, 1.0, max_factor)",
+        ("tests/algorithm/test_intrinsic_reward.py", "tests/test_actor.py"),
+    ),
+    Mutation(
+        "episodic memory is not reset at FIRST",
+        "agent57_jax/novelty.py",
+        "memory = episodic_novelty.reset_memory(memory, is_first)",
+        "memory = episodic_novelty.reset_memory(memory, is_first & False)",
+        ("tests/test_actor.py",),
+    ),
+    Mutation(
+        "recurrent state is not reset at FIRST",
+        "agent57_jax/networks/q_network.py",
+        "keep = ~is_first[None, :, None]",
+        "keep = ~is_first[None, :, None] | True",
+        ("tests/networks/test_q_network.py",),
+    ),
+    Mutation(
+        "Retrace without traces",
+        "agent57_jax/algorithm/retrace.py",
+        "trace = jnp.where(valid, trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities), 0.0)",
+        "trace = jnp.where(valid, 0.0 * trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities), 0.0)",
+        ("tests/algorithm/test_retrace.py",),
+    ),
+    Mutation(
+        "Retrace traces that are not cut",
+        "agent57_jax/algorithm/retrace.py",
+        "trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities)",
+        "trace_lambda * jnp.ones_like(pi_a / behaviour_probabilities)",
+        ("tests/algorithm/test_retrace.py",),
+    ),
+    Mutation(
+        "no discount at termination",
+        "agent57_jax/learner.py",
+        "rewards, gamma * x.discount[:, 1:], valid, x)",
+        "rewards, gamma * jnp.ones_like(x.discount[:, 1:]), valid, x)",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "priorities are not written back",
+        "agent57_jax/programs.py",
+        "store = self.store.write_priorities(store, sequence, out.priorities)",
+        "self.store.write_priorities(store, sequence, out.priorities)",
+        ("tests/test_programs.py",),
+    ),
+    Mutation(
+        "target network is never copied",
+        "agent57_jax/learner.py",
+        "target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),",
+        "target_q=state.target_q,",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "j is not fed to the network",
+        "agent57_jax/networks/q_network.py",
+        "jax.nn.one_hot(inputs.policy, self.num_policies),",
+        "jax.nn.one_hot(0 * inputs.policy, self.num_policies),",
+        ("tests/networks/test_q_network.py",),
+    ),
+    Mutation(
+        "gradients flow through the burn-in",
+        "agent57_jax/learner.py",
+        "self.q_network.unroll(jax.lax.stop_gradient(q), state, before)",
+        "self.q_network.unroll(q, state, before)",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "importance weights are not used",
+        "agent57_jax/learner.py",
+        "* batch.importance_weight[None]",
+        "* jnp.ones_like(batch.importance_weight)[None]",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "single instead of double Q-learning",
+        "agent57_jax/algorithm/n_step.py",
+        "greedy = jnp.argmax(online_action_values, axis=-1)",
+        "greedy = jnp.argmax(target_action_values, axis=-1)",
+        ("tests/algorithm/test_n_step.py",),
+    ),
+    Mutation(
+        "border LAST -> FIRST counts as experience",
+        "agent57_jax/learner.py",
+        "valid = ~is_first[:, 1:]  # [B, T]",
+        "valid = ~is_first[:, 1:] | True  # [B, T]",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "embedding is not refreshed for the actors",
+        "agent57_jax/learner.py",
+        'acting_embedding=every(self.novelty.embedding_refresh_period_updates, parameters.embedding["embedding"], state.acting_embedding)',
+        "acting_embedding=state.acting_embedding",
+        ("tests/test_learner.py",),
+    ),
+)
+
+
+def broken_source(mutation: Mutation, source: str) -> str:
+    """The file with the line broken.
+
+    Raises:
+      ValueError: if the line is not there exactly once.
+    """
+    if source.count(mutation.line) != 1:
+        raise ValueError(f"'{mutation.name}': {mutation.path} has {source.count(mutation.line)} times '{mutation.line}', expected once")
+    return source.replace(mutation.line, mutation.broken)
+
+
+def run_tests(folder: pathlib.Path, tests: tuple[str, ...]) -> str:
+    """Name of the first test that fails in the folder, or PASSES."""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rfE", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return PASSES
+    failed = [line.split(" ", 1)[1].split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if not failed:
+        raise RuntimeError(f"pytest ended with {done.returncode} and names no test:\n{done.stdout}\n{done.stderr}")
+    return failed[0]
+
+
+def judge(mutation: Mutation) -> Verdict:
+    """Runs the tests in a copy of the project with the mutation."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for part in COPIED:
+            source = ROOT / part
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, folder / part)
+        path = folder / mutation.path
+        path.write_text(broken_source(mutation, path.read_text()))
+        unit = run_tests(folder, mutation.tests)
+        learning = run_tests(folder, (LEARNING,))
+    return Verdict(mutation, learning, unit, time.monotonic() - started)
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """Markdown."""
+    rows = ["| broken on purpose | file | unit tests | learning test |", "|---|---|---|---|"]
+    for mutation, learning, unit, _ in verdicts:
+        cells = [
+            mutation.name,
+            mutation.path.removeprefix("agent57_jax/"),
+            *(f"`{r}`" if r != PASSES else PASSES for r in (unit, learning)),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Breaks what the arguments name and prints the table."""
+    parser = argparse.ArgumentParser(description="Break one line at a time and expect a red test.")
+    parser.add_argument("--only", default="", help="part of the names of the mutations to try")
+    parser.add_argument("--write", type=pathlib.Path, help="file for the table")
+    arguments = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.name]
+    if not chosen:
+        parser.error(f"no mutation has '{arguments.only}' in its name")
+    try:
+        for mutation in MUTATIONS:
+            broken_source(mutation, (ROOT / mutation.path).read_text())
+    except ValueError as error:
+        parser.error(str(error))
+    verdicts = []
+    for mutation in chosen:
+        verdict = judge(mutation)
+        verdicts.append(verdict)
+        print(f"{mutation.name}: unit tests {verdict.unit}; learning test {verdict.learning} ({verdict.seconds:.0f} s)", flush=True)
+    text = table(verdicts)
+    print(text)
+    if arguments.write:
+        head = "# What catches what\n\nWritten by `python -m tests.mutations --write=docs/mutations.md`: one line is broken at a time.\n\n"
+        arguments.write.write_text(f"{head}{text}\n")
+    survivors = [verdict.mutation.name for verdict in verdicts if not verdict.caught]
+    if survivors:
+        sys.exit(f"no test saw: {', '.join(survivors)}")
+
+
+if __name__ == "__main__":
+    main()

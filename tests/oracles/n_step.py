@@ -1,0 +1,55 @@
+"""Twin of transformed n-step double Q-learning: rewards and discounts of every step written out (R2D2 §2.3)."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tests.oracles import value_transform
+
+
+def steps_ahead(t: int, n_step: int, valid: np.ndarray) -> int:
+    """m: n, or as many transitions as follow transition t before one that is no experience or the stream's end; 0 if t is none itself."""
+    m = 0
+    while m < n_step and t + m < len(valid) and valid[t + m]:
+        m += 1
+    return m
+
+
+def n_step_targets(
+    target_action_values: np.ndarray,
+    online_action_values: np.ndarray,
+    rewards: np.ndarray,
+    discounts: np.ndarray,
+    valid: np.ndarray,
+    n_step: int,
+    apply: Callable[[float], float] = value_transform.squash,
+    invert: Callable[[float], float] = value_transform.unsquash,
+) -> np.ndarray:
+    """y_t = h(sum_{k=1..m} gamma^{k-1} (prod_{i<k} d_{t+i}) r_{t+k} + gamma^m (prod_{i<=m} d_{t+i}) h^-1(Q^-(x_{t+m}, a*_{t+m}))).
+
+    a* is the online network's best action. Arguments as in the package: values [T + 1, A] at x_0..x_T; rewards and discounts [T] of
+    x_1..x_T, the discount being gamma d. NaN where a transition is not valid: it has no target.
+    """
+    targets = []
+    for t in range(len(rewards)):
+        m = steps_ahead(t, n_step, valid)
+        if m == 0:
+            targets.append(np.nan)
+            continue
+        total = 0.0
+        for k in range(1, m + 1):
+            weight = 1.0
+            for i in range(1, k):
+                weight *= float(discounts[t + i - 1])  # the discount that came with x_{t+i}
+            total += weight * float(rewards[t + k - 1])
+        weight = 1.0
+        for i in range(1, m + 1):
+            weight *= float(discounts[t + i - 1])
+        best = 0
+        for action, value in enumerate(online_action_values[t + m]):
+            if value > online_action_values[t + m][best]:
+                best = action
+        if weight != 0.0:
+            total += weight * invert(float(target_action_values[t + m][best]))
+        targets.append(apply(total))
+    return np.array(targets, np.float64)

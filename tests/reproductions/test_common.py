@@ -1,0 +1,266 @@
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from agent57_jax import config
+from agent57_jax.config import SettingsError
+from reproductions import common, records
+from reproductions.common import ReproductionError, Run, Training
+from reproductions.jobs import shares
+
+ROOT = pathlib.Path(__file__).parents[2]
+FAKES = pathlib.Path(__file__).parent / "fakes"
+TRAINING = Training("a", "configs/random_coin.py:smoke,ngu", {"policy.beta_max": 0.5, "total_steps": 1000}, seed=3)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(FAKES / "figure.py"), *arguments]
+
+
+def environment(home: pathlib.Path, **extra: str) -> dict[str, str]:
+    return {**os.environ, "FAKE_HOME": str(home), "PYTHONPATH": str(ROOT), **extra}
+
+
+def make(home: pathlib.Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Makes the figure of fakes/figure.py."""
+    return subprocess.run(
+        command(*arguments), env=environment(home, **extra), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def write_run(folder: pathlib.Path, steps: int, saved: int | None, total: int | None = None, **changes: Any) -> None:
+    """A folder as train.py leaves it."""
+    values = config.to_dict(common.settings_of(TRAINING))
+    values["policy"].update(changes)
+    values["total_steps"] = total or values["total_steps"]
+    values["logging"]["period_seconds"] = 77.0  # changes nothing that matters
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "metrics.jsonl").write_text(json.dumps({"steps": steps, "seconds": 1.0}) + '\n{"steps": 99999')
+    if saved is not None:
+        meta = folder / "checkpoints" / "2" / "meta" / "metadata"
+        meta.parent.mkdir(parents=True)
+        meta.write_text(json.dumps({"content": {"counters": {"steps": saved}}}))
+
+
+def test_a_training_is_a_command_line() -> None:
+    training = Training("a", "configs/random_coin.py:laptop,ngu", {"policy.beta_max": 0.3, "novelty.embedding": "random"}, seed=2)
+    assert common.train_command(training, common.RUNS / "coin" / "cpu" / "a") == [
+        sys.executable,
+        "train.py",
+        "--config=configs/random_coin.py:laptop,ngu",
+        "--config.policy.beta_max=0.3",
+        "--config.novelty.embedding=random",
+        "--config.seed=2",
+        "--workdir=runs/reproductions/coin/cpu/a",
+    ]
+    odd = Training("a", "configs/atari.py", {"network.conv_features": (8, 16), "logging.tensorboard": False}, seed=0)
+    assert "--config.network.conv_features=(8,16)" in common.train_command(odd, common.RUNS)
+    assert "--config.logging.tensorboard=false" in common.train_command(odd, common.RUNS)
+
+
+def test_settings_are_those_of_the_command_line() -> None:
+    training = Training("a", "configs/random_coin.py:smoke,ngu", {"novelty.embedding": "random", "network.conv_features": (8, 16)}, seed=3)
+    settings = common.settings_of(training)
+    assert (settings.seed, settings.environment.grid_size, settings.policy.separate_networks) == (3, 5, False)
+    assert settings.novelty.embedding is config.Embedding.RANDOM and settings.network.conv_features == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("random_coin.py:smoke", {"policy.beta": 1.0}, "beta"),
+        ("random_coin.py:smoke", {"polcy.beta_max": 1.0}, "polcy"),
+        ("random_coin.py:smoke", {"policy.beta_max": "much"}, "policy.beta_max is 'much'"),
+        ("random_coin.py:smoke", {"novelty.embedding": "odd"}, "'odd' is not a valid Embedding"),
+        ("random_coin.py:smal", {}, "smal"),
+        ("random_con.py", {}, "random_con"),
+    ],
+)
+def test_settings_that_cannot_work_name_the_run(name: str, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        common.settings_of(Training("this_run", f"configs/{name}", overrides, seed=0))
+    assert str(caught.value).startswith("run this_run: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "saved", "expected"),
+    [
+        (1008, 1008, True),
+        (1008, 500, False),  # killed before the last checkpoint was complete
+        (500, 500, False),
+        (500, None, False),
+    ],
+)
+def test_a_run_is_finished_when_its_end_is_saved(steps: int, saved: int | None, expected: bool, tmp_path: pathlib.Path) -> None:
+    settings = common.settings_of(TRAINING)
+    assert common.finished(tmp_path / "a", settings) is False
+    write_run(tmp_path / "a", steps, saved)
+    assert common.finished(tmp_path / "a", settings) is expected
+
+
+def test_a_run_with_other_settings_is_not_taken_for_ours(tmp_path: pathlib.Path) -> None:
+    settings = common.settings_of(TRAINING)
+    write_run(tmp_path / "other", 1008, 1008, beta_max=0.3)
+    with pytest.raises(ReproductionError, match=r"other settings \(policy.beta_max was 0.3, is 0.5\)"):
+        common.finished(tmp_path / "other", settings)
+    write_run(tmp_path / "unsaved", 500, None, beta_max=0.3)
+    assert common.finished(tmp_path / "unsaved", settings) is False  # train.py starts anew in it
+    write_run(tmp_path / "longer", 2000, 2000, total=2000)
+    with pytest.raises(ReproductionError, match="total_steps was 2000, is 1000"):
+        common.finished(tmp_path / "longer", settings)
+    write_run(tmp_path / "shorter", 500, 500, total=500)
+    assert common.finished(tmp_path / "shorter", settings) is False  # goes on
+
+
+def test_an_evaluation_is_made_once_for_a_checkpoint(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "EVALUATE", FAKES / "evaluate.py")
+    write_run(tmp_path / "a", 1008, 1008)
+    made = tmp_path / "a" / "evaluations.txt"
+    for episodes, seed, checkpoint, times in ((3, 0, 2, 1), (3, 0, 2, 1), (4, 0, 2, 2), (4, 1, 2, 3), (4, 1, 3, 4)):
+        (tmp_path / "a" / "checkpoints" / str(checkpoint)).mkdir(exist_ok=True)
+        found = common.evaluate(tmp_path / "a", episodes, seed)
+        assert (found["episodes"], found["seed"], found["checkpoint"]) == (episodes, seed, checkpoint)
+        assert len(made.read_text().splitlines()) == times
+
+
+def test_a_measurement_is_remembered_for_a_checkpoint(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    calls: list[int] = []
+
+    def compute() -> dict[str, Any]:
+        calls.append(1)
+        return {"value": len(calls)}
+
+    assert common.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
+    assert common.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
+    assert common.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 2}
+    (tmp_path / "checkpoints" / "2").mkdir()
+    assert common.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 3}
+
+
+def test_curves_leave_out_missing_values_and_are_thinned() -> None:
+    lines = [{"steps": i, "seconds": 2.0 * i, "x": None if i == 1 else float(i)} for i in range(4)] + [{"steps": 4, "seconds": 8.0}]
+    run = Run(TRAINING, True, lines, {})
+    assert run.curve("x", over="seconds") == [(0.0, 0.0), (4.0, 2.0), (6.0, 3.0)]
+    assert (run.steps, run.seconds) == (4, 8.0)
+    assert common.thinned([(float(i), 10.0 * i) for i in range(5)], limit=3) == [(0.5, 5.0), (2.5, 25.0), (4.0, 40.0)]
+    assert common.thinned([]) == []
+    assert common.late_mean([(float(i), float(i)) for i in range(101)]) == 95.0
+    assert common.late_mean([]) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile=gpu"], "invalid choice: 'gpu'"),
+        (["--profle=cpu"], "unrecognized arguments: --profle=cpu"),
+        (["--workers=0"], "--workers is 0, but must be at least 1"),
+        (["--partial"], "no run in"),
+        (["--redraw"], "there is no record"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:
+    done = make(tmp_path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+
+
+def test_a_figure_is_made_in_pieces(tmp_path: pathlib.Path) -> None:
+    failed = make(tmp_path, FAKE_FAIL="2")
+    assert failed.returncode == 1
+    assert "seed2 failed (exit code 1)" in failed.stderr and "the loss was not finite" in failed.stderr
+    assert "The same command goes on with what is missing: python -m reproductions.fake --profile=cpu" in failed.stderr
+    assert not (tmp_path / "results").exists()
+
+    partial = make(tmp_path, "--partial")
+    assert partial.returncode == 0, partial.stderr
+    path = tmp_path / "results" / "fake_cpu.json"
+    record = json.loads(path.read_text())
+    assert record["partial"] is True and list(record["settings"]["runs"]) == ["seed0", "seed1", "seed3"]
+
+    done = make(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 4 runs are finished already" in done.stdout and "[4/4] seed2 finished in" in done.stdout
+    assert "holds: all is well: expected 1, measured 1.0" in done.stdout
+    home = tmp_path / "runs" / "fake" / "cpu"
+    starts = {name: (home / name / "starts.txt").read_text().splitlines() for name in ("seed0", "seed2")}
+    assert [len(lines) for lines in starts.values()] == [1, 2]
+    assert starts["seed0"][0] in map(str, shares(sorted(os.sched_getaffinity(0)), 2))
+    assert (tmp_path / "results" / "fake_cpu.png").read_text() == "picture"
+
+    record = json.loads(path.read_text())
+    assert set(record) == {
+        *("figure", "profile", "command", "partial", "date", "hours", "git", "machine", "sessions", "seeds"),
+        *("expectations", "data", "settings"),
+    }
+    assert record["figure"] == "fake" and record["profile"] == "cpu" and record["partial"] is False
+    assert record["command"] == "python -m reproductions.fake --profile=cpu"
+    assert record["seeds"] == [0, 1, 2, 3] and record["data"] == {"returns": [1.0] * 4}
+    assert record["expectations"]["all is well"] == {"expected": "1", "measured": 1.0, "holds": True}
+    assert record["machine"]["device"] == "fake device" and len(record["sessions"]) == 2
+    assert record["hours"]["training"] == records.rounded(4 * 6.0 / 3600) and record["hours"]["wall"] > 0
+    run = record["settings"]["runs"]["seed2"]
+    assert run["config"] == "configs/random_coin.py:smoke,ngu" and run["overrides"] == {"policy.beta_max": 0.5}
+    assert run["settings"] == {"seed": 2} and run["finished"] is True
+    flat = config.flatten(config.to_dict(config.Settings()))
+    assert set(record["settings"]["shared"]) | {"seed"} == set(flat) and record["settings"]["shared"]["policy.beta_max"] == 0.5
+    text = path.read_text()
+    assert str(tmp_path) not in text and str(ROOT) not in text
+
+    (tmp_path / "results" / "fake_cpu.png").unlink()
+    assert make(tmp_path, "--redraw").returncode == 0
+    assert (tmp_path / "results" / "fake_cpu.png").exists() and path.read_text() == text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_runs_and_the_same_command_goes_on(number: signal.Signals, tmp_path: pathlib.Path) -> None:
+    home = tmp_path / "runs" / "fake" / "cpu"
+    with subprocess.Popen(
+        command(), env=environment(tmp_path, FAKE_SLOW="1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while not all("training" in _text(home / name / "train.log") for name in ("seed0", "seed1")):
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.05)
+            second = make(tmp_path)
+            assert second.returncode == 2 and "another process is at work" in second.stderr
+            process.send_signal(number)
+            output, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number, errors
+    assert output.splitlines()[-1] == (
+        f"stopped by {number.name}; the same command goes on from here: python -m reproductions.fake --profile=cpu"
+    )
+    assert common.saved_steps(home / "seed0") > 0 and common.saved_steps(home / "seed1") > 0
+    assert not (home / "seed2").exists()
+    done = make(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((home / "seed0" / "starts.txt").read_text().splitlines()) == 2
+
+
+def test_a_folder_stays_locked_while_a_child_lives(tmp_path: pathlib.Path) -> None:
+    with common.locked(tmp_path) as descriptor:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor])
+    try:
+        with contextlib.ExitStack() as stack, pytest.raises(ReproductionError, match="another process is at work"):
+            stack.enter_context(common.locked(tmp_path))
+    finally:
+        child.kill()
+        child.wait()
+    with common.locked(tmp_path):
+        pass
+
+
+def _text(path: pathlib.Path) -> str:
+    return path.read_text() if path.exists() else ""

@@ -1,0 +1,179 @@
+"""What each figure makes of its runs' numbers, for runs that are made up."""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from reproductions import atari, common, disco_maze, lunar_lander, random_coin, records
+from reproductions.common import Figure, Run, Training
+
+ROOT = pathlib.Path(__file__).parents[2]
+FIGURES = {module.FIGURE.name: module.FIGURE for module in (random_coin, disco_maze, lunar_lander, atari)}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def made_up(training: Training, score: float, further: dict[str, Any] | None = None, finished: bool = True, points: int = 12) -> Run:
+    """A run that ended with the score; its curves rise to it."""
+    metrics = [
+        {
+            "frames": 4000 * i,
+            "steps": 1000 * i,
+            "updates": 10 * i,
+            "seconds": 60.0 * i,
+            "episode/return": score * i / points,
+            "evaluation/return": None if i == 2 else score * i / points,
+            "evaluation/visited_fraction": score * min(1.0, 2 * i / points),
+        }
+        for i in range(1, points + 1)
+    ]
+    evaluation = {"mean": score, "median": score, "hns": None, "episodes": 100, "returns": [score - 1.0, score + 1.0]}
+    return Run(training, finished, metrics, evaluation, further or {})
+
+
+def runs_of(figure: Figure, score: Callable[[Training], float], profile: str = "cpu", **others: Any) -> list[Run]:
+    return [made_up(training, score(training), **others) for training in figure.profiles[profile].trainings]
+
+
+def outcomes(figure: Figure, runs: list[Run]) -> list[bool | None]:
+    return [outcome["holds"] for outcome in figure.summarise(runs)["expectations"].values()]
+
+
+def record_of(figure: Figure, runs: list[Run], profile: str = "cpu", partial: bool = False) -> dict[str, Any]:
+    """The parts of a record that a picture may need, as they come back from a file."""
+    data = figure.summarise(runs)
+    record = {
+        "profile": profile,
+        "partial": partial,
+        "machine": {"device": "cpu", "cores": 2},
+        "settings": {"runs": {run.training.name: {} for run in runs}},
+        "expectations": data.pop("expectations"),
+        "data": records.rounded(data),
+    }
+    result: dict[str, Any] = json.loads(records.to_text(record))
+    return result
+
+
+def coin_score(degrades: bool, separate: float) -> Callable[[Training], float]:
+    def score(training: Training) -> float:
+        if training.labels["agent"] == random_coin.SEPARATE:
+            return separate
+        return 1.0 - 0.05 * training.labels["beta_max"] * degrades
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("degrades", "separate", "expected"),
+    [(True, 0.97, [True, True]), (False, 0.97, [True, False]), (True, 0.94, [False, True])],
+)
+def test_random_coin(degrades: bool, separate: float, expected: list[bool]) -> None:
+    assert outcomes(random_coin.FIGURE, runs_of(random_coin.FIGURE, coin_score(degrades, separate))) == expected
+
+
+def test_random_coin_counts_a_mean_over_seeds_and_every_beta() -> None:
+    figure = random_coin.FIGURE
+    runs = runs_of(figure, lambda training: 1.0 if training.seed else 0.4)  # mean 0.8
+    summary = figure.summarise(runs)
+    assert outcomes(figure, runs) == [False, False]
+    assert len(summary["points"]) == 30 and len(summary["means"]) == 10
+    first = summary["means"][0]
+    assert (first["agent"], first["beta_max"], first["lowest"], first["highest"], first["seeds"]) == ("single", 0.1, 0.4, 1.0, 3)
+    assert first["mean"] == pytest.approx(0.8)
+    good = runs_of(figure, coin_score(True, 1.0))
+    without_largest = [run for run in good if run.training.labels["beta_max"] < 10]
+    assert outcomes(figure, without_largest) == [None, None]
+    bad = [run for run in runs_of(figure, coin_score(True, 0.5)) if run.training.labels["beta_max"] < 10]
+    assert outcomes(figure, bad) == [False, None]
+
+
+@pytest.mark.parametrize(
+    ("learnt", "random", "expected"),
+    [(0.7, 0.2, [True, True]), (0.5, 0.1, [False, True]), (0.7, 0.3, [True, False])],
+)
+def test_disco_maze(learnt: float, random: float, expected: list[bool]) -> None:
+    scores = {"learnt": learnt, "random": random, "rnd": 0.1}
+    figure = disco_maze.FIGURE
+    runs = runs_of(figure, lambda training: scores[training.labels["arm"]], further={"first": 2.0, "repeated": 0.5})
+    assert outcomes(figure, runs) == expected
+    means = figure.summarise(runs)["means"]
+    assert means["learnt"]["final"] == pytest.approx(learnt) and means["learnt"]["seeds"] == 3
+    assert means["rnd"]["intrinsic_reward_first"] == 2.0 and means["rnd"]["intrinsic_reward_repeated"] == 0.5
+    only_learnt = [run for run in runs if run.training.labels["arm"] == "learnt"]
+    assert outcomes(figure, only_learnt) == [expected[0], None]
+
+
+def test_the_mazes_arms_differ_in_nothing_else() -> None:
+    settings = [common.settings_of(training) for training in disco_maze.PROFILES["cpu"].trainings[:3]]
+    flat = [common.config.flatten(common.config.to_dict(each)) for each in settings]
+    differing = [{key for key in flat[0] if flat[0][key] != other[key]} for other in flat[1:]]
+    assert differing == [{"novelty.embedding"}, {"novelty.reward"}]
+
+
+def test_lunar_lander_needs_every_seed_and_enough_episodes() -> None:
+    figure = lunar_lander.FIGURE
+    assert outcomes(figure, runs_of(figure, lambda training: 200.0, "gpu")) == [True]
+    assert outcomes(figure, runs_of(figure, lambda training: 190.0 if training.seed else 300.0, "gpu")) == [False]
+    few = made_up(figure.profiles["cpu"].trainings[0], 250.0)
+    assert outcomes(figure, [Run(few.training, True, few.metrics, {**few.evaluation, "episodes": 4})]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("score", "finished", "expected"),
+    [
+        ({"Pong-v5": 18.0, "Boxing-v5": 90.0, "Zaxxon-v5": 9174.0}, True, [True, True, True]),
+        ({"Pong-v5": 17.9, "Boxing-v5": 89.0, "Zaxxon-v5": 9173.0}, True, [False, False, False]),
+        ({"Pong-v5": 17.9, "Boxing-v5": 90.0, "Zaxxon-v5": 100.0}, False, [None, True, None]),
+    ],
+)
+def test_atari(score: dict[str, float], finished: bool, expected: list[bool | None]) -> None:
+    runs = runs_of(atari.FIGURE, lambda training: score[training.labels["game"]], "gpu", finished=finished)
+    assert outcomes(atari.FIGURE, runs) == expected
+
+
+def test_atari_on_a_cpu_claims_nothing() -> None:
+    assert outcomes(atari.FIGURE, runs_of(atari.FIGURE, lambda training: 5.0)) == []
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_picture_can_be_drawn(name: str, profile: str, tmp_path: pathlib.Path) -> None:
+    figure = FIGURES[name]
+    path = tmp_path / "a.png"
+    further = {"first": 2.0, "repeated": 0.5, "visited_fraction": 0.5}
+    figure.draw(record_of(figure, runs_of(figure, lambda training: 0.5, profile, further=further), profile), path)
+    assert path.read_bytes().startswith(PNG) and path.stat().st_size > 10_000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_picture_of_one_run_that_has_not_come_far(name: str, tmp_path: pathlib.Path) -> None:
+    figure = FIGURES[name]
+    run = made_up(figure.profiles["cpu"].trainings[0], 0.5, points=1)
+    bare = Run(run.training, False, [{**run.metrics[0], "evaluation/return": None, "evaluation/visited_fraction": None}], run.evaluation)
+    for each in (run, bare):
+        figure.draw(record_of(figure, [each], partial=True), tmp_path / "a.png")
+        assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_runs_of_every_profile_can_start(name: str, profile: str) -> None:
+    trainings = FIGURES[name].profiles[profile].trainings
+    assert len({training.name for training in trainings}) == len(trainings)
+    settings = [common.settings_of(training) for training in trainings]
+    if profile == "smoke":
+        assert all(each.total_steps <= 10_000 for each in settings)
+    assert all(("paper" in training.config) == (profile == "gpu") for training in trainings)
+
+
+def test_make_reproductions_makes_every_figure() -> None:
+    text = (ROOT / "Makefile").read_text()
+    recipe = re.search(r"^reproductions:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    assert recipe is not None and re.search(r"^\.PHONY:.* reproductions( |$)", text, re.MULTILINE)
+    made = re.findall(r"reproductions\.(\w+) --profile=cpu", recipe.group(1))
+    figures = {path.stem for path in (ROOT / "reproductions").glob("*.py") if "def main(" in path.read_text()}
+    assert figures <= set(made) and len(made) == len(set(made))

@@ -1,0 +1,172 @@
+"""Rollouts show the episodes of `evaluate.py`, and what they say about places agrees with the observations."""
+
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agent57_jax import config, judging, memory, parallel, programs
+from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.config import Chooser, EnvironmentKind, IntrinsicReward, Settings, SettingsError
+from agent57_jax.environments import factory
+from agent57_jax.environments.disco_maze import AGENT_COLOUR, DiscoMaze
+from agent57_jax.programs import Programs
+from agent57_jax.types import FIRST, LAST
+from reproductions import rollouts
+from tests import tiny
+
+SEED = 5
+SIZE, CORRIDOR_CELLS = 7, 17
+
+
+def maze_settings() -> Settings:
+    settings = tiny.coin_settings()
+    settings.seed = 11
+    settings.environment.kind = EnvironmentKind.DISCO_MAZE
+    settings.environment.grid_size = SIZE
+    settings.environment.max_episode_steps = 9
+    settings.policy.num_policies = 1
+    settings.policy.separate_networks = False
+    settings.bandit.chooser = Chooser.FIXED
+    settings.evaluation.epsilon = 0.7  # an agent that has learnt nothing would only walk into a wall or to and fro
+    return settings
+
+
+def save_run(settings: Settings, folder: pathlib.Path) -> pathlib.Path:
+    """What the trainer has to save before its first act."""
+    config.finalise(settings)
+    (folder / "config.json").write_text(config.to_json(settings))
+    parts = programs.build(settings, factory.make_jax_environment(settings.environment).spec)
+    mesh = parallel.make_mesh(1)
+    made = Programs(parts, mesh, memory.make_replay(parts, 800))
+    root = parallel.upload(mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(settings.seed))))
+    arrays = {
+        "learner": made.init_learner(root),
+        "shared": made.init_shared(),
+        "evaluator_bandit": parts.evaluation_actor.init_state(jnp.arange(settings.evaluation.num_envs)).bandit,
+    }
+    checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+    checkpoints.save(1, arrays, {"counters": {"frames": 0, "updates": 0}})
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def maze(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return save_run(maze_settings(), tmp_path_factory.mktemp("maze"))
+
+
+def place_in(image: np.ndarray) -> tuple[int, int]:
+    """Where an observation of the maze shows the agent."""
+    ((row, column),) = np.argwhere(np.all(image == AGENT_COLOUR, axis=-1))
+    return int(row), int(column)
+
+
+def visits_twin(folder: pathlib.Path, episodes: int, num_envs: int) -> tuple[dict[str, list[float]], list[int]]:
+    """Rewards by kind, visited fractions, and lengths of the episodes: plain loops over the observations."""
+    blocks = itertools.islice(rollouts.play(rollouts.restore(folder), num_envs, SEED), 2)
+    seen = rollouts.Timesteps(*jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *blocks))
+    assert seen.intrinsic_reward is not None
+    found: dict[str, list[float]] = {"first": [], "repeated": [], "wall": [], "visited_fraction": []}
+    lengths: list[int] = []
+    for env in range(num_envs):
+        wanted = episodes // num_envs + (env < episodes % num_envs)
+        visited: list[tuple[int, int]] = []
+        for t in range(seen.action.shape[1]):
+            place, reward = place_in(seen.observation[env, t]), float(seen.intrinsic_reward[env, t])
+            is_last = seen.step_type[env, t] == LAST
+            assert tuple(seen.position[env, t]) == place
+            if seen.step_type[env, t] == FIRST:
+                visited = []
+            elif is_last and place == visited[-1]:
+                found["wall"].append(reward)
+            else:
+                found["repeated" if place in visited else "first"].append(reward)
+            assert seen.is_first_visit[env, t] == (place not in visited)
+            visited.append(place)
+            if is_last:
+                lengths.append(len(visited) - 1)
+                found["visited_fraction"].append(len(set(visited)) / CORRIDOR_CELLS)
+                wanted -= 1
+                if not wanted:
+                    break
+        assert not wanted
+    return found, lengths
+
+
+def test_visits_equal_a_loop_over_the_episodes_of_evaluate(maze: pathlib.Path) -> None:
+    # 32 environments, of which two play one episode more; the longest of them need more than one block.
+    found = rollouts.visits(maze, episodes=450, seed=SEED)
+    values, lengths = visits_twin(maze, episodes=450, num_envs=32)
+    assert found.pop("episodes") == 450 == len(lengths)
+    assert sorted(judging.evaluate(maze, episodes=450, seed=SEED)["lengths"]) == sorted(lengths)
+    assert min(len(kind) for kind in values.values()) >= 50
+    assert found == pytest.approx({kind: np.mean(kinds) for kind, kinds in values.items()}, rel=1e-5)
+    assert found["first"] > found["repeated"] > 0
+
+
+def test_an_agent_without_episodic_novelty_has_visits_too(tmp_path: pathlib.Path) -> None:
+    settings = maze_settings()
+    settings.novelty.reward = IntrinsicReward.LIFELONG
+    settings.environment.max_episode_steps = 1
+    found = rollouts.visits(save_run(settings, tmp_path), episodes=1, seed=SEED)
+    # One episode of one step, which met a wall or did not.
+    assert found["repeated"] is None and (found["first"] is None) != (found["wall"] is None)
+    assert found["episodes"] == 1
+
+
+def test_a_policy_acts_in_the_agents_place(tmp_path: pathlib.Path) -> None:
+    run = rollouts.restore(save_run(tiny.coin_settings(), tmp_path))
+
+    def upwards(key: jax.Array, state: object) -> jax.Array:
+        del key, state
+        return jnp.int32(0)
+
+    seen = next(rollouts.play(run, 6, SEED, upwards, block_steps=24))
+    assert np.all(seen.action == 0) and seen.extras == {}
+    row, column = seen.position[..., 0], seen.position[..., 1]
+    follows = seen.step_type[:, 1:] != FIRST
+    assert np.all(follows.sum(axis=1) >= 16)
+    np.testing.assert_array_equal(row[:, 1:][follows], np.maximum(row[:, :-1] - 1, 0)[follows])
+    np.testing.assert_array_equal(column[:, 1:][follows], column[:, :-1][follows])
+    shown = np.argmax(seen.observation[..., 1].reshape(6, 24, 25), axis=-1)
+    np.testing.assert_array_equal(shown, row * 5 + column)
+    assert seen.intrinsic_reward is not None and np.all(seen.intrinsic_reward[seen.step_type == FIRST] == 0)
+
+    # The run has not learnt anything yet, so it acts with the embedding that it began with.
+    assert seen.embedding is not None and seen.embedding.std() > 0
+    np.testing.assert_allclose(rollouts.embed(run, rollouts.untrained_embedding(run), seen.observation), seen.embedding, rtol=1e-5)
+
+    with pytest.raises(SettingsError, match="disco maze"):
+        rollouts.visits(tmp_path, episodes=1, seed=SEED)
+
+
+@pytest.mark.parametrize("policy", [rollouts.at_random, rollouts.along_corridors])
+def test_only_the_random_policy_meets_walls(policy: rollouts.Policy) -> None:
+    environment = DiscoMaze(SIZE, max_episode_steps=60)
+    key = jax.random.key(0)
+    state, _ = jax.vmap(environment.init)(jax.random.split(key, 40))
+    actions, met_wall = [], False
+    step = jax.jit(jax.vmap(environment.step))
+    for t in range(20):
+        keys = jax.random.split(jax.random.fold_in(key, t), 40)
+        action = jax.vmap(policy)(keys, state)
+        state, timestep = step(keys, state, action)
+        met_wall |= bool(np.any(timestep.discount == 0))
+        actions.append(action)
+    assert met_wall == (policy is rollouts.at_random)
+    assert np.all(np.bincount(np.concatenate(actions), minlength=4) > 100)
+
+
+def test_a_folder_that_cannot_be_played_is_refused(maze: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(SettingsError, match=r"no config\.json"):
+        rollouts.restore(tmp_path)
+    (tmp_path / "config.json").write_text((maze / "config.json").read_text())
+    with pytest.raises(SettingsError, match="no complete checkpoint"):
+        rollouts.restore(tmp_path)
+    (tmp_path / "config.json").write_text(config.to_json(tiny.zaxxon_settings()))
+    with pytest.raises(SettingsError, match="no grid world"):
+        rollouts.restore(tmp_path)

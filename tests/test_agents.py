@@ -1,0 +1,230 @@
+"""What an agent lacks costs nothing: no parameter, no state, no statistic, no metric, no byte of the replay and no convolution of it."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from agent57_jax import config, memory, parallel, programs
+from agent57_jax.config import Embedding, IntrinsicReward, Settings
+from agent57_jax.environments import factory
+from agent57_jax.learner import LearnerState, acting_parameters
+from agent57_jax.metrics import check_key
+from agent57_jax.types import EnvironmentSpec, TimeStep
+from configs import profiles
+from tests import tiny
+
+SPEC = EnvironmentSpec((5, 5, 3), np.dtype("uint8"), 4, ("a", "b", "c", "d"), 1)
+ATARI = EnvironmentSpec((84, 84, 1), np.dtype("uint8"), 18, tuple(str(action) for action in range(18)), 4)
+NUM_LAYERS = 2  # convolutions of a torso
+STEP_COUNTS = {"optimiser/embedding/1/0/count", "optimiser/predictor/1/0/count"}  # scalars: Adam counts also where it has nothing to step
+
+
+AGENTS = {**profiles.AGENTS, **tiny.ABLATIONS}
+
+
+def make_settings(agent: str) -> Settings:
+    settings = tiny.coin_settings()
+    settings.network.conv_features, settings.network.conv_kernels, settings.network.conv_strides = (4, 3), (3, 2), (1, 1)
+    AGENTS[agent](settings)
+    return config.finalise(settings)
+
+
+class Shapes(NamedTuple):
+    """Everything that a run of an agent holds, as shapes."""
+
+    parts: programs.Parts
+    learner: LearnerState
+    actor: Any
+    shared: programs.Shared
+    replay: Any
+
+
+def shapes_of(settings: Settings, spec: EnvironmentSpec, capacity: int = 800) -> Shapes:
+    parts = programs.build(settings, spec)
+    store = memory.make_replay(parts, capacity)
+    return Shapes(
+        parts,
+        jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32)),
+        jax.eval_shape(parts.actor.init_state, jax.ShapeDtypeStruct((settings.envs_per_group,), np.int32)),
+        jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
+        jax.eval_shape(lambda: store.init(parts.actor.q_network.initial_state(1))),
+    )
+
+
+@functools.cache
+def shapes(agent: str) -> Shapes:
+    return shapes_of(make_settings(agent), SPEC)
+
+
+def names(tree: Any) -> set[str]:
+    """The path of every leaf."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def matching(agent: str, *words: str) -> set[str]:
+    """Leaves of an agent's states, of the learner's to the replay's, that have one of the words in their path."""
+    return {name for tree in shapes(agent)[1:] for name in names(tree) if any(word in name for word in words)}
+
+
+# States -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["r2d2", "r2d2_retrace", "r2d2_bandit"])
+def test_an_agent_without_intrinsic_reward_holds_nothing_of_it(agent: str) -> None:
+    assert (
+        matching(agent, "novelty", "intrinsic", "embedding", "predictor", "random_target", "distillation", "episodic", "memory", "alpha")
+        <= STEP_COUNTS
+    )
+    found = shapes(agent)
+    assert found.shared.statistics is None and found.actor.novelty is None and found.replay.experience.intrinsic_reward is None
+    assert acting_parameters(found.learner)[1:] == (None, None, None)
+    # One network where Agent57 has two, with one input less.
+    whole = shapes("agent57").learner.parameters.q["encoder"]["Dense_1"]["kernel"]
+    own = found.learner.parameters.q["encoder"]["Dense_1"]["kernel"]
+    assert (whole.shape[0], own.shape[0]) == (2, 1)
+    assert whole.shape[1] - own.shape[1] == 1 + (shapes("agent57").parts.actor.num_policies - found.parts.actor.num_policies)
+    networks = found.learner.parameters.q, found.learner.target_q, found.learner.optimiser.q
+    assert all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(networks))
+    assert found.replay.recurrent_state.hidden.shape[3] == found.actor.recurrent.hidden.shape[1] == 1
+    assert found.shared.metrics.action_value.shape == (1,)
+    assert not any(
+        "intrinsic" in name or "novelty" in name or "embed" in name or "distill" in name for name in found.parts.learner.metric_names
+    )
+
+
+def test_the_words_that_are_looked_for_are_those_of_agent57() -> None:
+    """So that the test above cannot pass by a new name."""
+    for word in ("novelty", "intrinsic", "embedding", "predictor", "random_target", "distillation", "episodic", "memory", "alpha"):
+        assert matching("agent57", word), word
+    assert "novelty/memory/embeddings" in names(shapes("agent57").actor)
+
+
+def test_distillation_alone_has_no_embedding_and_no_memory() -> None:
+    assert matching("distillation alone", "embedding", "memory", "squared_distance", "episodic") <= STEP_COUNTS
+    assert matching("distillation alone", "predictor") and matching("distillation alone", "random_target", "distillation_error")
+    assert shapes("distillation alone").replay.experience.intrinsic_reward is not None
+
+
+def test_a_random_embedding_has_no_optimiser_and_no_inverse_dynamics() -> None:
+    found, learnt = shapes("random embedding"), shapes("agent57")
+    assert found.learner.parameters.embedding is None
+    assert names(found.learner.acting_embedding) == names(learnt.learner.acting_embedding)
+    embedding = matching("random embedding", "embedding")
+    assert {name for name in embedding if not name.startswith(("acting_embedding", "novelty/memory"))} <= STEP_COUNTS
+    assert "novelty/inverse_accuracy" not in found.parts.learner.metric_names
+    assert found.actor == learnt.actor and found.shared == learnt.shared
+
+
+def test_one_network_on_both_rewards_has_all_but_the_second_network() -> None:
+    one, two = shapes("ngu"), shapes("ngu_separate")
+    for name in ("parameters", "target_q", "optimiser"):
+        pairs = zip(jax.tree.leaves(getattr(one.learner, name)), jax.tree.leaves(getattr(two.learner, name)), strict=True)
+        halved = [a.shape[1:] == b.shape[1:] and (a.shape[0], b.shape[0]) == (1, 2) for a, b in pairs if a.shape != b.shape]
+        assert halved and all(halved)
+    assert one.shared.statistics == two.shared.statistics and one.actor.novelty == two.actor.novelty
+
+
+def test_the_papers_r2d2_has_the_parameters_of_one_network_by_hand() -> None:
+    settings = Settings()
+    profiles.r2d2(settings)
+    found = shapes_of(config.finalise(settings), ATARI, 256 * 800).learner
+    convolutions = (8 * 8 * 1 * 32 + 32) + (4 * 4 * 32 * 64 + 64) + (3 * 3 * 64 * 64 + 64)
+    torso = 7 * 7 * 64 * 512 + 512
+    lstm = (512 + 18 + 1 + 1) * 4 * 512 + 4 * 512 + 512 * 4 * 512  # features, action, extrinsic reward, its only policy
+    heads = (512 * 512 + 512 + 512 * 1 + 1) + (512 * 512 + 512 + 512 * 18 + 18)
+    number = convolutions + torso + lstm + heads
+    count = functools.partial(jax.tree.reduce, lambda total, leaf: total + leaf.size)
+    assert count(found.parameters, 0) == count(found.target_q, 0) == number
+    assert count(found.optimiser.q, 0) == 2 * number + 1  # two moments and a count of steps
+    assert 4 * number + 2 <= count(found, 0) <= 4 * number + 2 + len(STEP_COUNTS)  # and the count of updates
+
+
+def test_an_intrinsic_reward_is_four_bytes_of_a_timestep_and_nothing_else_of_the_replay() -> None:
+    with_reward, without = shapes("ngu"), shapes("r2d2_bandit")
+    assert with_reward.parts.settings.replay == without.parts.settings.replay
+    assert memory.tree_bytes(with_reward.replay) - memory.tree_bytes(without.replay) == 4 * 800
+    assert names(with_reward.replay) - names(without.replay) == {"experience/intrinsic_reward"}
+
+
+@pytest.mark.parametrize(("agent", "limit"), [("agent57", 5_000_000), ("r2d2_retrace", 5_000_000), ("r2d2", 4_000_000)])
+def test_a_replay_that_sizes_itself_takes_what_the_agents_paper_has(agent: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.parallel, "host_memory_available_bytes", lambda: 10**12)
+    settings = Settings()
+    AGENTS[agent](settings)
+    parts = programs.build(config.finalise(settings), ATARI)
+    unit = 256 * settings.replay.period
+    assert memory.plan(parts, 1)[0] == limit // unit * unit
+
+
+# Programs ---------------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def lowered(agent: str) -> tuple[str, str]:
+    """Act and update as they go to the compiler."""
+    found = shapes(agent)
+    made = programs.Programs(found.parts, parallel.make_mesh(1), memory.make_replay(found.parts, 800), None)
+    num_envs = found.parts.settings.envs_per_group
+
+    def row(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
+
+    numbers = row(np.float32), row(np.float32), row(np.int32), row(np.float32), row(np.int32)
+    timestep = TimeStep(row(np.uint8, *SPEC.observation_shape), *numbers, extras={})
+    root, counter, group = jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((), np.int32)
+    acting = acting_parameters(found.learner)
+    act = made.act.lower(acting, found.actor, found.shared, found.replay, timestep, root, counter, group)
+    update = made.update.lower(found.learner, found.replay, jax.eval_shape(made.init_update_metrics), root, counter)
+    return act.as_text(), update.as_text()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_convolutions_are_those_of_the_networks_that_an_agent_has(agent: str) -> None:
+    """Forward once a layer; backward once for its kernel and, but for the first layer, once for its input."""
+    settings = shapes(agent).parts.settings
+    forward, backward = NUM_LAYERS, 2 * NUM_LAYERS - 1
+    has_episodic, has_lifelong = settings.novelty.reward is IntrinsicReward.NGU, settings.novelty.reward is not IntrinsicReward.NONE
+    act = settings.num_values * forward + has_episodic * forward + 2 * has_lifelong * forward
+    update = settings.num_values * (2 * forward + backward)  # online and target
+    update += 2 * settings.num_values * forward * (settings.replay.burn_in > 0)  # and both through the burn-in, where nothing comes back
+    update += (forward + backward) * (has_episodic and settings.novelty.embedding is Embedding.LEARNT)
+    update += (2 * forward + backward) * has_lifelong
+    found = [text.count("stablehlo.convolution") for text in lowered(agent)]
+    assert found == [act, update]
+    if agent == "r2d2":
+        assert found == [2, 11]
+    if agent == "agent57":
+        assert found == [10, 26]
+
+
+@pytest.mark.parametrize("agent", ["r2d2", "r2d2_retrace"])
+def test_programs_without_novelty_sort_nothing_and_talk_of_no_memory(agent: str) -> None:
+    """No nearest neighbours, and no array as long as the episodic memory."""
+    act, update = lowered(agent)
+    assert "top_k" not in act and "top_k" not in update and "tensor<8x50x4xf32>" not in act
+    whole = lowered("agent57")[0]
+    assert "top_k" in whole and "tensor<8x50x4xf32>" in whole
+
+
+# Metrics ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_metric_of_every_agents_learner_is_declared(agent: str) -> None:
+    for name in shapes(agent).parts.learner.metric_names:
+        check_key(name)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in config.EnvironmentKind if kind is not config.EnvironmentKind.ENVPOOL])
+def test_what_an_environment_reports_of_its_episodes_is_declared(kind: config.EnvironmentKind) -> None:
+    settings = config.EnvironmentSettings(kind=kind, grid_size=21, max_episode_steps=50)
+    environment = factory.make_jax_environment(settings)
+    timestep = jax.eval_shape(environment.init, jax.random.key(0))[1]
+    assert tuple(timestep.extras) == environment.spec.extras
+    assert all((value.shape, value.dtype) == ((), np.float32) for value in timestep.extras.values())
+    for name in environment.spec.extras:
+        check_key(f"episode/{name}")
+        check_key(f"evaluation/{name}")

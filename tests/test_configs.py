@@ -1,0 +1,204 @@
+"""The config files: every profile and agent of every task is complete, and the agents have the numbers of their papers."""
+
+import importlib.util
+import itertools
+import pathlib
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent57_jax import config, programs
+from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, Settings, Targets
+from configs import profiles
+from tests.oracles import policy_family
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+TASKS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "profiles"))
+AGENTS = ("r2d2", "r2d2_retrace", "r2d2_bandit", "ngu", "ngu_separate", "agent57")
+
+
+def load(task: str) -> types.ModuleType:
+    """The module of a config file, loaded by its path as the flag does."""
+    spec = importlib.util.spec_from_file_location(f"config_{task}", FOLDER / f"{task}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def get(task: str, argument: str) -> Settings:
+    settings: Settings = load(task).get_config(argument)
+    return settings
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    return config.flatten(config.to_dict(settings))
+
+
+def changes(settings: Settings, start: Settings) -> dict[str, Any]:
+    """The settings that differ."""
+    before = flat(start)
+    return {name: value for name, value in flat(settings).items() if value != before[name]}
+
+
+# Completeness -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_tasks_and_the_family_is_whole() -> None:
+    assert {"zaxxon", "boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "random_coin", "disco_maze"} <= set(TASKS)
+    assert tuple(profiles.AGENTS) == AGENTS and profiles.PROFILES == ("paper", "laptop", "smoke")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_profile_and_agent_is_complete(task: str) -> None:
+    """And has the columns of the papers' tables, whatever the task's own agent is."""
+    columns = {
+        #                intrinsic reward      networks  policies  chooser         targets
+        "r2d2": (IntrinsicReward.NONE, 1, True, Chooser.FIXED, Targets.N_STEP),
+        "r2d2_retrace": (IntrinsicReward.NONE, 1, True, Chooser.FIXED, Targets.RETRACE),
+        "r2d2_bandit": (IntrinsicReward.NONE, 1, False, Chooser.BANDIT, Targets.RETRACE),
+        "ngu": (IntrinsicReward.NGU, 1, False, Chooser.FIXED, Targets.RETRACE),
+        "ngu_separate": (IntrinsicReward.NGU, 2, False, Chooser.FIXED, Targets.RETRACE),
+        "agent57": (IntrinsicReward.NGU, 2, False, Chooser.BANDIT, Targets.RETRACE),
+    }
+    for profile in profiles.PROFILES:
+        plain = config.finalise(get(task, profile))
+        for agent in AGENTS:
+            settings = config.finalise(get(task, f"{profile},{agent}"))
+            alone = settings.policy.num_policies == 1
+            found = (settings.novelty.reward, settings.num_values, alone, settings.bandit.chooser, settings.learner.targets)
+            wanted = columns[agent]
+            assert found == (*wanted[:2], wanted[2] or plain.policy.num_policies == 1, *wanted[3:]), (profile, agent)
+            assert (settings.policy.beta_max == 0) == (settings.novelty.reward is IntrinsicReward.NONE)
+            assert (settings.replay.burn_in > 0) == (settings.replay.is_exponent > 0) == (agent == "r2d2")
+            half = 1 if agent == "agent57" else 2
+            assert (settings.replay.trace, settings.replay.period) == (plain.replay.trace // half, plain.replay.period // half)
+            # As many updates for a timestep as without the change.
+            rates = [s.replay.samples_per_insert / s.replay.period for s in (plain, settings)]
+            assert rates[0] == rates[1]
+            # The task and the machine stay what they are.
+            assert settings.environment == plain.environment and settings.network == plain.network
+            assert settings.evaluation == plain.evaluation and settings.total_steps == plain.total_steps
+            assert config.from_dict(config.to_dict(settings)) == settings
+
+
+# The papers' numbers ----------------------------------------------------------------------------------------------------------------
+
+
+SHORTER = {"replay.trace": 80, "replay.period": 40, "replay.samples_per_insert": 0.75}
+EXTRINSIC = {"novelty.reward": "none", "policy.separate_networks": False, "policy.beta_max": 0.0, **SHORTER}
+ALONE = {**EXTRINSIC, "policy.num_policies": 1, "policy.discounts": "ngu", "bandit.chooser": "fixed"}
+NGU = {"policy.discounts": "ngu", "bandit.chooser": "fixed", **SHORTER}
+# What distinguishes each agent on Atari from Agent57, whose numbers the defaults are.
+FROM_AGENT57: dict[str, dict[str, Any]] = {
+    "agent57": {},
+    "ngu_separate": NGU,
+    "ngu": {**NGU, "policy.separate_networks": False},
+    "r2d2_bandit": EXTRINSIC,
+    "r2d2_retrace": ALONE,
+    "r2d2": {
+        **ALONE,
+        "learner.targets": "n_step",
+        "learner.adam_epsilon": 1e-3,
+        "learner.target_period_updates": 2_500,
+        "replay.burn_in": 40,
+        "replay.is_exponent": 0.6,
+        "replay.auto_limit": 4_000_000,
+        "actor.epsilon_alpha": 7.0,
+    },
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_agents_differ_in_the_papers_numbers_and_in_nothing_else(agent: str) -> None:
+    assert changes(get("atari", f"paper,{agent}"), Settings()) == FROM_AGENT57[agent]
+    game = {"environment.task_id": "Boxing-v5"} | FROM_AGENT57[agent]
+    assert changes(get("boxing", agent), Settings()) == game
+
+
+def test_r2d2_is_that_of_its_paper() -> None:
+    """Kapturowski et al. 2019, §2.3 and the table of its appendix; exploration as in Ape-X."""
+    settings = config.finalise(get("atari", "paper,r2d2"))
+    learner, replay = settings.learner, settings.replay
+    assert (learner.batch_size, learner.learning_rate, learner.adam_epsilon, learner.target_period_updates) == (64, 1e-4, 1e-3, 2_500)
+    assert (replay.trace, replay.period, replay.burn_in, replay.auto_limit) == (80, 40, 40, 4_000_000)
+    assert (replay.priority_exponent, replay.is_exponent, replay.eta, learner.n_step) == (0.9, 0.6, 0.9, 5)
+    assert (settings.environment.num_envs, settings.actor.epsilon_base, settings.actor.epsilon_alpha) == (256, 0.4, 7.0)
+    family = programs.make_family(settings.policy)
+    np.testing.assert_allclose(family.gammas, [0.997], rtol=1e-6)
+    np.testing.assert_array_equal(family.betas, [0.0])
+
+
+def test_ngu_is_that_of_its_paper() -> None:
+    settings = config.finalise(get("atari", "paper,ngu"))
+    learner, replay, novelty = settings.learner, settings.replay, settings.novelty
+    assert (learner.batch_size, learner.learning_rate, learner.novelty_learning_rate, learner.adam_epsilon) == (64, 1e-4, 5e-4, 1e-4)
+    assert (replay.trace, replay.period, replay.burn_in, replay.is_exponent, learner.target_period_updates) == (80, 40, 0, 0.0, 1_500)
+    assert (novelty.memory_capacity, novelty.num_neighbours, novelty.kernel_epsilon, novelty.max_factor) == (30_000, 10, 1e-4, 5)
+    assert settings.policy.discounts is DiscountLadder.NGU
+    family = programs.make_family(settings.policy)
+    np.testing.assert_allclose(family.gammas, [policy_family.ngu_discount(j, 32) for j in range(32)], rtol=1e-6)
+    np.testing.assert_allclose(family.betas, [policy_family.intrinsic_beta(j, 32, 0.3) for j in range(32)], rtol=1e-5)
+
+
+def test_r2d2_with_a_bandit_has_agent57s_discounts_and_no_intrinsic_weight() -> None:
+    family = programs.make_family(config.finalise(get("atari", "paper,r2d2_bandit")).policy)
+    np.testing.assert_allclose(family.gammas, [policy_family.agent57_discount(j, 32) for j in range(32)], rtol=1e-6)
+    np.testing.assert_array_equal(family.betas, np.zeros(32))
+
+
+def test_small_profiles_scale_lengths_and_periods_in_proportion() -> None:
+    laptop, r2d2 = get("zaxxon", "laptop"), get("zaxxon", "laptop,r2d2")
+    assert (laptop.replay.trace, laptop.replay.period, laptop.learner.target_period_updates) == (40, 20, 400)
+    assert (r2d2.replay.trace, r2d2.replay.burn_in, r2d2.replay.period, r2d2.learner.target_period_updates) == (20, 10, 10, 666)
+
+
+def test_an_agent_begins_with_what_its_task_says() -> None:
+    """The same function of the settings makes the agent on every task and in every test."""
+    for task, agent in itertools.product(TASKS, AGENTS):
+        if task == "shifting_corridor":  # without an agent's name it has one of its own
+            continue
+        settings = get(task, "laptop")
+        profiles.AGENTS[agent](settings)
+        assert flat(settings) == flat(get(task, f"laptop,{agent}"))
+
+
+# The argument -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["zaxxon", "disco_maze"])
+def test_names_may_come_in_any_order_or_not_at_all(task: str) -> None:
+    def same(*arguments: str) -> bool:
+        found = [flat(get(task, argument)) for argument in arguments]
+        return all(one == found[0] for one in found)
+
+    assert flat(load(task).get_config()) == flat(get(task, "paper"))
+    assert same("", "paper", " paper ", "paper,", ",")
+    assert same("ngu", "paper,ngu", "ngu,paper", " ngu , paper ", ",ngu")
+    assert same("laptop,r2d2", "r2d2,laptop")
+    assert not same("laptop", "paper") and not same("ngu", "paper") and not same("ngu", "r2d2")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("laptp", "no profile or agent 'laptp', did you mean laptop?"),
+        ("laptop,ngo", "no profile or agent 'ngo', did you mean ngu?"),
+        ("R2D2", "no profile or agent 'R2D2', did you mean r2d2"),
+        ("agent_57", "did you mean agent57?"),
+        ("laptop ngu", "no profile or agent 'laptop ngu'"),
+        ("laptop:ngu", "no profile or agent 'laptop:ngu'"),
+        ("zzz", "Profiles: paper, laptop, smoke; agents: r2d2, r2d2_retrace, r2d2_bandit, ngu, ngu_separate, agent57"),
+        ("laptop,smoke", "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke) and one agent"),
+        ("smoke,smoke", "names two of a kind"),
+        ("ngu,r2d2", "'ngu,r2d2' names two of a kind"),
+        ("ngu,laptop,r2d2", "names two of a kind"),
+    ],
+)
+def test_mistakes_in_the_argument_are_named(argument: str, message: str) -> None:
+    for task in ("zaxxon", "random_coin", "shifting_corridor"):
+        with pytest.raises(ValueError, match=r"names two of a kind|no profile or agent") as caught:
+            get(task, argument)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
