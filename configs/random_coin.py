@@ -26,6 +26,9 @@ def get_config(argument: str = "paper") -> Settings:
     if profile in ("laptop", "smoke"):
         settings.environment.grid_size = 9
         settings.environment.num_envs = 32
+        settings.network.conv_features = (32,)
+        settings.network.conv_kernels = (3,)
+        settings.network.conv_strides = (2,)
         settings.network.torso_size = 64
         settings.network.lstm_size = 64
         settings.network.head_size = 64
@@ -41,9 +44,11 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 400
         settings.replay.samples_per_insert = 16.0
         settings.learner.batch_size = 32
-        settings.learner.learning_rate = 5e-4
-        settings.learner.target_period_updates = 100
-        settings.evaluation.num_envs = 4
+        settings.learner.learning_rate = 1e-3
+        settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
+        settings.learner.target_period_updates = 50
+        settings.evaluation.num_envs = 16
+        settings.evaluation.period_acts = 16
         settings.total_steps = 2_000_000
     if profile == "smoke":
         settings.environment.grid_size = 5
