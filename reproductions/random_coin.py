@@ -5,7 +5,8 @@ beta 0 after 150 million frames: with one network for the sum of both rewards (N
 reward it stays near 1. Tested: separate networks keep 0.95 or more for every beta_max, and the single network loses return between the
 smallest and the largest.
 
-smoke: a 5x5 room, a few minutes, too short to learn anything. cpu: a 7x7 room and two policies on two cores. gpu: the paper's 15x15 room and lengths.
+smoke: a 5x5 room, a few minutes, too short to learn anything. cpu: a 7x7 room and two policies on two cores. gpu: the paper's 15x15 room
+and lengths.
 """
 
 import pathlib
@@ -25,8 +26,8 @@ SEEDS = (0, 1, 2)
 WANTED_RETURN = 0.95
 WANTED_LOSS = 0.05
 
-# What the cpu profile's runs have beyond configs/random_coin.py:laptop. Two policies, beta 0 and beta_max. Each sequence is sampled about once,
-# as in the paper: with more, priorities that grow with beta r^i leave policy 0 a small share of the batch.
+# What the cpu profile's runs have beyond configs/random_coin.py:laptop. Two policies, beta 0 and beta_max. Each sequence is sampled about
+# once, as in the paper: with more, priorities that grow with beta r^i leave policy 0 a small share of the batch.
 CPU_OVERRIDES: dict[str, Any] = {
     "environment.grid_size": 7,
     "environment.num_envs": 64,
