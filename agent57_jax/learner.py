@@ -89,8 +89,8 @@ class Learner:
             optimiser=Trainable(
                 # One Adam a value function: the leading axis is mapped, so that each clips its own gradient.
                 jax.vmap(self._optimiser(self.settings.learning_rate).init)(parameters.q),
-                novelty_optimiser.init(parameters.embedding),
-                novelty_optimiser.init(parameters.predictor),
+                None if parameters.embedding is None else novelty_optimiser.init(parameters.embedding),
+                None if parameters.predictor is None else novelty_optimiser.init(parameters.predictor),
             ),
             target_q=parameters.q,
             random_target=None if self.distillation is None else self.distillation.init(key_random),
@@ -117,8 +117,11 @@ class Learner:
 
         q_step, q_optimiser = jax.vmap(self._optimiser(self.settings.learning_rate).update)(gradients.q, state.optimiser.q)
         novelty_optimiser = self._optimiser(self.settings.novelty_learning_rate)
-        embedding_step, embedding_optimiser = novelty_optimiser.update(gradients.embedding, state.optimiser.embedding)
-        predictor_step, predictor_optimiser = novelty_optimiser.update(gradients.predictor, state.optimiser.predictor)
+        embedding_step = predictor_step = embedding_optimiser = predictor_optimiser = None
+        if gradients.embedding is not None:
+            embedding_step, embedding_optimiser = novelty_optimiser.update(gradients.embedding, state.optimiser.embedding)
+        if gradients.predictor is not None:
+            predictor_step, predictor_optimiser = novelty_optimiser.update(gradients.predictor, state.optimiser.predictor)
         parameters = optax.apply_updates(state.parameters, Trainable(q_step, embedding_step, predictor_step))
         updates = state.updates + 1
 

@@ -25,7 +25,7 @@ from agent57_jax.environments.disco_maze import MOVES, VISITED_FRACTION
 from agent57_jax.judging import MAX_ENVIRONMENTS
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.novelty import NoveltyStatistics
-from agent57_jax.types import FIRST, LAST, ActingParameters, Array, JaxEnvironment
+from agent57_jax.types import FIRST, LAST, ActingParameters, Array, HostEnvironment, JaxEnvironment
 
 GRID_WORLDS = (EnvironmentKind.RANDOM_COIN, EnvironmentKind.DISCO_MAZE)
 BLOCK_STEPS = 64
@@ -38,7 +38,7 @@ class Restored(NamedTuple):
     """A run's last checkpoint, on one device."""
 
     settings: Settings
-    environment: JaxEnvironment
+    environment: Any  # of its task
     parts: programs.Parts
     learner: LearnerState
     statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
@@ -59,6 +59,14 @@ class Timesteps(NamedTuple):
     extras: dict[str, Array]  # [E, T] float32 each, what else the environment reports
 
 
+class Emulated(NamedTuple):
+    """A stretch of E environments that step outside JAX."""
+
+    observation: np.ndarray  # [E, T, *observation_shape]
+    action: np.ndarray  # [E, T] int32, chosen at the observation; ignored at LAST
+    step_type: np.ndarray  # [E, T] int32
+
+
 class _Carry(NamedTuple):
     """Between two acts."""
 
@@ -67,23 +75,37 @@ class _Carry(NamedTuple):
     visited: jax.Array  # [E, rows, columns] bool, cells the agent has been on in this episode
 
 
-def restore(folder: str | os.PathLike[str]) -> Restored:
-    """Reads the last checkpoint of a run in a grid world.
+def read_settings(folder: str | os.PathLike[str]) -> Settings:
+    """The settings of the run that a folder holds.
 
     Raises:
-      SettingsError: if the folder holds no such run or no checkpoint; CheckpointError: if it cannot be read.
+      SettingsError: if it holds none.
     """
-    folder = pathlib.Path(folder)
-    if not (folder / "config.json").exists():
+    path = pathlib.Path(folder) / "config.json"
+    if not path.exists():
         raise SettingsError(f"{folder} holds no run: there is no config.json in it")
-    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
-    if settings.environment.kind not in GRID_WORLDS:
-        raise SettingsError(f"{folder} holds a run of {settings.environment.kind.value}, which is no grid world with a place for the agent")
-    checkpoints = Checkpoints(folder / "checkpoints", settings.checkpoint.keep, read_only=True)
+    return config.from_dict(json.loads(path.read_text()))
+
+
+def restore(folder: str | os.PathLike[str], environment: HostEnvironment | JaxEnvironment | None = None) -> Restored:
+    """Reads the last checkpoint of a run.
+
+    Args:
+      environment: of the run's task; None makes one, which only a grid world allows.
+
+    Raises:
+      SettingsError: if the folder holds no run that fits or no checkpoint; CheckpointError: if it cannot be read.
+    """
+    settings = read_settings(folder)
+    if environment is None:
+        kind = settings.environment.kind
+        if kind not in GRID_WORLDS:
+            raise SettingsError(f"{folder} holds a run of {kind.value}, which is no grid world with a place for the agent")
+        environment = factory.make_jax_environment(settings.environment)
+    checkpoints = Checkpoints(pathlib.Path(folder) / "checkpoints", settings.checkpoint.keep, read_only=True)
     step = checkpoints.latest()
     if step is None:
         raise SettingsError(f"{folder} holds no complete checkpoint yet")
-    environment = factory.make_jax_environment(settings.environment)
     parts = programs.build(settings, environment.spec)
     shapes = {
         "learner": jax.eval_shape(parts.learner.init, _root(0)),
@@ -171,22 +193,52 @@ def along_corridors(key: jax.Array, state: Any) -> jax.Array:
     return jax.random.categorical(key, jnp.where(is_free, 0.0, -jnp.inf)).astype(jnp.int32)
 
 
-def untrained_embedding(run: Restored) -> Any:
-    """The acting parameters of the embedding with which the run began."""
+def emulate_at_random(folder: str | os.PathLike[str], num_envs: int, timesteps: int, seed: int) -> tuple[Restored, Emulated]:
+    """The run of a folder, and the first timesteps of emulators of its task in which every action has the same probability.
 
-    def init(root: jax.Array) -> Any:
-        return run.parts.learner.init(parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(0))).acting_embedding
+    Raises:
+      SettingsError: if the folder holds no checkpoint; CheckpointError: if it cannot be read.
+    """
+    environment = factory.make_host_environment(read_settings(folder).environment, num_envs, seed, "judging")
+    run = restore(folder, environment)
+    generator = np.random.default_rng(seed)
+    actions = generator.integers(0, environment.spec.num_actions, (timesteps, num_envs), np.int32)
+    environment.reset()
+    seen = []
+    for action in actions:
+        seen.append(environment.recv())
+        environment.send(action)
+    environment.recv()
+    environment.close()
+    observation, step_type = (np.stack([getattr(timestep, name) for timestep in seen], axis=1) for name in ("observation", "step_type"))
+    return run, Emulated(observation, actions.T, step_type)
 
-    return jax.jit(init)(_root(run.settings.seed))
+
+def initial_learner(run: Restored) -> LearnerState:
+    """The learner with which the run began."""
+
+    def init(root: jax.Array) -> LearnerState:
+        return run.parts.learner.init(parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(0)))
+
+    learner: LearnerState = jax.jit(init)(_root(run.settings.seed))
+    return learner
 
 
 def embed(run: Restored, parameters: Any, observation: np.ndarray) -> np.ndarray:
-    """f(x) under other parameters of the run's embedding: [E, T, *observation_shape] -> [E, T, D]."""
+    """f(x) under any acting parameters of the run's embedding: [E, T, *observation_shape] -> [E, T, D]."""
     network = run.parts.learner.embedding
-    if network is None:
-        raise SettingsError("the run's agent has no embedding")
+    assert network is not None
     one_timestep = jax.jit(network.embed)
     return np.stack([np.asarray(one_timestep(parameters, observation[:, t])) for t in range(observation.shape[1])], axis=1)
+
+
+def guess_actions(run: Restored, learner: LearnerState, observation: np.ndarray) -> np.ndarray:
+    """What inverse dynamics holds for the most probable action of each transition: [E, T, *observation_shape] -> [E, T - 1] int."""
+    network = run.parts.learner.embedding
+    assert network is not None
+    guess = jax.jit(lambda parameters, pair: jnp.argmax(network.action_logits(parameters, pair)[:, 0], axis=-1))
+    pairs = (observation[:, t : t + 2] for t in range(observation.shape[1] - 1))
+    return np.stack([np.asarray(guess(learner.parameters.embedding, pair)) for pair in pairs], axis=1)
 
 
 def visits(folder: str | os.PathLike[str], episodes: int, seed: int) -> dict[str, Any]:

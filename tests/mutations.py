@@ -46,6 +46,11 @@ class Verdict(NamedTuple):
 
 
 PASSES = "passes"
+HEAD = """# What catches what
+
+Written by `python -m tests.mutations --write=docs/mutations.md`, which breaks one line at a time and runs unit tests and the learning test
+(`tests/test_learning.py`). Each cell names the first test that fails.
+"""
 
 MUTATIONS = (
     Mutation(
@@ -114,7 +119,7 @@ MUTATIONS = (
     Mutation(
         "gradients flow through the burn-in",
         "agent57_jax/learner.py",
-        "self.q_network.unroll(jax.lax.stop_gradient(q), state, before)",
+        "self.q_network.unroll(*jax.lax.stop_gradient((q, state, before)))",
         "self.q_network.unroll(q, state, before)",
         ("tests/test_learner.py",),
     ),
@@ -216,16 +221,14 @@ def main() -> None:
             broken_source(mutation, (ROOT / mutation.path).read_text())
     except ValueError as error:
         parser.error(str(error))
-    verdicts = []
+    verdicts: list[Verdict] = []
     for mutation in chosen:
         verdict = judge(mutation)
         verdicts.append(verdict)
         print(f"{mutation.name}: unit tests {verdict.unit}; learning test {verdict.learning} ({verdict.seconds:.0f} s)", flush=True)
-    text = table(verdicts)
-    print(text)
-    if arguments.write:
-        head = "# What catches what\n\nWritten by `python -m tests.mutations --write=docs/mutations.md`: one line is broken at a time.\n\n"
-        arguments.write.write_text(f"{head}{text}\n")
+        if arguments.write:
+            arguments.write.write_text(f"{HEAD}\n{table(verdicts)}\n")
+    print(table(verdicts))
     survivors = [verdict.mutation.name for verdict in verdicts if not verdict.caught]
     if survivors:
         sys.exit(f"no test saw: {', '.join(survivors)}")

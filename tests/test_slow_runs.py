@@ -61,9 +61,19 @@ def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
     assert json.loads((tmp_path / "evaluation.json").read_text())["mean"] >= 0.95
 
 
-@pytest.mark.parametrize("name", ["boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "disco_maze"])
-def test_every_config_trains(name: str, tmp_path: pathlib.Path) -> None:
-    done = run("train.py", f"--config=configs/{name}.py:smoke", "--config.total_steps=3500", f"--workdir={tmp_path}")
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(
+            f"{name}.py:smoke"
+            for name in ("boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "disco_maze", "shifting_corridor")
+        ),
+        "zaxxon.py:smoke,r2d2",  # a game without novelty
+        "lunar_lander.py:r2d2_bandit,smoke",
+    ],
+)
+def test_every_config_trains(config: str, tmp_path: pathlib.Path) -> None:
+    done = run("train.py", f"--config=configs/{config}", "--config.total_steps=3500", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert metrics(tmp_path)[-1]["updates"] > 0
 

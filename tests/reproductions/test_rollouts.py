@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ from agent57_jax import config, judging, memory, parallel, programs
 from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.config import Chooser, EnvironmentKind, IntrinsicReward, Settings, SettingsError
 from agent57_jax.environments import factory
-from agent57_jax.environments.disco_maze import AGENT_COLOUR, DiscoMaze
+from agent57_jax.environments.disco_maze import AGENT_COLOUR
 from agent57_jax.programs import Programs
-from agent57_jax.types import FIRST, LAST
+from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec
 from reproductions import rollouts
 from tests import tiny
 
@@ -35,11 +36,11 @@ def maze_settings() -> Settings:
     return settings
 
 
-def save_run(settings: Settings, folder: pathlib.Path) -> pathlib.Path:
+def save_run(settings: Settings, folder: pathlib.Path, spec: EnvironmentSpec | None = None) -> pathlib.Path:
     """What the trainer has to save before its first act."""
     config.finalise(settings)
     (folder / "config.json").write_text(config.to_json(settings))
-    parts = programs.build(settings, factory.make_jax_environment(settings.environment).spec)
+    parts = programs.build(settings, spec or factory.make_jax_environment(settings.environment).spec)
     mesh = parallel.make_mesh(1)
     made = Programs(parts, mesh, memory.make_replay(parts, 800))
     root = parallel.upload(mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(settings.seed))))
@@ -138,27 +139,46 @@ def test_a_policy_acts_in_the_agents_place(tmp_path: pathlib.Path) -> None:
 
     # The run has not learnt anything yet, so it acts with the embedding that it began with.
     assert seen.embedding is not None and seen.embedding.std() > 0
-    np.testing.assert_allclose(rollouts.embed(run, rollouts.untrained_embedding(run), seen.observation), seen.embedding, rtol=1e-5)
+    np.testing.assert_allclose(
+        rollouts.embed(run, rollouts.initial_learner(run).acting_embedding, seen.observation), seen.embedding, rtol=1e-5
+    )
+
+    network = run.parts.learner.embedding
+    assert network is not None
+    logits = network.action_logits(run.learner.parameters.embedding, seen.observation)
+    np.testing.assert_array_equal(rollouts.guess_actions(run, run.learner, seen.observation), np.argmax(logits, axis=-1))
 
     with pytest.raises(SettingsError, match="disco maze"):
         rollouts.visits(tmp_path, episodes=1, seed=SEED)
 
 
-@pytest.mark.parametrize("policy", [rollouts.at_random, rollouts.along_corridors])
-def test_only_the_random_policy_meets_walls(policy: rollouts.Policy) -> None:
-    environment = DiscoMaze(SIZE, max_episode_steps=60)
-    key = jax.random.key(0)
-    state, _ = jax.vmap(environment.init)(jax.random.split(key, 40))
-    actions, met_wall = [], False
-    step = jax.jit(jax.vmap(environment.step))
-    for t in range(20):
-        keys = jax.random.split(jax.random.fold_in(key, t), 40)
-        action = jax.vmap(policy)(keys, state)
-        state, timestep = step(keys, state, action)
-        met_wall |= bool(np.any(timestep.discount == 0))
-        actions.append(action)
-    assert met_wall == (policy is rollouts.at_random)
-    assert np.all(np.bincount(np.concatenate(actions), minlength=4) > 100)
+@pytest.mark.parametrize(("policy", "likely"), [(rollouts.at_random, [0, 1, 2, 3]), (rollouts.along_corridors, [1, 2])])
+def test_policies_spread_evenly_over_their_actions(policy: rollouts.Policy, likely: list[int]) -> None:
+    corridor = np.zeros((5, 5), bool)
+    corridor[1, 1:4] = corridor[2, 1] = True  # from its corner it goes to the right and downwards
+    state = types.SimpleNamespace(agent=jnp.array([1, 1]), corridor=jnp.asarray(corridor))
+    actions = jax.vmap(lambda key: policy(key, state))(jax.random.split(jax.random.key(0), 2000))
+    shares = np.bincount(actions, minlength=4) / 2000
+    np.testing.assert_allclose(shares, [(action in likely) / len(likely) for action in range(4)], atol=0.04)
+    assert not shares[[action for action in range(4) if action not in likely]].any()
+
+
+def test_emulators_act_at_random(tmp_path: pathlib.Path) -> None:
+    settings = tiny.zaxxon_settings()
+    settings.environment.max_episode_steps = 12
+    environment = factory.make_host_environment(settings.environment, 2, SEED, "judging")
+    run, seen = rollouts.emulate_at_random(save_run(settings, tmp_path, environment.spec), num_envs=2, timesteps=30, seed=SEED)
+    assert seen.step_type.tolist() == 2 * [([FIRST] + 11 * [MID] + [LAST]) * 2 + [FIRST] + 3 * [MID]]
+    assert len(np.unique(seen.action)) == run.parts.spec.num_actions == 18
+    # The same actions lead to the same frames.
+    environment.reset()
+    for t in range(30):
+        timestep = environment.recv()
+        np.testing.assert_array_equal(timestep.observation, seen.observation[:, t])
+        environment.send(seen.action[:, t])
+    environment.recv()
+    environment.close()
+    assert rollouts.guess_actions(run, run.learner, seen.observation).shape == (2, 29)
 
 
 def test_a_folder_that_cannot_be_played_is_refused(maze: pathlib.Path, tmp_path: pathlib.Path) -> None:
