@@ -166,13 +166,13 @@ def broken_source(mutation: Mutation, source: str) -> str:
 
 
 def run_tests(folder: pathlib.Path, tests: tuple[str, ...]) -> str:
-    """Name of the first test that fails in the folder, or PASSES."""
+    """Name and message of the first test that fails in the folder, or PASSES."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rfE", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return PASSES
-    failed = [line.split(" ", 1)[1].split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    failed = [line.split(" ", 1)[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     if not failed:
         raise RuntimeError(f"pytest ended with {done.returncode} and names no test:\n{done.stdout}\n{done.stderr}")
     return failed[0]

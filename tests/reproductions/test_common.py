@@ -68,10 +68,10 @@ def test_a_training_is_a_command_line() -> None:
 
 
 def test_settings_are_those_of_the_command_line() -> None:
-    training = Training("a", "configs/random_coin.py:smoke,ngu", {"novelty.embedding": "random", "network.conv_features": (8, 16)}, seed=3)
+    training = Training("a", "configs/random_coin.py:smoke,ngu", {"novelty.embedding": "random", "network.conv_features": (8,)}, seed=3)
     settings = common.settings_of(training)
     assert (settings.seed, settings.environment.grid_size, settings.policy.separate_networks) == (3, 5, False)
-    assert settings.novelty.embedding is config.Embedding.RANDOM and settings.network.conv_features == (8, 16)
+    assert settings.novelty.embedding is config.Embedding.RANDOM and settings.network.conv_features == (8,)
 
 
 @pytest.mark.parametrize(

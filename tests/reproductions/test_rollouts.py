@@ -73,6 +73,7 @@ def visits_twin(folder: pathlib.Path, episodes: int, num_envs: int) -> tuple[dic
     assert seen.intrinsic_reward is not None
     found: dict[str, list[float]] = {"first": [], "repeated": [], "wall": [], "visited_fraction": []}
     lengths: list[int] = []
+    acts = 0
     for env in range(num_envs):
         wanted = episodes // num_envs + (env < episodes % num_envs)
         visited: list[tuple[int, int]] = []
@@ -95,15 +96,17 @@ def visits_twin(folder: pathlib.Path, episodes: int, num_envs: int) -> tuple[dic
                 if not wanted:
                     break
         assert not wanted
+        acts = max(acts, t)
+    assert acts > rollouts.BLOCK_STEPS
     return found, lengths
 
 
 def test_visits_equal_a_loop_over_the_episodes_of_evaluate(maze: pathlib.Path) -> None:
-    # 32 environments, of which two play one episode more; the longest of them need more than one block.
-    found = rollouts.visits(maze, episodes=450, seed=SEED)
-    values, lengths = visits_twin(maze, episodes=450, num_envs=32)
-    assert found.pop("episodes") == 450 == len(lengths)
-    assert sorted(judging.evaluate(maze, episodes=450, seed=SEED)["lengths"]) == sorted(lengths)
+    # 32 environments, of which 28 play one episode more, over more than one block.
+    found = rollouts.visits(maze, episodes=700, seed=SEED)
+    values, lengths = visits_twin(maze, episodes=700, num_envs=32)
+    assert found.pop("episodes") == 700 == len(lengths)
+    assert sorted(judging.evaluate(maze, episodes=700, seed=SEED)["lengths"]) == sorted(lengths)
     assert min(len(kind) for kind in values.values()) >= 50
     assert found == pytest.approx({kind: np.mean(kinds) for kind, kinds in values.items()}, rel=1e-5)
     assert found["first"] > found["repeated"] > 0
@@ -145,8 +148,13 @@ def test_a_policy_acts_in_the_agents_place(tmp_path: pathlib.Path) -> None:
 
     network = run.parts.learner.embedding
     assert network is not None
-    logits = network.action_logits(run.learner.parameters.embedding, seen.observation)
-    np.testing.assert_array_equal(rollouts.guess_actions(run, run.learner, seen.observation), np.argmax(logits, axis=-1))
+    rng = np.random.default_rng(7)
+    noise = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), run.learner.parameters.embedding)
+    learner = run.learner._replace(parameters=run.learner.parameters._replace(embedding=noise))
+    frames = rng.integers(0, 256, seen.observation.shape, np.uint8)
+    wanted = np.argmax(network.action_logits(noise, frames), axis=-1)
+    assert len(np.unique(wanted)) == 4
+    np.testing.assert_array_equal(rollouts.guess_actions(run, learner, frames), wanted)
 
     with pytest.raises(SettingsError, match="disco maze"):
         rollouts.visits(tmp_path, episodes=1, seed=SEED)

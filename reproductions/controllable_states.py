@@ -1,0 +1,367 @@
+"""Controllable states (NGU §2): does the embedding hold what the agent controls, and little else?
+
+NGU compares observations by an embedding f that inverse dynamics shapes: the action between two observations is guessed from f of both. The
+papers say that f then keeps what the agent controls and drops the rest, and show it by what it is good for. Here f itself is looked at:
+
+- on all tasks, how often inverse dynamics is right: over training, beside always guessing the most common action, and after it, on actions
+  that are drawn at random, beside chance. Only the second shows that it sees what actions do: in training a policy that is greedy most of
+  the time lets its actions be guessed from one observation alone;
+- in the grid worlds, how well a linear map reads from f where the agent is, how well it reads what the agent does not control (where the
+  coin is; the colour of a wall cell), and how much of f's variance there is between places of the agent; each beside f before training.
+
+Tested: inverse dynamics beats chance on random actions; the agent's place is read far better than the rest, and better than before
+training; and nearly all that moves f is the agent's place.
+
+The maps are fitted by ridge regression on the timesteps of some environments and judged on those of others. Their actions, too, are drawn
+at random, in the maze among those that meet no wall. R^2 is 1 for a perfect reading and 0 for the mean.
+
+smoke: a few minutes, too short to learn much. cpu: small rooms and networks on two cores. gpu: the papers' sizes.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from agent57_jax import command_line
+from reproductions import plots
+from reproductions.common import Figure, Profile, Run, Training, late_mean, remembered, reproduce
+from reproductions.records import expectation
+
+COIN, MAZE, ZAXXON = "random_coin", "disco_maze", "zaxxon"
+TASKS = (COIN, MAZE, ZAXXON)
+NAMES = {COIN: "Random Coin", MAZE: "Disco Maze", ZAXXON: "Zaxxon"}
+ACTIONS = {COIN: 4, MAZE: 4, ZAXXON: 18}
+COLOURS = {COIN: plots.BLUE, MAZE: plots.ORANGE, ZAXXON: plots.GREEN}
+LEARNT, UNTRAINED = "learnt", "untrained"
+AGENT, OTHER = "agent", "other"
+OTHER_NAMES = {COIN: "coin's place", MAZE: "wall's colour"}  # what the agent does not control
+
+# Environments and timesteps of what is looked at after training. One half of the environments is to fit the read-outs, the other to judge.
+DATA = {COIN: (1_024, 64), MAZE: (1_024, 64), ZAXXON: (32, 250)}
+RIDGE = 1e-6  # relative to the mean square of the features
+
+WANTED_ADVANTAGE = 1.5  # times chance
+WANTED_GAP = 0.4  # of R^2
+WANTED_SHARE = 0.8  # of the embedding's variance
+
+# What a task's runs have beyond configs/TASK.py and its profile.
+OWN_OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
+    ("laptop", MAZE): {"replay.samples_per_insert": 12.0},  # with 1.5 so short a run would make some 400 updates
+}
+
+
+def trainings(profile: str, steps: Mapping[str, int], overrides: Mapping[str, Any]) -> tuple[Training, ...]:
+    """A run for each task, for so many agent steps."""
+    return tuple(
+        Training(
+            name=task,
+            config=f"configs/{task}.py:{profile}",
+            overrides={**overrides, **OWN_OVERRIDES.get((profile, task), {}), "total_steps": steps[task]},
+            seed=0,
+            labels={"task": task},
+        )
+        for task in steps
+    )
+
+
+SMOKE_STEPS = {COIN: 4_000, MAZE: 6_000, ZAXXON: 3_000}
+CPU_STEPS = {ZAXXON: 60_000, COIN: 150_000, MAZE: 200_000}  # the slowest first
+GPU_STEPS = {ZAXXON: 5_000_000, COIN: 5_000_000, MAZE: 10_000_000}
+PROFILES = {
+    "smoke": Profile(trainings("smoke", SMOKE_STEPS, {"logging.period_seconds": 2.0}), workers=2, episodes=2),
+    "cpu": Profile(trainings("laptop", CPU_STEPS, {"logging.period_seconds": 5.0}), workers=2, episodes=8),
+    "gpu": Profile(trainings("paper", GPU_STEPS, {}), workers=1, episodes=8),
+}
+
+
+def fit(features: np.ndarray, targets: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [D, K] and offset [K] of the linear map from features [n, D] to targets [n, K] with the least squared error.
+
+    The weights' squares cost `ridge` times the mean square of the features around their means, so that units do not matter.
+    """
+    x, y = features.astype(np.float64), targets.astype(np.float64)
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    gram = (x - x_mean).T @ (x - x_mean)
+    # The tiny number is for features that are all constant: they get weights of 0.
+    penalty = ridge * np.trace(gram) / len(gram) + np.finfo(np.float64).tiny
+    weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), (x - x_mean).T @ (y - y_mean))
+    return weights, y_mean - x_mean @ weights
+
+
+def r_squared(targets: np.ndarray, predictions: np.ndarray) -> float:
+    """Share of the variance of targets [n, K], all K together, that predictions explain; below 0 if their mean would explain more."""
+    variance = np.sum((targets - targets.mean(axis=0)) ** 2)
+    return float(1.0 - np.sum((targets - predictions) ** 2) / variance) if variance > 0 else 0.0
+
+
+def read_out(features: np.ndarray, values: np.ndarray, numbers: np.ndarray, is_test: np.ndarray) -> dict[str, float]:
+    """How well a linear map reads a discrete variable from features of timesteps that it was not fitted on.
+
+    Args:
+      features: [n, D].
+      values: [n] int, of so many values as `numbers` has rows.
+      numbers: [values, K], what each value means: a row and a column, or itself as one-hot.
+      is_test: [n] bool.
+
+    Returns:
+      "r2": of the map to the numbers. "accuracy": of the value to which a map to one-hot gives the highest number. "most_common": accuracy
+      of always guessing the most common value. "explained": share of the features' variance that lies between values, which is the R^2 of
+      the map from value to features.
+    """
+    one_hot = np.eye(len(numbers))[values]
+
+    def predicted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        weights, offset = fit(x[~is_test], y[~is_test])
+        return x[is_test] @ weights + offset
+
+    tested = values[is_test]
+    return {
+        "r2": r_squared(numbers[tested], predicted(features, numbers[values])),
+        "accuracy": float(np.mean(np.argmax(predicted(features, one_hot), axis=1) == tested)),
+        "most_common": float(np.mean(tested == np.argmax(np.bincount(values[~is_test])))),
+        "explained": r_squared(features[is_test].astype(np.float64), predicted(one_hot, features)),
+    }
+
+
+def variables(task: str, observation: np.ndarray, position: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What is to be read: for the agent's place and for what it does not control, values [n] and their meaning in numbers [values, K].
+
+    Args:
+      observation: [n, size, size, 3] uint8.
+      position: [n, 2] int, the agent's row and column.
+    """
+    size = observation.shape[1]
+    places = np.stack(np.divmod(np.arange(size**2), size), axis=1)
+    agent = position[:, 0] * size + position[:, 1]
+    if task == COIN:
+        return {AGENT: (agent, places), OTHER: (np.argmax(observation[..., 2].reshape(-1, size**2), axis=1), places)}
+    from agent57_jax.environments.disco_maze import WALL_COLOURS
+
+    middle = size // 4 * 2  # cells with an even row and an even column are wall in every maze
+    is_colour = np.all(observation[:, middle, middle, None] == WALL_COLOURS, axis=-1)  # [n, colours]
+    return {AGENT: (agent, places), OTHER: (np.argmax(is_colour, axis=1), np.eye(len(WALL_COLOURS)))}
+
+
+def read_outs(task: str, run: Any, seen: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """`read_out` by embedding and variable, from timesteps [E, T] of a restored run in a grid world."""
+    from agent57_jax.types import LAST
+    from reproductions import rollouts
+
+    untrained = rollouts.initial_learner(run).acting_embedding
+    embeddings = {LEARNT: seen.embedding, UNTRAINED: rollouts.embed(run, untrained, seen.observation)}
+    is_used = seen.step_type != LAST  # there the agent may lie on the coin
+    num_envs = len(is_used)
+    is_test = np.broadcast_to(np.arange(num_envs)[:, None] >= num_envs // 2, is_used.shape)[is_used]
+    found = variables(task, seen.observation[is_used], seen.position[is_used])
+    return {
+        name: {variable: read_out(embedding[is_used], values, numbers, is_test) for variable, (values, numbers) in found.items()}
+        for name, embedding in embeddings.items()
+    }
+
+
+def attainable_accuracy(task: str, observation: np.ndarray, position: np.ndarray, next_position: np.ndarray) -> float:
+    """Share of actions in a grid world that can be known: all that moved the agent; of those that did not, one of the possible ones.
+
+    Args:
+      observation: [n, size, size, 3] uint8, in which the action was chosen.
+      position, next_position: [n, 2] int, rows and columns of the agent.
+    """
+    is_wall = np.any(observation > 0, axis=-1) if task == MAZE else np.zeros(observation.shape[:3], bool)
+    is_wall = np.pad(is_wall, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    row, column = position[:, 0] + 1, position[:, 1] + 1
+    entries = np.arange(len(position))
+    idle_actions = sum(is_wall[entries, row + down, column + right].astype(int) for down, right in ((-1, 0), (0, 1), (1, 0), (0, -1)))
+    has_moved = np.any(position != next_position, axis=1)
+    return float(np.mean(np.where(has_moved, 1.0, 1.0 / np.maximum(idle_actions, 1))))
+
+
+def guesses(task: str, run: Any, seen: Any) -> dict[str, float | None]:
+    """How often inverse dynamics is right, from timesteps [E, T] of a restored run with actions that know nothing of the observation.
+
+    Returns:
+      LEARNT, UNTRAINED: after training and before it; "attainable": the most that can be, None where that is not known.
+    """
+    from agent57_jax.types import FIRST
+    from reproductions import rollouts
+
+    follows = seen.step_type[:, 1:] != FIRST
+    accuracies = {}
+    for name, learner in ((LEARNT, run.learner), (UNTRAINED, rollouts.initial_learner(run))):
+        is_right = rollouts.guess_actions(run, learner, seen.observation) == seen.action[:, :-1]
+        accuracies[name] = float(np.mean(is_right[follows]))
+    attainable = None
+    if task in OTHER_NAMES:
+        before, after = seen.position[:, :-1][follows], seen.position[:, 1:][follows]
+        attainable = attainable_accuracy(task, seen.observation[:, :-1][follows], before, after)
+    return {**accuracies, "attainable": attainable}
+
+
+def look_at(task: str, folder: pathlib.Path, num_envs: int, timesteps: int, seed: int) -> dict[str, Any]:
+    """Guesses of random actions; for a grid world also read-outs, for an emulator None, since its state is not known."""
+    from reproductions import rollouts
+
+    if task not in OTHER_NAMES:
+        return {"guesses": guesses(task, *rollouts.emulate_at_random(folder, num_envs, timesteps, seed)), "read_outs": None}
+    run = rollouts.restore(folder)
+    seen = next(rollouts.play(run, num_envs, seed, rollouts.at_random, timesteps))
+    # At random an episode in the maze soon ends at a wall.
+    walk = next(rollouts.play(run, num_envs, seed, rollouts.along_corridors, timesteps)) if task == MAZE else seen
+    return {"guesses": guesses(task, run, seen), "read_outs": read_outs(task, run, walk)}
+
+
+def measure(folder: pathlib.Path, training: Training, episodes: int) -> dict[str, Any]:
+    """`look_at` the run, with data of the task's size."""
+    del episodes
+    task, seed = training.labels["task"], training.seed
+    num_envs, timesteps = DATA[task]
+
+    def compute() -> dict[str, Any]:
+        command_line.prepare_jax(whole_device=False)
+        return look_at(task, folder, num_envs, timesteps, seed)
+
+    return remembered(folder, "controllable_states", {"environments": num_envs, "timesteps": timesteps, "seed": seed}, compute)
+
+
+def most_common_share(run: Run) -> float | None:
+    """Share of the action that training episodes of the last tenth of the run took most often; None if none ended."""
+    keys = {key for line in run.metrics for key in line if key.startswith("action/ratio_")}
+    shares = [late_mean(run.curve(key)) for key in sorted(keys)]
+    return max((share for share in shares if share is not None), default=None)
+
+
+def summarise(runs: Sequence[Run]) -> dict[str, Any]:
+    """Accuracy of inverse dynamics over training and at its end (mean of the last tenth), what guessing gives, measurements."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        task, curve = run.training.labels["task"], run.curve("novelty/inverse_accuracy")
+        tasks[task] = {
+            "training_accuracy": late_mean(curve),
+            "most_common_action": most_common_share(run),
+            "chance": 1 / ACTIONS[task],
+            **run.further,
+            "curve": curve,
+        }
+    expectations: dict[str, Any] = {}
+    for task in TASKS:
+        expectations[f"inverse dynamics sees what actions do, {NAMES[task]}"] = _sees_actions(tasks.get(task))
+    for task, other in OTHER_NAMES.items():
+        found = tasks.get(task, {}).get("read_outs")
+        expectations[f"the embedding tells the agent's place and not the {other}, {NAMES[task]}"] = _tells_place(found)
+        expectations[f"training makes the agent's place readable, {NAMES[task]}"] = _is_learnt(found)
+        expectations[f"what moves the embedding is the agent's place, {NAMES[task]}"] = _is_moved_by_place(found)
+    return {"tasks": tasks, "expectations": expectations}
+
+
+def _sees_actions(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    expected = f"accuracy on random actions at least {WANTED_ADVANTAGE:g} times chance"
+    if found is None:
+        return expectation(expected, None, None)
+    measured = {"accuracy": found["guesses"][LEARNT], "chance": found["chance"]}
+    return expectation(expected, measured, measured["accuracy"] >= WANTED_ADVANTAGE * measured["chance"])
+
+
+def _tells_place(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    expected = f"R^2 of the agent's place at least {WANTED_GAP:g} above that of the other"
+    if found is None:
+        return expectation(expected, None, None)
+    agent, other = (found[LEARNT][variable]["r2"] for variable in (AGENT, OTHER))
+    return expectation(expected, {AGENT: agent, OTHER: other}, agent >= other + WANTED_GAP)
+
+
+def _is_learnt(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    expected = f"R^2 of the agent's place at least {WANTED_GAP:g} above that before training, and the accuracy above that before training"
+    if found is None:
+        return expectation(expected, None, None)
+    after, before = (found[embedding][AGENT] for embedding in (LEARNT, UNTRAINED))
+    measured = {name: {key: part[key] for key in ("r2", "accuracy")} for name, part in ((LEARNT, after), (UNTRAINED, before))}
+    return expectation(expected, measured, after["r2"] >= before["r2"] + WANTED_GAP and after["accuracy"] > before["accuracy"])
+
+
+def _is_moved_by_place(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    expected = f"at least {WANTED_SHARE:g} of the embedding's variance lies between places of the agent, and more than before training"
+    if found is None:
+        return expectation(expected, None, None)
+    after, before = (found[embedding][AGENT]["explained"] for embedding in (LEARNT, UNTRAINED))
+    return expectation(expected, {LEARNT: after, UNTRAINED: before}, after >= WANTED_SHARE and after > before)
+
+
+def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Above: accuracy of inverse dynamics, over training and on random actions. Below: read-outs, variance between places."""
+    tasks = {task: record["data"]["tasks"][task] for task in TASKS if task in record["data"]["tasks"]}
+    read = {task: found["read_outs"] for task, found in tasks.items() if found["read_outs"] is not None}
+    with plots.picture(path, record, "Controllable states: what the embedding of inverse dynamics holds", size=(11.0, 8.5)) as figure:
+        (training, actions), (places, variance) = figure.subplots(2, 2, width_ratios=(1.5, 1))
+        for task, found in tasks.items():
+            # Trainings have different lengths: what they share is where they end.
+            points = [(steps / record["settings"]["runs"][task]["steps"], value) for steps, value in found["curve"]]
+            plots.curves(training, [points], COLOURS[task], NAMES[task])
+            if found["most_common_action"] is not None:
+                training.axhline(found["most_common_action"], color=COLOURS[task], linestyle="--", linewidth=1.2)
+        training.set_ylim(0, 1)
+        training.set_xlim(0, 1)
+        training.set_xlabel("part of the training")
+        training.set_ylabel("accuracy on the agent's own actions")
+        training.set_title("inverse dynamics in training (dashed: most common action)")
+        training.legend(loc="best")
+
+        _draw_bars(
+            actions,
+            [Bars(NAMES[task], COLOURS[task], found["guesses"][LEARNT], found["guesses"][UNTRAINED]) for task, found in tasks.items()],
+        )
+        for i, found in enumerate(tasks.values()):
+            for value, style in ((found["chance"], ":"), (found["guesses"]["attainable"], "-")):
+                if value is not None:
+                    actions.hlines(value, i - 0.42, i + 0.42, color="black", linestyle=style, linewidth=1.2)
+        actions.set_ylabel("accuracy on random actions")
+        actions.set_title("(pale: before training, dotted: chance,\nline: what can be known)")
+
+        bars = [
+            Bars(f"{NAMES[task]}:\n{what}", COLOURS[task], *(found[embedding][variable]["r2"] for embedding in (LEARNT, UNTRAINED)))
+            for task, found in read.items()
+            for variable, what in ((AGENT, "agent's place"), (OTHER, OTHER_NAMES[task]))
+        ]
+        _draw_bars(places, bars)
+        places.set_ylabel("R² on other episodes")
+        places.set_title("read from the embedding by a linear map")
+        bars = [
+            Bars(NAMES[task], COLOURS[task], *(found[embedding][AGENT]["explained"] for embedding in (LEARNT, UNTRAINED)))
+            for task, found in read.items()
+        ]
+        _draw_bars(variance, bars)
+        variance.set_ylabel("share of the embedding's variance")
+        variance.set_title("that lies between places of the agent")
+
+
+class Bars(NamedTuple):
+    """A number after training and before it."""
+
+    label: str
+    colour: str
+    learnt: float
+    untrained: float
+
+
+def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
+    for i, bar in enumerate(bars):
+        for value, offset, alpha in ((bar.learnt, -0.2, 1.0), (bar.untrained, 0.2, 0.4)):
+            axes.bar(i + offset, value, width=0.38, color=bar.colour, alpha=alpha)
+            axes.annotate(f"{value:.2f}", (i + offset, max(value, 0.0)), ha="center", va="bottom", fontsize=9)
+    axes.set_xticks(range(len(bars)), [bar.label for bar in bars], fontsize=9)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(top=1.08)
+    axes.axhline(0.0, color=plots.GREY, linewidth=0.8)
+
+
+FIGURE = Figure(name="controllable_states", profiles=PROFILES, summarise=summarise, draw=draw, measure=measure)
+
+
+def main() -> None:
+    """Makes the figure."""
+    reproduce(FIGURE)
+
+
+if __name__ == "__main__":
+    main()
