@@ -2,7 +2,7 @@
 
 The agent plays as it does for `evaluate.py`: greedy episodes with the last checkpoint's parameters, the exploration of evaluation, and the
 novelty statistics of the checkpoint. Those stay as they are, for the evaluator too does not teach them. The same folder, seed and number of
-environments give the same episodes here and there.
+environments give the same episodes here and there. Other policies can act in its place, and of emulators there are random actions.
 """
 
 import json

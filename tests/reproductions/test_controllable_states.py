@@ -70,6 +70,17 @@ def test_a_read_out_finds_what_the_code_holds_and_nothing_else() -> None:
     assert missing == pytest.approx({"r2": 0, "accuracy": 1 / 4, "most_common": 1 / 4, "explained": 0}, abs=0.03)
 
 
+def test_accuracy_is_that_of_the_nearest_place() -> None:
+    # What is read is too large by a third of a cell for one half of the timesteps that test, and by two thirds for the other.
+    places = np.tile(np.arange(9), 40)
+    numbers = np.stack(np.divmod(np.arange(9), 3), axis=1)
+    features = numbers[places].astype(float)
+    features[180:270, 0] -= 1 / 3
+    features[270:, 0] -= 2 / 3
+    found = figure.read_out(features, places, numbers, np.arange(360) >= 180)
+    assert found["accuracy"] == pytest.approx((1 + 1 / 3) / 2)  # in the uppermost row the nearest place is the right one
+
+
 def test_a_read_out_is_judged_where_it_was_not_fitted() -> None:
     # As many features as timesteps: what they are fitted to they reproduce, and know nothing of the others.
     rng = np.random.default_rng(3)
