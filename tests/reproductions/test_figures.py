@@ -79,9 +79,9 @@ def test_random_coin_counts_a_mean_over_seeds_and_every_beta() -> None:
     runs = runs_of(figure, lambda training: 1.0 if training.seed else 0.4)  # mean 0.8
     summary = figure.summarise(runs)
     assert outcomes(figure, runs) == [False, False]
-    assert len(summary["points"]) == 30 and len(summary["means"]) == 10
+    assert len(summary["points"]) == 42 and len(summary["means"]) == 14
     first = summary["means"][0]
-    assert (first["agent"], first["beta_max"], first["lowest"], first["highest"], first["seeds"]) == ("single", 0.1, 0.4, 1.0, 3)
+    assert (first["agent"], first["beta_max"], first["lowest"], first["highest"], first["seeds"]) == ("single", 0.001, 0.4, 1.0, 3)
     assert first["mean"] == pytest.approx(0.8)
     good = runs_of(figure, coin_score(True, 1.0))
     without_largest = [run for run in good if run.training.labels["beta_max"] < 10]
