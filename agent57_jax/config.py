@@ -14,6 +14,9 @@ import types
 import typing
 from typing import Any
 
+# Settings that do not change what a run learns: how it is watched and kept, and on how much of a machine it runs.
+INCIDENTAL_SETTINGS = ("num_devices", "logging.", "checkpoint.", "environment.num_threads")
+
 
 class SettingsError(ValueError):
     """Settings that cannot work; the message lists every problem, one a line."""

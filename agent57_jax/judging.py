@@ -3,32 +3,46 @@
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from agent57_jax import config, evaluator, parallel, programs
+from agent57_jax.algorithm.meta_controller import BanditState
 from agent57_jax.checkpoint import Checkpoints
-from agent57_jax.config import SettingsError
+from agent57_jax.config import Settings, SettingsError
 from agent57_jax.environments import atari57, factory
-from agent57_jax.learner import acting_parameters
+from agent57_jax.learner import LearnerState, acting_parameters
+from agent57_jax.novelty import NoveltyStatistics
 
 MAX_ENVIRONMENTS = 32
 
 
-def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[str, Any]:
-    """Plays `episodes` greedy episodes with the last checkpoint and writes evaluation.json.
+class Restored(NamedTuple):
+    """A run's last checkpoint, on one device."""
 
-    Every environment plays a fixed number of episodes, so that short episodes are not preferred over long ones.
+    settings: Settings
+    environment: Any  # a HostEnvironment or JaxEnvironment of the run's task
+    parts: programs.Parts
+    learner: LearnerState
+    statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
+    bandit: BanditState  # the evaluator's
+    step: int  # number of the checkpoint
+    meta: dict[str, Any]  # counters
 
-    Returns:
-      The content of evaluation.json and its "path".
+
+def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings], Any]) -> Restored:
+    """Reads the last checkpoint of a run.
+
+    Args:
+      make_environment: of the run's task, from its settings.
 
     Raises:
-      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read.
+      SettingsError: if the folder holds no run or no checkpoint; CheckpointError: if it cannot be read.
     """
-    folder = pathlib.Path(workdir)
+    folder = pathlib.Path(folder)
     if not (folder / "config.json").exists():
         raise SettingsError(f"{folder} holds no run: there is no config.json in it")
     settings = config.from_dict(json.loads((folder / "config.json").read_text()))
@@ -36,34 +50,61 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
     step = checkpoints.latest()
     if step is None:
         raise SettingsError(f"{folder} holds no complete checkpoint yet")
-
-    num_envs = min(episodes, MAX_ENVIRONMENTS, settings.evaluation.window_episodes)
-    environment: Any = (
-        factory.make_host_environment(settings.environment, num_envs, seed, "judging")
-        if settings.is_host_environment
-        else factory.make_jax_environment(settings.environment)
-    )
+    environment = make_environment(settings)
     parts = programs.build(settings, environment.spec)
-    mesh = parallel.make_mesh(1)
-    root = parallel.upload(mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(seed))))
     shapes = {
-        "learner": jax.eval_shape(parts.learner.init, root),
+        "learner": jax.eval_shape(parts.learner.init, root_key(0)),
         "shared": jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
         "evaluator_bandit": jax.eval_shape(
             parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)
         ).bandit,
     }
-    sharding = jax.sharding.NamedSharding(mesh, parallel.REPLICATED)
+    sharding = jax.sharding.NamedSharding(parallel.make_mesh(1), parallel.REPLICATED)
     targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     arrays, meta = checkpoints.restore(step, targets)
+    return Restored(settings, environment, parts, arrays["learner"], arrays["shared"].statistics, arrays["evaluator_bandit"], step, meta)
 
-    judge = evaluator.Evaluator(evaluator.greedy_only(parts.evaluation_actor, num_envs), environment, num_envs, root)
-    judge.state = judge.state._replace(bandit=arrays["evaluator_bandit"])
-    quota = np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
+
+def root_key(seed: int) -> np.ndarray:
+    """The data of the key from which an evaluation or a run draws."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
+def quotas(settings: Settings, episodes: int) -> np.ndarray:
+    """How many of the episodes each environment plays: [E] int.
+
+    A fixed number each, so that short episodes are not preferred over long ones.
+    """
+    num_envs = min(episodes, MAX_ENVIRONMENTS, settings.evaluation.window_episodes)
+    return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
+
+
+def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[str, Any]:
+    """Plays `episodes` greedy episodes with the last checkpoint and writes evaluation.json.
+
+    Returns:
+      The content of evaluation.json and its "path".
+
+    Raises:
+      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read.
+    """
+
+    def make_environment(settings: Settings) -> Any:
+        if settings.is_host_environment:
+            return factory.make_host_environment(settings.environment, len(quotas(settings, episodes)), seed, "judging")
+        return factory.make_jax_environment(settings.environment)
+
+    folder = pathlib.Path(workdir)
+    run = restore(folder, make_environment)
+    settings = run.settings
+    quota = quotas(settings, episodes)
+    root = parallel.upload(parallel.make_mesh(1), parallel.REPLICATED, root_key(seed))
+    judge = evaluator.Evaluator(evaluator.greedy_only(run.parts.evaluation_actor, len(quota)), run.environment, len(quota), root)
+    judge.state = judge.state._replace(bandit=run.bandit)
     played: list[evaluator.Episode] = []
-    parameters = acting_parameters(arrays["learner"])
+    parameters = acting_parameters(run.learner)
     while quota.any():
-        for episode in judge.step(parameters, arrays["shared"].statistics):
+        for episode in judge.step(parameters, run.statistics):
             if quota[episode.environment]:
                 quota[episode.environment] -= 1
                 played.append(episode)
@@ -81,9 +122,9 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
         "median": float(np.median(returns)),
         "hns": atari57.human_normalised_score(game, mean),
         "arm": played[0].policy,
-        "frames_trained": meta["counters"]["frames"],
-        "updates_trained": meta["counters"]["updates"],
-        "checkpoint": step,
+        "frames_trained": run.meta["counters"]["frames"],
+        "updates_trained": run.meta["counters"]["updates"],
+        "checkpoint": run.step,
         "seed": seed,
     }
     path = folder / "evaluation.json"

@@ -28,7 +28,7 @@ SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
 SAVED_APPENDED = "appended"
 SAVED_CAPACITY = "capacity"
 # What a resumed run may change: how long, how often and on what it runs, not what it learns.
-FREE_SETTINGS = ("total_steps", "num_devices", "logging.", "checkpoint.", "replay.capacity", "replay.auto_limit", "environment.num_threads")
+FREE_SETTINGS = ("total_steps", "replay.capacity", "replay.auto_limit", *config.INCIDENTAL_SETTINGS)
 
 
 class TrainingError(RuntimeError):

@@ -331,19 +331,6 @@ def evaluate_all(supervisor: Supervisor, folders: Sequence[tuple[pathlib.Path, i
     supervisor.run(jobs)
 
 
-def evaluate(folder: pathlib.Path, episodes: int, seed: int) -> dict[str, Any]:
-    """The content of evaluation.json, from evaluate.py unless it is there already.
-
-    Raises:
-      JobError: if evaluate.py failed; Stopped: after a signal.
-    """
-    with Supervisor(1, ROOT) as supervisor:
-        evaluate_all(supervisor, [(folder, seed)], episodes)
-    found = evaluation_of(folder, episodes, seed)
-    assert found is not None  # else it had failed
-    return found
-
-
 def evaluation_of(folder: pathlib.Path, episodes: int, seed: int) -> dict[str, Any] | None:
     """evaluation.json, if it is of the last checkpoint, so many episodes and the seed."""
     found = records.read_json(folder / "evaluation.json")
@@ -376,7 +363,7 @@ def finished(folder: pathlib.Path, settings: Settings) -> bool:
     changed = [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in after.items()
-        if before.get(name) != value and name != "total_steps" and not name.startswith(records.INCIDENTAL_SETTINGS)
+        if before.get(name) != value and name != "total_steps" and not name.startswith(config.INCIDENTAL_SETTINGS)
     ]
     steps, total = lines[-1]["steps"] if lines else 0, before.get("total_steps", 0)
     if total > settings.total_steps <= steps:

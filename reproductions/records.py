@@ -14,9 +14,6 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# What a run can change without its outcome being another one; also where it came to its end.
-INCIDENTAL_SETTINGS = ("num_devices", "logging.", "checkpoint.", "environment.num_threads")
-
 
 def expectation(expected: str, measured: Any, holds: bool | None) -> dict[str, Any]:
     """One claim and what became of it; `holds` is None while the runs that would decide are missing."""

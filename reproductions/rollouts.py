@@ -5,9 +5,7 @@ novelty statistics of the checkpoint. Those stay as they are, for the evaluator 
 environments give the same episodes here and there. Other policies can act in its place, and of emulators there are random actions.
 """
 
-import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,34 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agent57_jax import config, evaluator, parallel, programs
+from agent57_jax import evaluator, judging, parallel, programs
 from agent57_jax.actor import ActorState
 from agent57_jax.algorithm.meta_controller import BanditState
-from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import factory
 from agent57_jax.environments.disco_maze import MOVES, VISITED_FRACTION
-from agent57_jax.judging import MAX_ENVIRONMENTS
+from agent57_jax.judging import Restored, root_key
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.novelty import NoveltyStatistics
-from agent57_jax.types import FIRST, LAST, ActingParameters, Array, HostEnvironment, JaxEnvironment
+from agent57_jax.types import FIRST, LAST, ActingParameters, Array, JaxEnvironment
 
 GRID_WORLDS = (EnvironmentKind.RANDOM_COIN, EnvironmentKind.DISCO_MAZE)
 BLOCK_STEPS = 64
 
 # (key, state of one environment) -> its action
 Policy = Callable[[jax.Array, Any], jax.Array]
-
-
-class Restored(NamedTuple):
-    """A run's last checkpoint, on one device."""
-
-    settings: Settings
-    environment: Any  # of its task
-    parts: programs.Parts
-    learner: LearnerState
-    statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
-    bandit: BanditState  # the evaluator's
 
 
 class Timesteps(NamedTuple):
@@ -75,49 +61,20 @@ class _Carry(NamedTuple):
     visited: jax.Array  # [E, rows, columns] bool, cells the agent has been on in this episode
 
 
-def read_settings(folder: str | os.PathLike[str]) -> Settings:
-    """The settings of the run that a folder holds.
+def restore(folder: str | os.PathLike[str]) -> Restored:
+    """The last checkpoint of a run in a grid world.
 
     Raises:
-      SettingsError: if it holds none.
+      SettingsError: if the folder holds no such run or no checkpoint; CheckpointError: if it cannot be read.
     """
-    path = pathlib.Path(folder) / "config.json"
-    if not path.exists():
-        raise SettingsError(f"{folder} holds no run: there is no config.json in it")
-    return config.from_dict(json.loads(path.read_text()))
 
-
-def restore(folder: str | os.PathLike[str], environment: HostEnvironment | JaxEnvironment | None = None) -> Restored:
-    """Reads the last checkpoint of a run.
-
-    Args:
-      environment: of the run's task; None makes one, which only a grid world allows.
-
-    Raises:
-      SettingsError: if the folder holds no run that fits or no checkpoint; CheckpointError: if it cannot be read.
-    """
-    settings = read_settings(folder)
-    if environment is None:
+    def make_environment(settings: Settings) -> JaxEnvironment:
         kind = settings.environment.kind
         if kind not in GRID_WORLDS:
             raise SettingsError(f"{folder} holds a run of {kind.value}, which is no grid world with a place for the agent")
-        environment = factory.make_jax_environment(settings.environment)
-    checkpoints = Checkpoints(pathlib.Path(folder) / "checkpoints", settings.checkpoint.keep, read_only=True)
-    step = checkpoints.latest()
-    if step is None:
-        raise SettingsError(f"{folder} holds no complete checkpoint yet")
-    parts = programs.build(settings, environment.spec)
-    shapes = {
-        "learner": jax.eval_shape(parts.learner.init, _root(0)),
-        "shared": jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
-        "evaluator_bandit": jax.eval_shape(
-            parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)
-        ).bandit,
-    }
-    sharding = jax.sharding.NamedSharding(parallel.make_mesh(1), parallel.REPLICATED)
-    targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
-    arrays, _ = checkpoints.restore(step, targets)
-    return Restored(settings, environment, parts, arrays["learner"], arrays["shared"].statistics, arrays["evaluator_bandit"])
+        return factory.make_jax_environment(settings.environment)
+
+    return judging.restore(folder, make_environment)
 
 
 def play(run: Restored, num_envs: int, seed: int, policy: Policy | None = None, block_steps: int = BLOCK_STEPS) -> Iterator[Timesteps]:
@@ -169,7 +126,7 @@ def play(run: Restored, num_envs: int, seed: int, policy: Policy | None = None, 
         return carry, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), timesteps)
 
     run_block = parallel.sharded(block, mesh, (everywhere, everywhere, by_env, everywhere, everywhere), (by_env, by_env), donate=(2,))
-    root = parallel.upload(mesh, everywhere, _root(seed))
+    root = parallel.upload(mesh, everywhere, root_key(seed))
     index = jnp.arange(num_envs, dtype=jnp.int32)
     carry = parallel.sharded(begin, mesh, (everywhere, by_env, by_env), by_env)(root, index, run.bandit)
     parameters = acting_parameters(run.learner)
@@ -199,8 +156,8 @@ def emulate_at_random(folder: str | os.PathLike[str], num_envs: int, timesteps: 
     Raises:
       SettingsError: if the folder holds no checkpoint; CheckpointError: if it cannot be read.
     """
-    environment = factory.make_host_environment(read_settings(folder).environment, num_envs, seed, "judging")
-    run = restore(folder, environment)
+    run = judging.restore(folder, lambda settings: factory.make_host_environment(settings.environment, num_envs, seed, "judging"))
+    environment = run.environment
     generator = np.random.default_rng(seed)
     actions = generator.integers(0, environment.spec.num_actions, (timesteps, num_envs), np.int32)
     environment.reset()
@@ -220,7 +177,7 @@ def initial_learner(run: Restored) -> LearnerState:
     def init(root: jax.Array) -> LearnerState:
         return run.parts.learner.init(parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(0)))
 
-    learner: LearnerState = jax.jit(init)(_root(run.settings.seed))
+    learner: LearnerState = jax.jit(init)(root_key(run.settings.seed))
     return learner
 
 
@@ -258,13 +215,12 @@ def visits(folder: str | os.PathLike[str], episodes: int, seed: int) -> dict[str
     run = restore(folder)
     if run.settings.environment.kind is not EnvironmentKind.DISCO_MAZE or run.statistics is None:
         raise SettingsError(f"{folder} must hold a run in the disco maze with an intrinsic reward")
-    num_envs = min(episodes, MAX_ENVIRONMENTS, run.settings.evaluation.window_episodes)
-    quota = np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
-    ended = np.zeros(num_envs, int)
+    quota = judging.quotas(run.settings, episodes)
+    ended = np.zeros(len(quota), int)
     kinds = ("first", "repeated", "wall")
     sums, counts = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0)
     fractions: list[float] = []
-    for block in play(run, num_envs, seed):
+    for block in play(run, len(quota), seed):
         assert block.intrinsic_reward is not None
         is_last = block.step_type == LAST
         before = ended[:, None] + np.cumsum(is_last, axis=1) - is_last  # [E, T] episodes that have ended before the timestep
@@ -281,8 +237,3 @@ def visits(folder: str | os.PathLike[str], episodes: int, seed: int) -> dict[str
             break
     means = {kind: sums[kind] / counts[kind] if counts[kind] else None for kind in kinds}
     return {**means, "visited_fraction": float(np.mean(fractions)), "episodes": len(fractions)}
-
-
-def _root(seed: int) -> np.ndarray:
-    """The key of a run or an evaluation."""
-    return np.asarray(jax.random.key_data(jax.random.key(seed)))

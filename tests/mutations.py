@@ -3,10 +3,11 @@
     python -m tests.mutations [--only=PART_OF_A_NAME] [--write=docs/mutations.md]
 
 Every mutation is made in a copy of the project; the learning test and the unit tests beside it are run there, and at least one of them has
-to fail. Exit code 1 if a mutation survives, 2 if a line to be broken is no longer there.
+to fail; unbroken, all of them have to pass. Exit code 1 if a mutation survives, 2 if a line to be broken is no longer there.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -49,7 +51,7 @@ PASSES = "passes"
 HEAD = """# What catches what
 
 Written by `python -m tests.mutations --write=docs/mutations.md`, which breaks one line at a time and runs unit tests and the learning test
-(`tests/test_learning.py`). Each cell names the first test that fails.
+(`tests/test_learning.py`), all of which pass on the unbroken code. Each cell names the first test that fails.
 """
 
 MUTATIONS = (
@@ -178,20 +180,38 @@ def run_tests(folder: pathlib.Path, tests: tuple[str, ...]) -> str:
     return failed[0]
 
 
-def judge(mutation: Mutation) -> Verdict:
-    """Runs the tests in a copy of the project with the mutation."""
-    started = time.monotonic()
+@contextlib.contextmanager
+def copied_project() -> Iterator[pathlib.Path]:
+    """A copy of the project in a folder of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for part in COPIED:
             source = ROOT / part
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, folder / part)
+        yield folder
+
+
+def first_failure_unbroken(chosen: Sequence[Mutation]) -> str:
+    """The first test that fails in a copy without a mutation, or PASSES: only what passes there can see a mutation."""
+    with copied_project() as folder:
+        return run_tests(folder, (*sorted({test for mutation in chosen for test in mutation.tests}), LEARNING))
+
+
+def judge(mutation: Mutation) -> Verdict:
+    """Runs the tests in a copy of the project with the mutation."""
+    started = time.monotonic()
+    with copied_project() as folder:
         path = folder / mutation.path
         path.write_text(broken_source(mutation, path.read_text()))
         unit = run_tests(folder, mutation.tests)
         learning = run_tests(folder, (LEARNING,))
     return Verdict(mutation, learning, unit, time.monotonic() - started)
+
+
+def name_of_test(result: str) -> str:
+    """The test alone: tests/test_a.py::test_b[c] - message -> test_b[c]."""
+    return result.partition(" - ")[0].rpartition("::")[2]
 
 
 def table(verdicts: list[Verdict]) -> str:
@@ -201,7 +221,7 @@ def table(verdicts: list[Verdict]) -> str:
         cells = [
             mutation.name,
             mutation.path.removeprefix("agent57_jax/"),
-            *(f"`{r}`" if r != PASSES else PASSES for r in (unit, learning)),
+            *(result if result == PASSES else f"`{name_of_test(result)}`" for result in (unit, learning)),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -221,6 +241,9 @@ def main() -> None:
             broken_source(mutation, (ROOT / mutation.path).read_text())
     except ValueError as error:
         parser.error(str(error))
+    failure = first_failure_unbroken(chosen)
+    if failure != PASSES:
+        parser.error(f"without any mutation {failure} fails: mend that first")
     verdicts: list[Verdict] = []
     for mutation in chosen:
         verdict = judge(mutation)

@@ -14,7 +14,7 @@ from agent57_jax import config
 from agent57_jax.config import SettingsError
 from reproductions import common, records
 from reproductions.common import ReproductionError, Run, Training
-from reproductions.jobs import shares
+from reproductions.jobs import Supervisor, shares
 
 ROOT = pathlib.Path(__file__).parents[2]
 FAKES = pathlib.Path(__file__).parent / "fakes"
@@ -127,8 +127,10 @@ def test_an_evaluation_is_made_once_for_a_checkpoint(tmp_path: pathlib.Path, mon
     made = tmp_path / "a" / "evaluations.txt"
     for episodes, seed, checkpoint, times in ((3, 0, 2, 1), (3, 0, 2, 1), (4, 0, 2, 2), (4, 1, 2, 3), (4, 1, 3, 4)):
         (tmp_path / "a" / "checkpoints" / str(checkpoint)).mkdir(exist_ok=True)
-        found = common.evaluate(tmp_path / "a", episodes, seed)
-        assert (found["episodes"], found["seed"], found["checkpoint"]) == (episodes, seed, checkpoint)
+        with Supervisor(1, common.ROOT) as supervisor:
+            common.evaluate_all(supervisor, [(tmp_path / "a", seed)], episodes)
+        found = common.evaluation_of(tmp_path / "a", episodes, seed)
+        assert found is not None and (found["episodes"], found["seed"], found["checkpoint"]) == (episodes, seed, checkpoint)
         assert len(made.read_text().splitlines()) == times
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import shutil
 import types
 
 import jax
@@ -195,6 +196,7 @@ def test_a_folder_that_cannot_be_played_is_refused(maze: pathlib.Path, tmp_path:
     (tmp_path / "config.json").write_text((maze / "config.json").read_text())
     with pytest.raises(SettingsError, match="no complete checkpoint"):
         rollouts.restore(tmp_path)
+    shutil.copytree(maze / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "config.json").write_text(config.to_json(tiny.zaxxon_settings()))
     with pytest.raises(SettingsError, match="no grid world"):
         rollouts.restore(tmp_path)
