@@ -20,7 +20,7 @@ from agent57_jax.config import Combination, Embedding, LearnerSettings, NoveltyS
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QInputs, QNetwork
-from agent57_jax.types import FIRST, ActingParameters, Batch, Experience, RecurrentState
+from agent57_jax.types import FIRST, ActingParameters, Batch, Experience
 
 Parameters = Any
 Metrics = dict[str, jax.Array]
@@ -184,8 +184,8 @@ class Learner:
         x = batch.experience
         previous = jnp.concatenate([batch.recurrent_state.previous_action[:, None], x.action[:, :-1]], axis=1)
         inputs = QInputs(x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST)
-        online = self._values_after_burn_in(q, batch.recurrent_state, inputs)  # [V, B, T + 1, A]
-        target = self._values_after_burn_in(jax.lax.stop_gradient(target_q), batch.recurrent_state, inputs)
+        # [V, B, T + 1, A] each
+        online, target = self.q_network.unroll_online_and_target(q, target_q, batch.recurrent_state, inputs, self.burn_in)
         x = jax.tree.map(lambda leaf: leaf[:, self.burn_in :], x)
         is_first = x.step_type == FIRST
 
@@ -222,16 +222,6 @@ class Learner:
             metrics[f"learner/value_{name}"] = jnp.sum(jnp.where(valid, taken[v], 0.0)) / count
             metrics[f"learner/td_error_{name}"] = jnp.sum(jnp.abs(errors[v])) / count
         return jnp.sum(losses), priorities, metrics
-
-    def _values_after_burn_in(self, q: Parameters, state: RecurrentState, inputs: QInputs) -> jax.Array:
-        """Action values [V, B, T + 1, A] behind the burn-in, through whose timesteps no gradient flows (R2D2 §3)."""
-        if self.burn_in:
-            before, inputs = (
-                jax.tree.map(lambda leaf, part=part: leaf[:, part], inputs) for part in (slice(self.burn_in), slice(self.burn_in, None))
-            )
-            _, hidden, cell = self.q_network.unroll(*jax.lax.stop_gradient((q, state, before)))
-            state = state._replace(hidden=hidden, cell=cell)
-        return self.q_network.unroll(q, state, inputs)[0]
 
     def _targets(
         self, target: jax.Array, combined: jax.Array, rewards: jax.Array, discounts: jax.Array, valid: jax.Array, x: Experience

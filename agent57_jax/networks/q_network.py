@@ -1,6 +1,7 @@
 """The recurrent duelling Q-networks, one per value function, with their parameters stacked on a leading axis V (Agent57 App. F, R2D2)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from agent57_jax.config import NetworkSettings, Precision
-from agent57_jax.networks.torsos import build_torso
+from agent57_jax.networks import lstm
+from agent57_jax.networks.torsos import Convolutions, build_torso
 from agent57_jax.types import EnvironmentSpec, RecurrentState
 
 Parameters = Any
@@ -26,7 +28,10 @@ class QInputs(NamedTuple):
 
 
 class _Encoder(nn.Module):
-    """Observation and context to the input part of the LSTM's gates. [..., 4 * lstm_size]."""
+    """Observation and context to the input part of the LSTM's gates. [..., 4 * lstm_size].
+
+    `features` [..., F] stands for what the torso makes of the observations, where that has been computed already.
+    """
 
     settings: NetworkSettings
     num_actions: int
@@ -34,8 +39,9 @@ class _Encoder(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, inputs: QInputs) -> jax.Array:
-        features = build_torso(self.settings, self.dtype)(inputs.observation)
+    def __call__(self, inputs: QInputs, features: jax.Array | None = None) -> jax.Array:
+        if features is None:
+            features = build_torso(self.settings, self.dtype)(inputs.observation)
         features = nn.relu(nn.Dense(self.settings.torso_size, dtype=self.dtype)(features))
         follows = ~inputs.is_first[..., None]
         rewards = [reward[..., None] for reward in (inputs.extrinsic_reward, inputs.intrinsic_reward) if reward is not None]
@@ -60,14 +66,6 @@ class _DuellingHeads(nn.Module):
         value = nn.Dense(1)(nn.relu(nn.Dense(self.settings.head_size)(x)))
         advantage = nn.Dense(self.num_actions)(nn.relu(nn.Dense(self.settings.head_size)(x)))
         return value + advantage - jnp.mean(advantage, axis=-1, keepdims=True)
-
-
-def _lstm_gates(gates: jax.Array, cell: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Hidden and cell state from gate pre-activations [..., 4H] and the former cell [..., H]."""
-    update, forget, candidate, output = jnp.split(gates, 4, axis=-1)
-    # The forget gate starts open (Jozefowicz et al. 2015), so that gradients reach far back from the beginning.
-    cell = jax.nn.sigmoid(forget + 1.0) * cell + jax.nn.sigmoid(update) * jnp.tanh(candidate)
-    return jax.nn.sigmoid(output) * jnp.tanh(cell), cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,24 +127,70 @@ class QNetwork:
         Returns:
           Squashed action values [V, B, T, A] float32; hidden and cell state [B, V, lstm_size] after the last timestep.
         """
-        one = [jax.tree.map(lambda leaf, v=v: leaf[v], parameters) for v in range(self.num_values)]
-        # One network after the other: a convolution batched over different kernels becomes a grouped one, which is slower.
-        projected = jnp.stack([self._encoder.apply({"params": p["encoder"]}, inputs) for p in one])  # [V, B, T, 4H]
-        kernel = parameters["recurrent"].astype(self._dtype)  # [V, H, 4H]
+        (values,), hidden, cell = self._unroll((parameters,), state, inputs)
+        return values, hidden[0], cell[0]
 
-        def step(carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-            hidden, cell = carry
-            gates, is_first = x  # [V, B, 4H], [B]
-            keep = ~is_first[None, :, None]
-            # Selected, not multiplied: a state that overflowed in the old episode must not leak NaN into the new one.
-            hidden, cell = jnp.where(keep, hidden, 0.0), jnp.where(keep, cell, 0.0)
-            recurrent = jnp.einsum("vbh,vhg->vbg", hidden.astype(self._dtype), kernel)
-            hidden, cell = _lstm_gates((gates + recurrent).astype(jnp.float32), cell)
-            return (hidden, cell), hidden
+    def unroll_online_and_target(
+        self, online: Parameters, target: Parameters, state: RecurrentState, inputs: QInputs, burn_in: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Runs online and target networks side by side, both from the same state, each through a burn-in of its own (R2D2 §3).
 
-        start = (jnp.swapaxes(state.hidden, 0, 1), jnp.swapaxes(state.cell, 0, 1))
-        sequence = (jnp.moveaxis(projected, 2, 0), jnp.swapaxes(inputs.is_first, 0, 1))
-        (hidden, cell), outputs = jax.lax.scan(step, start, sequence)
-        outputs = jnp.moveaxis(outputs, 0, 2)  # [V, B, T, H]
-        values = jax.vmap(lambda p, x: self._heads.apply({"params": p}, x))(parameters["heads"], outputs)
-        return values, jnp.swapaxes(hidden, 0, 1), jnp.swapaxes(cell, 0, 1)
+        Args:
+          burn_in: so many timesteps only bring the recurrent states up to date; no gradient flows through them.
+
+        Returns:
+          Squashed action values [V, B, T - burn_in, A] of the online networks, which gradients reach, and of the target networks.
+        """
+        pair = (online, jax.lax.stop_gradient(target))
+        states = None
+        if burn_in:
+            before, inputs = (
+                jax.tree.map(lambda leaf, part=part: leaf[:, part], inputs) for part in (slice(burn_in), slice(burn_in, None))
+            )
+            _, hidden, cell = self._unroll(*jax.lax.stop_gradient((pair, state, before)))
+            states = hidden, cell
+        (online_values, target_values), _, _ = self._unroll(pair, state, inputs, states)
+        return online_values, target_values
+
+    def _unroll(
+        self,
+        sets: Sequence[Parameters],
+        state: RecurrentState,
+        inputs: QInputs,
+        states: tuple[Sequence[jax.Array], Sequence[jax.Array]] | None = None,
+    ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+        """Runs sets of V networks together; gradients reach the first set.
+
+        Args:
+          state: of every set, unless `states` holds hidden and cell states [B, V, H] of each.
+
+        Returns:
+          For each set values [V, B, T, A], hidden and cell state [B, V, H].
+        """
+        hidden, cell = states or ([state.hidden] * len(sets), [state.cell] * len(sets))
+        networks = [jax.tree.map(lambda leaf, v=v: leaf[v], tree) for tree in sets for v in range(self.num_values)]
+        encoders = [network["encoder"] for network in networks]
+        features: Sequence[jax.Array | None] = [None] * len(networks)
+        torso = build_torso(self.settings, self._dtype)
+        if isinstance(torso, Convolutions):
+            layers = [torso.layers_of(encoder["Convolutions_0"]) for encoder in encoders]
+            features = list(torso.of_networks(layers, inputs.observation, self.num_values))
+        encoded = zip(encoders, features, strict=True)
+        gates = jnp.stack([self._encoder.apply({"params": encoder}, inputs, seen) for encoder, seen in encoded])  # [V', B, T, 4H]
+        outputs, last_hidden, last_cell = lstm.unroll(
+            jnp.moveaxis(gates, 2, 0),
+            jnp.concatenate([tree["recurrent"] for tree in sets]).astype(self._dtype),
+            jnp.concatenate([jnp.swapaxes(one, 0, 1) for one in hidden]),
+            jnp.concatenate([jnp.swapaxes(one, 0, 1) for one in cell]),
+            ~jnp.swapaxes(inputs.is_first, 0, 1),
+            self.num_values,
+        )
+        outputs = jnp.moveaxis(outputs, 0, 2)  # [V', B, T, H]
+        heads = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(tree["heads"] for tree in sets))
+        values = jax.vmap(lambda p, x: self._heads.apply({"params": p}, x))(heads, outputs)
+
+        def split(leaf: jax.Array) -> list[jax.Array]:
+            return list(leaf.reshape(len(sets), self.num_values, *leaf.shape[1:]))
+
+        by_batch = [[jnp.swapaxes(one, 0, 1) for one in split(leaf)] for leaf in (last_hidden, last_cell)]
+        return split(values), by_batch[0], by_batch[1]

@@ -1,13 +1,26 @@
 """First layers of every network: from an observation to a flat feature vector (Agent57 App. F)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from agent57_jax.config import NetworkSettings, Torso
+from agent57_jax.networks.convolutions import Layer, Layers, convolutions
 from agent57_jax.types import EnvironmentSpec
+
+
+class _Convolution(nn.Module):
+    """The parameters of one convolution."""
+
+    shape: tuple[int, int, int, int]  # k, k, channels in, channels out
+
+    @nn.compact
+    def __call__(self) -> Layer:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), self.shape)
+        return Layer(kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:]))
 
 
 class Convolutions(nn.Module):
@@ -20,10 +33,29 @@ class Convolutions(nn.Module):
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> jax.Array:
-        x = observation.reshape((-1, *observation.shape[-3:])).astype(self.dtype) / 255
-        for features, kernel, stride in zip(self.features, self.kernels, self.strides, strict=True):
-            x = nn.relu(nn.Conv(features, (kernel, kernel), (stride, stride), padding="VALID", dtype=self.dtype)(x))
-        return x.reshape((*observation.shape[:-3], -1))
+        layers = []
+        channels = observation.shape[-1]
+        for i, (features, kernel) in enumerate(zip(self.features, self.kernels, strict=True)):
+            layers.append(_Convolution((kernel, kernel, channels, features), name=f"Conv_{i}")())
+            channels = features
+        return self.of_networks([tuple(layers)], observation, num_trained=1)[0]
+
+    def of_networks(self, networks: Sequence[Layers], observation: jax.Array, num_trained: int) -> jax.Array:
+        """Several networks over the same images: [..., H, W, channels] -> [V, ..., features].
+
+        Args:
+          networks: `layers_of` each of the V networks.
+          num_trained: gradients are computed for so many of them, the first ones.
+        """
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+        images = observation.reshape((-1, *observation.shape[-3:]))
+        outputs = convolutions(stacked, images, self.strides, self.dtype, num_trained)
+        return outputs.reshape(len(networks), *observation.shape[:-3], -1)
+
+    @staticmethod
+    def layers_of(parameters: Any) -> Layers:
+        """The layers of one network from its tree of parameters."""
+        return tuple(Layer(**parameters[f"Conv_{i}"]) for i in range(len(parameters)))
 
 
 class Dense(nn.Module):

@@ -1,0 +1,244 @@
+"""The convolutional torso of several networks over the same images: ReLU(conv) layer after layer, with ways to compute it by device.
+
+On GPUs these are XLA's convolutions. On CPUs XLA's convolutions reach a fraction of what its matrix products do, so here each layer is
+patches and one matrix product, over blocks of images that stay in the cache from the first layer to the last, forward and backward.
+All networks share the patches of the image itself. What is computed is the same up to rounding.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BLOCK = 64  # images that go through all layers together on a CPU
+
+
+class Layer(NamedTuple):
+    """A layer's parameters in V networks."""
+
+    kernel: jax.Array  # [V, k, k, channels in, channels out]
+    bias: jax.Array  # [V, channels out]
+
+
+Layers = tuple[Layer, ...]
+
+
+def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], dtype: jnp.dtype, num_trained: int) -> jax.Array:
+    """Unpadded convolutions with ReLU over images divided by 255.
+
+    Args:
+      layers: of all V networks.
+      observation: [n, H, W, channels] uint8.
+      strides: of each layer.
+      dtype: that it is computed in.
+      num_trained: gradients are computed for so many of the V networks, the first ones; those of the others are 0. None for the images.
+
+    Returns:
+      [V, n, features], the last layer's output flat.
+    """
+    layers = tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), layer) for layer in layers)
+    if jax.default_backend() == "cpu":
+        return by_patches(layers, observation, tuple(strides), num_trained, BLOCK)
+    return by_convolutions(layers, observation, strides, num_trained)
+
+
+def by_convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], num_trained: int) -> jax.Array:
+    """`convolutions` by XLA's, one network after the other: batched over kernels they would become grouped ones, which are slower."""
+    image = observation.astype(layers[0].kernel.dtype) / 255
+    outputs = []
+    for v in range(layers[0].kernel.shape[0]):
+        x = image
+        for layer, stride in zip(layers, strides, strict=True):
+            kernel, bias = (leaf[v] if v < num_trained else jax.lax.stop_gradient(leaf[v]) for leaf in layer)
+            x = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            x = jax.nn.relu(x + bias[None, None, None])
+        outputs.append(x.reshape(x.shape[0], -1))
+    return jnp.stack(outputs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def by_patches(layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int = BLOCK) -> jax.Array:
+    """`convolutions` by patches and matrix products, `block` images at a time."""
+    return _patches_forward(layers, observation, strides, num_trained, block, keep=False)[0]
+
+
+def _patches_forward(
+    layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int, keep: bool = True
+) -> tuple[jax.Array, tuple[Layers, jax.Array, Any]]:
+    """Outputs, and with `keep` what the gradient needs: the layers' outputs, block by block."""
+    num_networks = layers[0].kernel.shape[0]
+
+    def one_block(images: jax.Array) -> tuple[jax.Array, Any]:
+        first = _first_layer(layers[0], images, strides[0])  # [b, h, w, V, f]
+        further: list[list[jax.Array]] = []
+        for v in range(num_networks):
+            x = first[..., v, :]
+            outputs = []
+            for layer, stride in zip(layers[1:], strides[1:], strict=True):
+                kernel = layer.kernel[v]
+                x = jax.nn.relu(_product(_taps(x, kernel.shape[0], stride), _matrix(kernel, stride)) + layer.bias[None, None, None, v])
+                outputs.append(x)
+            further.append(outputs)
+        last = [outputs[-1] for outputs in further] if len(layers) > 1 else [first[..., v, :] for v in range(num_networks)]
+        kept = (first[..., :num_trained, :], further[:num_trained]) if keep else ()
+        return jnp.stack([x.reshape(x.shape[0], -1) for x in last]), kept
+
+    blocks = _blocks(observation, block)
+    if blocks.shape[0] == 1:  # outside a loop, where programs share what several of their parts compute alike
+        outputs, kept = jax.tree.map(lambda leaf: leaf[None], one_block(blocks[0]))
+    else:
+        outputs, kept = jax.lax.map(one_block, blocks)
+    outputs = jnp.moveaxis(outputs, 0, 1).reshape(num_networks, -1, outputs.shape[-1])
+    return outputs[:, : observation.shape[0]], (layers, observation, kept)
+
+
+def _patches_backward(
+    strides: tuple[int, ...], num_trained: int, block: int, residuals: tuple[Layers, jax.Array, Any], cotangent: jax.Array
+) -> tuple[Layers, np.ndarray]:
+    layers, observation, kept = residuals
+    blocks = _blocks(observation, block)
+    number, size = blocks.shape[:2]
+    # What lies behind the last image has no gradient.
+    cotangent = jnp.pad(cotangent[:num_trained], ((0, 0), (0, number * size - observation.shape[0]), (0, 0)))
+    cotangent = jnp.moveaxis(cotangent.reshape(num_trained, number, size, -1), 0, 1)  # [m, V, b, features]
+
+    def one_block(sums: Layers, x: tuple[jax.Array, Any, jax.Array]) -> tuple[Layers, None]:
+        images, (first, further), gradient = x
+        gradients: list[list[Layer]] = []
+        firsts = []
+        for v in range(num_trained):
+            outputs = [first[..., v, :], *further[v]]
+            d = gradient[v].reshape(outputs[-1].shape)
+            of_network: list[Layer] = []
+            for level in range(len(layers) - 1, 0, -1):
+                d = jnp.where(outputs[level] > 0, d, 0)
+                kernel, stride = layers[level].kernel[v], strides[level]
+                of_network.insert(0, _parameter_gradients(_taps(outputs[level - 1], kernel.shape[0], stride), d, kernel.shape, stride))
+                d = _image_gradient(_product(d, _matrix(kernel, stride).T), outputs[level - 1].shape, kernel.shape[0], stride)
+            gradients.append(of_network)
+            firsts.append(jnp.where(outputs[0] > 0, d, 0))
+        # The first layer of all networks together: they see the same patches.
+        d = jnp.concatenate(firsts, axis=-1)
+        *sides, channels, features = layers[0].kernel.shape[1:]
+        taps = _taps(images.astype(d.dtype), sides[0], strides[0])
+        wide = _parameter_gradients(taps, d, (*sides, channels, num_trained * features), strides[0])
+        kernel = wide.kernel.reshape(*sides, channels, num_trained, features)
+        lowest = Layer(jnp.moveaxis(kernel, -2, 0) / 255, wide.bias.reshape(num_trained, features))
+        rest = [Layer(*(jnp.stack(leaves) for leaves in zip(*level, strict=True))) for level in zip(*gradients, strict=True)]
+        return jax.tree.map(jnp.add, sums, (lowest, *rest)), None
+
+    sums: Layers = jax.tree.map(lambda leaf: jnp.zeros((num_trained, *leaf.shape[1:]), leaf.dtype), layers)
+    if number == 1:
+        sums, _ = one_block(sums, jax.tree.map(lambda leaf: leaf[0], (blocks, kept, cotangent)))
+    else:
+        sums, _ = jax.lax.scan(one_block, sums, (blocks, kept, cotangent))
+    others = layers[0].kernel.shape[0] - num_trained
+    filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros((others, *leaf.shape[1:]), leaf.dtype)]), sums)
+    return filled, np.zeros(observation.shape, jax.dtypes.float0)
+
+
+by_patches.defvjp(_patches_forward, _patches_backward)
+
+
+def _first_layer(layer: Layer, images: jax.Array, stride: int) -> jax.Array:
+    """The outputs of all V networks [b, h, w, V, f] in one product: they see the same patches."""
+    num_networks, size = layer.kernel.shape[:2]
+    matrix = jnp.moveaxis(jax.vmap(lambda kernel: _matrix(kernel, stride))(layer.kernel), 0, 1) / 255  # [K, V, f]
+    wide = _product(_taps(images.astype(matrix.dtype), size, stride), matrix.reshape(matrix.shape[0], -1))
+    return jax.nn.relu(wide.reshape(*wide.shape[:-1], num_networks, -1) + layer.bias[None, None, None])
+
+
+def _blocks(images: jax.Array, block: int) -> jax.Array:
+    """[n, ...] -> [m, b, ...] with b at most `block` and as even as can be; zeros behind the last image."""
+    count = images.shape[0]
+    number = -(-count // block)
+    size = -(-count // number)
+    padded = jnp.pad(images, ((0, number * size - count), *((0, 0) for _ in images.shape[1:])))
+    return padded.reshape(number, size, *images.shape[1:])
+
+
+def _cell(kernel_size: int, stride: int) -> int:
+    """Side of the cells that space is folded into: the stride, where the kernel is a whole number of them."""
+    return stride if kernel_size % stride == 0 else 1
+
+
+def _folded(x: jax.Array, cell: int) -> jax.Array:
+    """Space to depth: [n, H, W, c] -> [n, H / cell, W / cell, cell * cell * c]."""
+    n, height, width, channels = x.shape
+    if cell == 1:
+        return x
+    x = x.reshape(n, height // cell, cell, width // cell, cell, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // cell, width // cell, cell * cell * channels)
+
+
+def _unfolded(x: jax.Array, cell: int) -> jax.Array:
+    """Depth to space, the inverse of `_folded`."""
+    n, height, width, channels = x.shape
+    if cell == 1:
+        return x
+    x = x.reshape(n, height, width, cell, cell, channels // cell**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, height * cell, width * cell, channels // cell**2)
+
+
+def _geometry(size: int, kernel_size: int, stride: int) -> tuple[int, int, int, int]:
+    """For one side of an image: outputs, pixels that they see, cell size, taps in cells."""
+    outputs = (size - kernel_size) // stride + 1
+    cell = _cell(kernel_size, stride)
+    return outputs, (outputs - 1) * stride + kernel_size, cell, kernel_size // cell
+
+
+def _taps(x: jax.Array, kernel_size: int, stride: int) -> jax.Array:
+    """Patches [n, h, w, taps * taps * cell * cell * c] of images [n, H, W, c]."""
+    _, height, width, _ = x.shape
+    rows, seen_rows, cell, taps = _geometry(height, kernel_size, stride)
+    columns, seen_columns, _, _ = _geometry(width, kernel_size, stride)
+    x = _folded(x[:, :seen_rows, :seen_columns], cell)
+    step = stride // cell
+    parts = [x[:, i : i + (rows - 1) * step + 1 : step, j : j + (columns - 1) * step + 1 : step] for i in range(taps) for j in range(taps)]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _image_gradient(taps: jax.Array, shape: Sequence[int], kernel_size: int, stride: int) -> jax.Array:
+    """The transpose of `_taps`: gradients of patches [n, h, w, K] added up to those of images of the shape [n, H, W, c]."""
+    n, height, width, channels = shape
+    rows, seen_rows, cell, count = _geometry(height, kernel_size, stride)
+    columns, seen_columns, _, _ = _geometry(width, kernel_size, stride)
+    step, depth = stride // cell, cell * cell * channels
+    total = jnp.zeros((n, seen_rows // cell, seen_columns // cell, depth), taps.dtype)
+    for tap in range(count * count):
+        i, j = divmod(tap, count)
+        at = (0, i, j, 0), (0, total.shape[1] - i - (rows - 1) * step - 1, total.shape[2] - j - (columns - 1) * step - 1, 0)
+        part = taps[..., tap * depth : (tap + 1) * depth]
+        total += jax.lax.pad(
+            part,
+            jnp.zeros((), taps.dtype),
+            [(low, high, step - 1 if 0 < axis < 3 else 0) for axis, (low, high) in enumerate(zip(*at, strict=True))],
+        )
+    images = _unfolded(total, cell)
+    return jnp.pad(images, ((0, 0), (0, height - seen_rows), (0, width - seen_columns), (0, 0)))
+
+
+def _parameter_gradients(taps: jax.Array, gradient: jax.Array, shape: Sequence[int], stride: int) -> Layer:
+    """Gradients of a kernel of this shape and its bias, from patches [n, h, w, K] and the gradient [n, h, w, f] before the bias."""
+    size, _, channels, features = shape
+    cell = _cell(size, stride)
+    count = size // cell
+    matrix = jnp.einsum("nhwk,nhwf->kf", taps, gradient).reshape(count, count, cell, cell, channels, features)
+    return Layer(matrix.transpose(0, 2, 1, 3, 4, 5).reshape(shape), jnp.sum(gradient, axis=(0, 1, 2)))
+
+
+def _matrix(kernel: jax.Array, stride: int) -> jax.Array:
+    """A kernel [k, k, c, f] as the matrix [K, f] that patches are multiplied by."""
+    size, _, channels, features = kernel.shape
+    cell = _cell(size, stride)
+    count = size // cell
+    folded = kernel.reshape(count, cell, count, cell, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return folded.reshape(size * size * channels, features)
+
+
+def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """[n, h, w, K] times [K, f], as one large product."""
+    return jnp.dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
