@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK = 64  # images that go through all layers together on a CPU
+BLOCK = 16  # images that go through all layers together on a CPU: their patches stay in its caches
 
 
 class Layer(NamedTuple):

@@ -28,7 +28,7 @@ def unroll(
     Returns:
       outputs [T, V, B, H] float32; hidden and cell state [V, B, H] after the last timestep.
     """
-    return _forward(gates, kernel, hidden, cell, keep)[0]
+    return forward(gates, kernel, hidden, cell, keep)[0]
 
 
 def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:
@@ -37,10 +37,10 @@ def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:
     return jnp.where(keep[..., None, :, None], state, 0.0)
 
 
-def _forward(
+def forward(
     gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Results, and what the gradient needs beside them: activated gates [T, V, B, 4H] and cells [T, V, B, H]."""
+    """The results of `unroll`, and what its gradient needs beside them: activated gates [T, V, B, 4H] and cells [T, V, B, H]."""
 
     def step(
         carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, jax.Array]
@@ -63,7 +63,7 @@ def _forward(
 def _unroll_forward(
     gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array, num_trained: int
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    results, (activated, cells) = _forward(gates, kernel, hidden, cell, keep)
+    results, (activated, cells) = forward(gates, kernel, hidden, cell, keep)
     mine = slice(num_trained)
     residuals = (kernel, hidden[mine], cell[mine], keep, results[0][:, mine], activated[:, mine], cells[:, mine])
     return results, residuals

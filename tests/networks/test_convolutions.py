@@ -1,0 +1,117 @@
+"""Convolutions by patches against loops in float64 and against XLA's, with their gradients."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agent57_jax.networks import convolutions
+from agent57_jax.networks.convolutions import Layer, Layers
+from tests.oracles import convolutions as oracle
+
+V = 3
+
+
+class Form(NamedTuple):
+    """An image and the layers over it."""
+
+    shape: tuple[int, int, int]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    features: tuple[int, ...]
+
+
+FORMS = {
+    "papers": Form((84, 84, 1), (8, 4, 3), (4, 2, 1), (4, 5, 6)),
+    "grid": Form((9, 7, 3), (3, 3), (1, 1), (4, 6)),
+    "one layer": Form((7, 7, 2), (3,), (2,), (5,)),
+    "kernel is no multiple of the stride, and pixels are left over": Form((20, 21, 2), (5, 3), (3, 2), (5, 4)),
+    "kernel is its stride": Form((9, 8, 3), (2, 2), (2, 2), (3, 4)),
+    "pixels between the windows": Form((9, 10, 2), (2,), (3,), (3,)),
+}
+
+
+@functools.cache
+def layers_of(name: str) -> Layers:
+    rng = np.random.default_rng(0)
+    form = FORMS[name]
+    channels, layers = form.shape[-1], []
+    for features, kernel in zip(form.features, form.kernels, strict=True):
+        scale = 1 / (kernel * np.sqrt(channels))
+        weights = rng.normal(size=(V, kernel, kernel, channels, features)) * scale
+        layers.append(Layer(weights.astype(np.float32), 0.3 * rng.normal(size=(V, features)).astype(np.float32)))
+        channels = features
+    return tuple(layers)
+
+
+def images_of(name: str, count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, *FORMS[name].shape)).astype(np.uint8)
+
+
+def loss(function: Any, layers: Layers, weights: jax.Array) -> jax.Array:
+    return jnp.sum(function(layers) * weights)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_both_ways_equal_the_twin(name: str) -> None:
+    layers, images, strides = layers_of(name), images_of(name, 2), FORMS[name].strides
+    expected = np.array(
+        [
+            [oracle.torso([layer.kernel[v] for layer in layers], [layer.bias[v] for layer in layers], strides, image) for image in images]
+            for v in range(V)
+        ]
+    )
+    assert np.mean(expected > 0) > 0.2
+    for function in (convolutions.by_patches, convolutions.by_convolutions):
+        got = jax.jit(function, static_argnums=(2, 3))(layers, images, strides, V)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(("count", "block"), [(5, 8), (5, 2), (4, 2)])
+def test_gradients_equal_those_of_xla_and_stop_at_networks_that_are_not_trained(name: str, count: int, block: int) -> None:
+    layers, images, strides, trained = layers_of(name), images_of(name, count), FORMS[name].strides, 2
+    features = jax.eval_shape(lambda: convolutions.by_convolutions(layers, images, strides, trained)).shape
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=features), jnp.float32)
+    ways = (
+        lambda layers: convolutions.by_patches(layers, images, strides, trained, block),
+        lambda layers: convolutions.by_convolutions(layers, images, strides, trained),
+    )
+    got, expected = (jax.jit(jax.grad(functools.partial(loss, way)))(layers, weights) for way in ways)
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert float(jnp.max(jnp.abs(theirs[:trained]))) > 1e-3
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(theirs))))
+        assert not np.any(ours[trained:])
+
+
+def test_gradients_equal_differences_of_the_twin() -> None:
+    """Along a random direction, so that every parameter counts."""
+    layers, image, strides = layers_of("grid"), images_of("grid", 1), FORMS["grid"].strides
+    rng = np.random.default_rng(3)
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), layers)
+    size = oracle.torso([layer.kernel[0] for layer in layers], [layer.bias[0] for layer in layers], strides, image[0]).size
+    weights = rng.normal(size=(V, 1, size))
+
+    def twin(step: float) -> float:
+        moved = jax.tree.map(lambda leaf, way: leaf.astype(np.float64) + step * way, layers, direction)
+        outputs = [
+            oracle.torso([layer.kernel[v] for layer in moved], [layer.bias[v] for layer in moved], strides, image[0]) for v in range(V)
+        ]
+        return float(np.sum(np.array(outputs)[:, None] * weights))
+
+    expected = (twin(1e-6) - twin(-1e-6)) / 2e-6
+    way = functools.partial(loss, lambda layers: convolutions.by_patches(layers, image, strides, V))
+    gradient = jax.jit(jax.grad(way))(layers, jnp.asarray(weights, jnp.float32))
+    got = sum(
+        float(np.sum(np.asarray(leaf) * way)) for leaf, way in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    )
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_without_gradient_leave_no_work_for_the_backward_pass() -> None:
+    layers, images = layers_of("grid"), images_of("grid", 3)
+    fixed = jax.jit(lambda layers: convolutions.by_patches(jax.lax.stop_gradient(layers), images, FORMS["grid"].strides, V))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.grad(lambda layers: jnp.sum(fixed(layers)))(layers)))

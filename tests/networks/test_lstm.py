@@ -1,0 +1,102 @@
+"""The LSTM along time against loops in float64, its gradient against differences of them and against automatic differentiation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agent57_jax.networks import lstm
+from tests.oracles.q_network import lstm as lstm_step
+
+T, V, B, H = 9, 3, 4, 5
+
+
+def arguments() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "gates": rng.normal(size=(T, V, B, 4 * H)).astype(np.float32),
+        "kernel": 0.5 * rng.normal(size=(V, H, 4 * H)).astype(np.float32),
+        "hidden": rng.normal(size=(V, B, H)).astype(np.float32),
+        "cell": rng.normal(size=(V, B, H)).astype(np.float32),
+    }
+
+
+def resets() -> np.ndarray:
+    """Keep everywhere but at the start of one stream, twice in a row in another, and at the end of a third."""
+    keep = np.ones((T, B), bool)
+    keep[0, 0] = keep[3, 1] = keep[4, 1] = keep[T - 1, 2] = False
+    return keep
+
+
+def twin(x: dict[str, np.ndarray], keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = {name: np.asarray(leaf, np.float64) for name, leaf in x.items()}
+    outputs, hidden, cell = np.zeros((T, V, B, H)), x["hidden"].copy(), x["cell"].copy()
+    for v in range(V):
+        for b in range(B):
+            for t in range(T):
+                if not keep[t, b]:
+                    hidden[v, b] = cell[v, b] = 0.0
+                gates = x["gates"][t, v, b] + hidden[v, b] @ x["kernel"][v]
+                hidden[v, b], cell[v, b] = lstm_step(gates, cell[v, b])
+                outputs[t, v, b] = hidden[v, b]
+    return outputs, hidden, cell
+
+
+def unroll(x: dict[str, Any], keep: np.ndarray, num_trained: int = V) -> tuple[jax.Array, jax.Array, jax.Array]:
+    result: tuple[jax.Array, jax.Array, jax.Array] = lstm.unroll(x["gates"], x["kernel"], x["hidden"], x["cell"], keep, num_trained)
+    return result
+
+
+def weights() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(T, V, B, H)), rng.normal(size=(V, B, H)), rng.normal(size=(V, B, H))
+
+
+def test_equals_the_twin() -> None:
+    got = jax.jit(unroll)(arguments(), resets())
+    for ours, expected in zip(got, twin(arguments(), resets()), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gates", "kernel", "hidden", "cell"])
+def test_gradients_equal_differences_of_the_twin(name: str) -> None:
+    x, keep = arguments(), resets()
+    direction = np.random.default_rng(2).normal(size=x[name].shape)
+
+    def total(results: Any) -> Any:
+        return sum((leaf * weight).sum() for leaf, weight in zip(results, weights(), strict=True))
+
+    def moved(step: float) -> float:
+        return float(total(twin({**x, name: x[name].astype(np.float64) + step * direction}, keep)))
+
+    gradient = jax.jit(jax.grad(lambda leaf: total(unroll({**x, name: leaf}, keep))))(x[name])
+    assert float(np.sum(np.asarray(gradient) * direction)) == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_equal_automatic_ones_and_stop_at_networks_that_are_not_trained(dtype: Any) -> None:
+    trained, keep = 2, resets()
+    x = arguments() | {name: jnp.asarray(arguments()[name], dtype) for name in ("gates", "kernel")}
+    factors = [jnp.asarray(weight, jnp.float32).at[..., trained:, :, :].set(0.0) for weight in weights()]
+
+    def total(results: Any) -> jax.Array:
+        return sum((jnp.sum(leaf * weight) for leaf, weight in zip(results, factors, strict=True)), jnp.float32(0))
+
+    automatic = jax.jit(jax.grad(lambda x: total(lstm.forward(x["gates"], x["kernel"], x["hidden"], x["cell"], keep)[0])))(x)
+    ours = jax.jit(jax.grad(lambda x: total(unroll(x, keep, trained))))(x)
+    tolerance = 1e-5 if dtype is jnp.float32 else 0.05
+    for name in x:
+        assert ours[name].dtype == x[name].dtype
+        got, expected = (np.asarray(leaf[name], np.float32) for leaf in (ours, automatic))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * float(np.max(np.abs(expected))))
+        by_network = np.moveaxis(got, 1 if name == "gates" else 0, 0)
+        assert np.any(by_network[:trained]) and not np.any(by_network[trained:])
+
+
+def test_no_gradient_crosses_a_reset() -> None:
+    keep = resets()
+    keep[5] = False
+    gradient = jax.jit(jax.grad(lambda gates: jnp.sum(unroll({**arguments(), "gates": gates}, keep)[0][5:])))(arguments()["gates"])
+    assert not np.any(gradient[:5]) and np.any(gradient[5])
