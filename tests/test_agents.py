@@ -12,6 +12,7 @@ from agent57_jax.config import Embedding, IntrinsicReward, Settings
 from agent57_jax.environments import factory
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.metrics import check_key
+from agent57_jax.networks import convolutions
 from agent57_jax.types import EnvironmentSpec, TimeStep
 from configs import profiles
 from tests import tiny
@@ -162,7 +163,7 @@ def test_a_replay_that_sizes_itself_takes_what_the_agents_paper_has(agent: str, 
 
 @functools.cache
 def lowered(agent: str) -> tuple[str, str]:
-    """Act and update as they go to the compiler."""
+    """Act and update as they go to a GPU's compiler, with convolutions as such."""
     found = shapes(agent)
     made = programs.Programs(found.parts, parallel.make_mesh(1), memory.make_replay(found.parts, 800), None)
     num_envs = found.parts.settings.envs_per_group
@@ -174,8 +175,10 @@ def lowered(agent: str) -> tuple[str, str]:
     timestep = TimeStep(row(np.uint8, *SPEC.observation_shape), *numbers, extras={})
     root, counter, group = jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((), np.uint32), jax.ShapeDtypeStruct((), np.int32)
     acting = acting_parameters(found.learner)
-    act = made.act.lower(acting, found.actor, found.shared, found.replay, timestep, root, counter, group)
-    update = made.update.lower(found.learner, found.replay, jax.eval_shape(made.init_update_metrics), root, counter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutions, "uses_patches", lambda: False)
+        act = made.act.lower(acting, found.actor, found.shared, found.replay, timestep, root, counter, group)
+        update = made.update.lower(found.learner, found.replay, jax.eval_shape(made.init_update_metrics), root, counter)
     return act.as_text(), update.as_text()
 
 

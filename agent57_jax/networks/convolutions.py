@@ -40,9 +40,14 @@ def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int],
       [V, n, features], the last layer's output flat.
     """
     layers = tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), layer) for layer in layers)
-    if jax.default_backend() == "cpu":
+    if uses_patches():
         return by_patches(layers, observation, tuple(strides), num_trained, BLOCK)
     return by_convolutions(layers, observation, strides, num_trained)
+
+
+def uses_patches() -> bool:
+    """Whether programs are made for a CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def by_convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], num_trained: int) -> jax.Array:
