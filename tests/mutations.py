@@ -71,9 +71,9 @@ MUTATIONS = (
     ),
     Mutation(
         "recurrent state is not reset at FIRST",
-        "agent57_jax/networks/q_network.py",
-        "keep = ~is_first[None, :, None]",
-        "keep = ~is_first[None, :, None] | True",
+        "agent57_jax/networks/lstm.py",
+        "return jnp.where(keep[..., None, :, None], state, 0.0)",
+        "return jnp.where(keep[..., None, :, None] | True, state, 0.0)",
         ("tests/networks/test_q_network.py",),
     ),
     Mutation(
@@ -120,9 +120,9 @@ MUTATIONS = (
     ),
     Mutation(
         "gradients flow through the burn-in",
-        "agent57_jax/learner.py",
-        "self.q_network.unroll(*jax.lax.stop_gradient((q, state, before)))",
-        "self.q_network.unroll(q, state, before)",
+        "agent57_jax/networks/q_network.py",
+        "self._unroll(*jax.lax.stop_gradient((pair, state, before)))",
+        "self._unroll(pair, state, before)",
         ("tests/test_learner.py",),
     ),
     Mutation(
