@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK = 16  # images that go through all layers together on a CPU: their patches stay in its caches
+BLOCK_BYTES = 3 * 2**20  # of the patches of the largest layer, for the images that go through all layers together on a CPU
 
 
 class Layer(NamedTuple):
@@ -41,7 +41,7 @@ def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int],
     """
     layers = tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), layer) for layer in layers)
     if uses_patches():
-        return by_patches(layers, observation, tuple(strides), num_trained, BLOCK)
+        return by_patches(layers, observation, tuple(strides), num_trained)
     return by_convolutions(layers, observation, strides, num_trained)
 
 
@@ -65,13 +65,13 @@ def by_convolutions(layers: Layers, observation: jax.Array, strides: Sequence[in
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def by_patches(layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int = BLOCK) -> jax.Array:
-    """`convolutions` by patches and matrix products, `block` images at a time."""
+def by_patches(layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None = None) -> jax.Array:
+    """`convolutions` by patches and matrix products, `block` images at a time; None for as many as the caches hold."""
     return _patches_forward(layers, observation, strides, num_trained, block, keep=False)[0]
 
 
 def _patches_forward(
-    layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int, keep: bool = True
+    layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None, keep: bool = True
 ) -> tuple[jax.Array, tuple[Layers, jax.Array, Any]]:
     """Outputs, and with `keep` what the gradient needs: the layers' outputs, block by block."""
     num_networks = layers[0].kernel.shape[0]
@@ -91,7 +91,7 @@ def _patches_forward(
         kept = (first[..., :num_trained, :], further[:num_trained]) if keep else ()
         return jnp.stack([x.reshape(x.shape[0], -1) for x in last]), kept
 
-    blocks = _blocks(observation, block)
+    blocks = _blocks(observation, block or _cached_images(layers, observation.shape, strides))
     if blocks.shape[0] == 1:  # outside a loop, where programs share what several of their parts compute alike
         outputs, kept = jax.tree.map(lambda leaf: leaf[None], one_block(blocks[0]))
     else:
@@ -101,10 +101,10 @@ def _patches_forward(
 
 
 def _patches_backward(
-    strides: tuple[int, ...], num_trained: int, block: int, residuals: tuple[Layers, jax.Array, Any], cotangent: jax.Array
+    strides: tuple[int, ...], num_trained: int, block: int | None, residuals: tuple[Layers, jax.Array, Any], cotangent: jax.Array
 ) -> tuple[Layers, np.ndarray]:
     layers, observation, kept = residuals
-    blocks = _blocks(observation, block)
+    blocks = _blocks(observation, block or _cached_images(layers, observation.shape, strides))
     number, size = blocks.shape[:2]
     # What lies behind the last image has no gradient.
     cotangent = jnp.pad(cotangent[:num_trained], ((0, 0), (0, number * size - observation.shape[0]), (0, 0)))
@@ -154,6 +154,17 @@ def _first_layer(layer: Layer, images: jax.Array, stride: int) -> jax.Array:
     matrix = jnp.moveaxis(jax.vmap(lambda kernel: _matrix(kernel, stride))(layer.kernel), 0, 1) / 255  # [K, V, f]
     wide = _product(_taps(images.astype(matrix.dtype), size, stride), matrix.reshape(matrix.shape[0], -1))
     return jax.nn.relu(wide.reshape(*wide.shape[:-1], num_networks, -1) + layer.bias[None, None, None])
+
+
+def _cached_images(layers: Layers, shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many images' patches fit into BLOCK_BYTES."""
+    _, height, width, _ = shape
+    largest = 1
+    for layer, stride in zip(layers, strides, strict=True):
+        _, size, _, channels, _ = layer.kernel.shape
+        height, width = (height - size) // stride + 1, (width - size) // stride + 1
+        largest = max(largest, height * width * size * size * channels * layer.kernel.dtype.itemsize)
+    return max(1, BLOCK_BYTES // largest)
 
 
 def _blocks(images: jax.Array, block: int) -> jax.Array:

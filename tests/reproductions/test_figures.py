@@ -92,18 +92,28 @@ def test_random_coin_counts_a_mean_over_seeds_and_every_beta() -> None:
 
 @pytest.mark.parametrize(
     ("learnt", "random", "expected"),
-    [(0.7, 0.2, [True, True]), (0.5, 0.1, [False, True]), (0.7, 0.3, [True, False])],
+    [
+        (0.7, 0.2, [True, True, True]),
+        (0.5, 0.1, [False, True, False]),
+        (0.7, 0.3, [True, False, False]),
+    ],
 )
 def test_disco_maze(learnt: float, random: float, expected: list[bool]) -> None:
     scores = {"learnt": learnt, "random": random, "rnd": 0.1}
     figure = disco_maze.FIGURE
-    runs = runs_of(figure, lambda training: scores[training.labels["arm"]], further={"first": 2.0, "repeated": 0.5})
+    runs = [
+        made_up(training, score, further={"first": 2.0, "repeated": 0.5, "visited_fraction": score})
+        for training in figure.profiles["cpu"].trainings
+        for score in [scores[training.labels["arm"]]]
+    ]
     assert outcomes(figure, runs) == expected
     means = figure.summarise(runs)["means"]
     assert means["learnt"]["final"] == pytest.approx(learnt) and means["learnt"]["seeds"] == 3
     assert means["rnd"]["intrinsic_reward_first"] == 2.0 and means["rnd"]["intrinsic_reward_repeated"] == 0.5
     only_learnt = [run for run in runs if run.training.labels["arm"] == "learnt"]
-    assert outcomes(figure, only_learnt) == [expected[0], None]
+    assert outcomes(figure, only_learnt) == [expected[0], None, None]
+    during_training_alone = runs_of(figure, lambda training: scores[training.labels["arm"]])
+    assert outcomes(figure, during_training_alone) == [*expected[:2], None]
 
 
 def test_the_mazes_arms_differ_in_nothing_else() -> None:
