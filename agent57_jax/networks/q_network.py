@@ -174,7 +174,9 @@ class QNetwork:
         torso = build_torso(self.settings, self._dtype)
         if isinstance(torso, Convolutions):
             layers = [torso.layers_of(encoder["Convolutions_0"]) for encoder in encoders]
-            features = list(torso.of_networks(layers, inputs.observation, self.num_values))
+            seen_by_all = torso.of_networks(layers, inputs.observation, self.num_values)
+            # What the other sets give is constant: else its gradient would be computed all the way, only to be dropped.
+            features = [x if v < self.num_values else jax.lax.stop_gradient(x) for v, x in enumerate(seen_by_all)]
         encoded = zip(encoders, features, strict=True)
         gates = jnp.stack([self._encoder.apply({"params": encoder}, inputs, seen) for encoder, seen in encoded])  # [V', B, T, 4H]
         outputs, last_hidden, last_cell = lstm.unroll(
@@ -185,12 +187,12 @@ class QNetwork:
             ~jnp.swapaxes(inputs.is_first, 0, 1),
             self.num_values,
         )
-        outputs = jnp.moveaxis(outputs, 0, 2)  # [V', B, T, H]
-        heads = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(tree["heads"] for tree in sets))
-        values = jax.vmap(lambda p, x: self._heads.apply({"params": p}, x))(heads, outputs)
+        by_set = jnp.moveaxis(outputs, 0, 2).reshape(len(sets), self.num_values, *inputs.is_first.shape, -1)  # [sets, V, B, T, H]
+        apply_heads = jax.vmap(lambda parameters, x: self._heads.apply({"params": parameters}, x))
+        values = [
+            apply_heads(tree["heads"], x if i == 0 else jax.lax.stop_gradient(x))
+            for i, (tree, x) in enumerate(zip(sets, by_set, strict=True))
+        ]
 
-        def split(leaf: jax.Array) -> list[jax.Array]:
-            return list(leaf.reshape(len(sets), self.num_values, *leaf.shape[1:]))
-
-        by_batch = [[jnp.swapaxes(one, 0, 1) for one in split(leaf)] for leaf in (last_hidden, last_cell)]
-        return split(values), by_batch[0], by_batch[1]
+        last = [list(jnp.swapaxes(leaf.reshape(len(sets), self.num_values, *leaf.shape[1:]), 1, 2)) for leaf in (last_hidden, last_cell)]
+        return values, last[0], last[1]
