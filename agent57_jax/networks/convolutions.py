@@ -135,13 +135,16 @@ def _patches_backward(
         rest = [Layer(*(jnp.stack(leaves) for leaves in zip(*level, strict=True))) for level in zip(*gradients, strict=True)]
         return jax.tree.map(jnp.add, sums, (lowest, *rest)), None
 
-    sums: Layers = jax.tree.map(lambda leaf: jnp.zeros((num_trained, *leaf.shape[1:]), leaf.dtype), layers)
+    # Summed in float32 whatever the layers are computed in: what a block adds is small beside the sum of hundreds.
+    sums: Layers = jax.tree.map(lambda leaf: jnp.zeros((num_trained, *leaf.shape[1:]), jnp.float32), layers)
     if number == 1:
         sums, _ = one_block(sums, jax.tree.map(lambda leaf: leaf[0], (blocks, kept, cotangent)))
     else:
         sums, _ = jax.lax.scan(one_block, sums, (blocks, kept, cotangent))
     others = layers[0].kernel.shape[0] - num_trained
-    filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros((others, *leaf.shape[1:]), leaf.dtype)]), sums)
+    filled = jax.tree.map(
+        lambda leaf, layer: jnp.concatenate([leaf, jnp.zeros((others, *leaf.shape[1:]))]).astype(layer.dtype), sums, layers
+    )
     return filled, np.zeros(observation.shape, jax.dtypes.float0)
 
 
@@ -238,12 +241,13 @@ def _image_gradient(taps: jax.Array, shape: Sequence[int], kernel_size: int, str
 
 
 def _parameter_gradients(taps: jax.Array, gradient: jax.Array, shape: Sequence[int], stride: int) -> Layer:
-    """Gradients of a kernel of this shape and its bias, from patches [n, h, w, K] and the gradient [n, h, w, f] before the bias."""
+    """Float32 gradients of a kernel of this shape and its bias, from patches [n, h, w, K] and the gradient before the bias [n, h, w, f]."""
     size, _, channels, features = shape
     cell = _cell(size, stride)
     count = size // cell
-    matrix = jnp.einsum("nhwk,nhwf->kf", taps, gradient).reshape(count, count, cell, cell, channels, features)
-    return Layer(matrix.transpose(0, 2, 1, 3, 4, 5).reshape(shape), jnp.sum(gradient, axis=(0, 1, 2)))
+    matrix = jnp.einsum("nhwk,nhwf->kf", taps, gradient, preferred_element_type=jnp.float32)
+    kernel = matrix.reshape(count, count, cell, cell, channels, features).transpose(0, 2, 1, 3, 4, 5).reshape(shape)
+    return Layer(kernel, jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32))
 
 
 def _matrix(kernel: jax.Array, stride: int) -> jax.Array:

@@ -111,7 +111,27 @@ def test_gradients_equal_differences_of_the_twin() -> None:
     assert got == pytest.approx(expected, rel=1e-4)
 
 
-def test_images_without_gradient_leave_no_work_for_the_backward_pass() -> None:
+def test_half_precision_loses_no_more_than_its_digits_over_many_blocks() -> None:
+    """A block adds little beside what hundreds before it have: the sum has more digits than the numbers."""
+    layers, images = layers_of("grid"), images_of("grid", 512)
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), layers)
+    wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), half)
+
+    def total(layers: Layers) -> jax.Array:
+        return jnp.sum(convolutions.by_patches(layers, images, FORMS["grid"].strides, V, 1).astype(jnp.float32))
+
+    gradient = jax.jit(jax.grad(total))
+    for got, expected in zip(jax.tree.leaves(gradient(half)), jax.tree.leaves(gradient(wide)), strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=0.02, atol=0.01 * float(jnp.max(jnp.abs(expected))))
+
+
+def test_networks_without_gradient_keep_nothing_for_a_backward_pass() -> None:
     layers, images = layers_of("grid"), images_of("grid", 3)
-    fixed = jax.jit(lambda layers: convolutions.by_patches(jax.lax.stop_gradient(layers), images, FORMS["grid"].strides, V))
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.grad(lambda layers: jnp.sum(fixed(layers)))(layers)))
+
+    def total(layers: Layers) -> jax.Array:
+        return jnp.sum(convolutions.by_patches(jax.lax.stop_gradient(layers), images, FORMS["grid"].strides, V))
+
+    products = str(jax.make_jaxpr(total)(layers)).count("dot_general")
+    assert products > 0
+    assert str(jax.make_jaxpr(jax.grad(total))(layers)).count("dot_general") == products
