@@ -7,7 +7,7 @@ not measured yet. laptop: the same algorithm sized for a CPU with two cores and 
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import parse
+from configs.profiles import parse, small_evaluator
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -39,6 +39,7 @@ def laptop(settings: Settings) -> None:
     settings.learner.batch_size = 16
     settings.learner.target_period_updates = 400
     settings.evaluation.num_envs = 4
+    small_evaluator(settings)
     settings.evaluation.period_acts = 4
     settings.checkpoint.period_seconds = 300.0
     settings.total_steps = 50_000_000

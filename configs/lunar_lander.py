@@ -7,7 +7,7 @@ score of every profile: not measured yet.
 """
 
 from agent57_jax.config import Settings, Torso
-from configs.profiles import parse
+from configs.profiles import parse, small_evaluator
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -41,6 +41,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.learner.learning_rate = 5e-4
         settings.learner.target_period_updates = 200
         settings.evaluation.num_envs = 4
+        small_evaluator(settings)
         settings.total_steps = 3_000_000
     if profile == "smoke":
         settings.replay.min_sequences = 64

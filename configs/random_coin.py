@@ -7,7 +7,7 @@ a minute.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings
-from configs.profiles import parse
+from configs.profiles import parse, small_evaluator
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -48,6 +48,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
         settings.learner.target_period_updates = 50
         settings.evaluation.num_envs = 16
+        small_evaluator(settings)
         settings.evaluation.period_acts = 16
         settings.total_steps = 2_000_000
     if profile == "smoke":

@@ -8,7 +8,7 @@ under the short one.
 """
 
 from agent57_jax.config import DiscountLadder, EnvironmentKind, IntrinsicReward, Settings, Torso
-from configs.profiles import AGENTS, parse
+from configs.profiles import AGENTS, parse, small_evaluator
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -45,6 +45,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.samples_per_insert = 4.0
         settings.learner.batch_size = 32
         settings.evaluation.num_envs = 4
+        small_evaluator(settings)
         settings.total_steps = 1_500_000
     if profile == "smoke":
         settings.environment.phase_steps = 60
