@@ -1,12 +1,13 @@
 """Breaks the algorithm on purpose, one line at a time, and shows which tests see it.
 
-    python -m tests.mutations [--only=PART_OF_A_NAME] [--write=docs/mutations.md]
+    python -m tests.mutations [--only=PART_OF_A_NAME] [--workers=2] [--write=docs/mutations.md]
 
 Every mutation is made in a copy of the project; the learning test and the unit tests beside it are run there, and at least one of them has
 to fail; unbroken, all of them have to pass. Exit code 1 if a mutation survives, 2 if a line to be broken is no longer there.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -231,6 +232,7 @@ def main() -> None:
     """Breaks what the arguments name and prints the table."""
     parser = argparse.ArgumentParser(description="Break one line at a time and expect a red test.")
     parser.add_argument("--only", default="", help="part of the names of the mutations to try")
+    parser.add_argument("--workers", type=int, default=1, help="mutations tried at the same time; each has threads of its own")
     parser.add_argument("--write", type=pathlib.Path, help="file for the table")
     arguments = parser.parse_args()
     chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.name]
@@ -245,12 +247,13 @@ def main() -> None:
     if failure != PASSES:
         parser.error(f"without any mutation {failure} fails: mend that first")
     verdicts: list[Verdict] = []
-    for mutation in chosen:
-        verdict = judge(mutation)
-        verdicts.append(verdict)
-        print(f"{mutation.name}: unit tests {verdict.unit}; learning test {verdict.learning} ({verdict.seconds:.0f} s)", flush=True)
-        if arguments.write:
-            arguments.write.write_text(f"{HEAD}\n{table(verdicts)}\n")
+    with concurrent.futures.ThreadPoolExecutor(max(1, arguments.workers)) as pool:
+        for verdict in pool.map(judge, chosen):
+            verdicts.append(verdict)
+            name, learning, unit = verdict.mutation.name, verdict.learning, verdict.unit
+            print(f"{name}: unit tests {unit}; learning test {learning} ({verdict.seconds:.0f} s)", flush=True)
+            if arguments.write:
+                arguments.write.write_text(f"{HEAD}\n{table(verdicts)}\n")
     print(table(verdicts))
     survivors = [verdict.mutation.name for verdict in verdicts if not verdict.caught]
     if survivors:

@@ -38,8 +38,8 @@ def small(kind: EnvironmentKind) -> Settings:
     settings.learner.adam_epsilon = 1e-6
     settings.learner.target_period_updates = 50
     settings.evaluation.num_envs = 8
-    settings.evaluation.period_acts = 16
-    settings.logging.period_seconds = 2.0
+    settings.evaluation.period_acts = 2  # an episode of the evaluator is to be short beside the training
+    settings.logging.period_seconds = 1.0
     settings.logging.tensorboard = False
     settings.checkpoint.save_replay = False
     return settings
@@ -96,7 +96,7 @@ def maze() -> Settings:
     settings.learner.transform = Transform.IDENTITY
     settings.replay.samples_per_insert = 16.0
     settings.evaluation.epsilon = 0.0
-    settings.total_steps = 40_000
+    settings.total_steps = 60_000
     return settings
 
 
@@ -134,5 +134,5 @@ def test_agent57_learns_a_room(tmp_path: pathlib.Path) -> None:
 def test_novelty_alone_makes_an_agent_explore_mazes(tmp_path: pathlib.Path) -> None:
     trained = train(maze(), tmp_path)
     # At first the agent visits a tenth of the maze before it runs into a wall.
-    assert trained.late_mean("evaluation/visited_fraction") >= 0.25
+    assert trained.late_mean("evaluation/visited_fraction") >= 0.35
     assert trained.late_mean("novelty/inverse_accuracy") > 0.85
