@@ -33,10 +33,8 @@ WANTED_FRACTION = 0.6
 WANTED_RATIO = 3.0
 KEY = "evaluation/visited_fraction"
 
-# What the cpu profile's runs have beyond configs/disco_maze.py:laptop. The evaluator acts as often as the actors, so that its episodes of
-# 250 steps last some 200 updates. With the config's every sixteenth act one lasted a quarter of the training, and the parameters that
-# changed under it freed the agent from where it would have oscillated.
-CPU_OVERRIDES: dict[str, Any] = {"logging.period_seconds": 5.0, "evaluation.period_acts": 1, "evaluation.num_envs": 8}
+# What the cpu profile's runs have beyond configs/disco_maze.py:laptop.
+CPU_OVERRIDES: dict[str, Any] = {"logging.period_seconds": 5.0}
 
 
 def trainings(profile: str, seeds: Sequence[int], overrides: Mapping[str, Any]) -> tuple[Training, ...]:

@@ -8,6 +8,7 @@ import pytest
 from agent57_jax.config import NetworkSettings, Torso
 from agent57_jax.networks.torsos import Convolutions, Dense, build_torso, torso_problem
 from agent57_jax.types import EnvironmentSpec
+from tests.oracles import convolutions as oracle
 
 FLOAT32 = jnp.dtype("float32")
 GRID = NetworkSettings(conv_features=(16, 32), conv_kernels=(3, 3), conv_strides=(1, 1))
@@ -16,18 +17,6 @@ VECTORS = NetworkSettings(torso=Torso.DENSE, dense_features=(6, 5))
 
 def spec(*shape: int) -> EnvironmentSpec:
     return EnvironmentSpec(shape, np.dtype("uint8" if len(shape) == 3 else "float32"), 4, ("noop",) * 4, 1)
-
-
-def convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
-    """One unpadded convolution with ReLU of [H, W, channels], by hand."""
-    size = kernel.shape[0]
-    height, width = (image.shape[0] - size) // stride + 1, (image.shape[1] - size) // stride + 1
-    out = np.zeros((height, width, kernel.shape[-1]))
-    for i in range(height):
-        for j in range(width):
-            patch = image[i * stride : i * stride + size, j * stride : j * stride + size]
-            out[i, j] = np.tensordot(patch, kernel, axes=3) + bias
-    return np.maximum(out, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +50,8 @@ def test_convolutions_by_hand() -> None:
     layers = [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), parameters["params"][f"Conv_{i}"]) for i in range(2)]
     for b in range(2):
         for t in range(2):
-            x = images[b, t] / 255.0
-            for layer, stride in zip(layers, (2, 1), strict=True):
-                x = convolve(x, layer["kernel"], layer["bias"], stride)
-            np.testing.assert_allclose(features[b, t], x.reshape(-1), rtol=1e-4, atol=1e-5)
+            expected = oracle.torso([layer["kernel"] for layer in layers], [layer["bias"] for layer in layers], (2, 1), images[b, t])
+            np.testing.assert_allclose(features[b, t], expected, rtol=1e-4, atol=1e-5)
     assert np.any(features == 0) and np.any(features > 0.1)
 
 
