@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config
+from agent57_jax import config, judging
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
 from agent57_jax.networks.q_network import QInputs
 from agent57_jax.trainer import Shutdown, Trainer
+from configs.profiles import small_evaluator
 
 
 def small(kind: EnvironmentKind) -> Settings:
@@ -38,6 +39,7 @@ def small(kind: EnvironmentKind) -> Settings:
     settings.learner.adam_epsilon = 1e-6
     settings.learner.target_period_updates = 50
     settings.evaluation.num_envs = 8
+    small_evaluator(settings)
     settings.evaluation.period_acts = 2  # an episode of the evaluator is to be short beside the training
     settings.logging.period_seconds = 1.0
     settings.logging.tensorboard = False
@@ -117,6 +119,7 @@ def spread_over_policies(trained: Trained) -> np.ndarray:
 
 def test_agent57_learns_a_room(tmp_path: pathlib.Path) -> None:
     trained = train(coin(), tmp_path)
+    assert judging.evaluate(tmp_path, episodes=200, seed=0)["mean"] >= 0.9
     # Policy 0 is the exploitative one; its actors explore with up to epsilon 0.4. At first it finds the coin in half of its episodes.
     assert trained.late_mean("arm/return_0") >= 0.9
     assert trained.late_mean("evaluation/return") >= 0.8
