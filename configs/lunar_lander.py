@@ -38,7 +38,6 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 400
         settings.replay.samples_per_insert = 4.0
         settings.learner.batch_size = 32
-        settings.learner.learning_rate = 2e-4  # at 5e-4 the finished agent depends on the moment at which it is stopped
         settings.learner.target_period_updates = 200
         settings.evaluation.num_envs = 4
         small_evaluator(settings)
