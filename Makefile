@@ -13,9 +13,11 @@ RUN := .venv/bin/python -m
 FREEZE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-python-downloads \
 	--custom-compile-command 'make lock'
 
+COMMA := ,
+PROFILE := $(filter paper laptop smoke,$(subst $(COMMA), ,$(word 2,$(subst :, ,$(CONFIG)))))
 PROFILED := $(CONFIG)
-ifeq ($(DRIVER)$(findstring :,$(CONFIG)),)
-PROFILED := $(CONFIG):laptop
+ifeq ($(DRIVER)$(PROFILE),)
+PROFILED := $(CONFIG)$(if $(findstring :,$(CONFIG)),$(COMMA),:)laptop
 endif
 
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))

@@ -1,6 +1,6 @@
 """Trains an agent.
 
-python train.py --config=configs/zaxxon.py[:laptop|:smoke] [--workdir=runs/zaxxon] [--config.total_steps=N ...]
+python train.py --config=configs/zaxxon.py[:PROFILE|:AGENT|:PROFILE,AGENT] [--workdir=runs/zaxxon] [--config.total_steps=N ...]
 
 The same command resumes from the last checkpoint in the folder.
 """

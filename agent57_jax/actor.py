@@ -30,7 +30,7 @@ class ActorState(NamedTuple):
     episodes_started: jax.Array  # [E] int32
     is_greedy: jax.Array  # [E] bool, this episode plays the best arm, for the score, and does not teach the bandit
     novelty: NoveltyState | None  # [E, ...]; None for an agent without intrinsic reward
-    bandit: BanditState  # [E / group_size, ...]
+    bandit: BanditState | None  # [E / group_size, ...]; None where nothing is chosen
     action_counts: jax.Array  # [E, A] int32, actions of this episode
 
 
@@ -72,9 +72,6 @@ class ActOutput(NamedTuple):
     report: EpisodeReport
 
 
-STATE_SPECS = parallel.BY_ENVIRONMENT  # every leaf of ActorState is [E, ...] or [E / group_size, ...]
-
-
 @dataclasses.dataclass(frozen=True)
 class ActingMode:
     """How training and evaluation differ."""
@@ -114,8 +111,6 @@ class Actor:
     def init_state(self, index: jax.Array) -> ActorState:
         """Actors [E] before their first timestep; `index` is their number in the whole fleet."""
         num_envs = index.shape[0]
-        num_bandits = num_envs // self.mode.group_size
-        bandit = meta_controller.init_bandit(self.mode.window_episodes)
         return ActorState(
             actor=index,
             recurrent=self.q_network.initial_state(num_envs),
@@ -123,7 +118,7 @@ class Actor:
             episodes_started=jnp.zeros((num_envs,), jnp.int32),
             is_greedy=jnp.zeros((num_envs,), bool),
             novelty=None if self.novelty is None else self.novelty.init_state(num_envs),
-            bandit=jax.tree.map(lambda leaf: jnp.zeros((num_bandits, *leaf.shape), leaf.dtype), bandit),
+            bandit=self._init_bandits(num_envs // self.mode.group_size),
             action_counts=jnp.zeros((num_envs, self.num_actions), jnp.int32),
         )
 
@@ -227,22 +222,31 @@ class Actor:
         """[E, ...] -> [E / group_size, group_size, ...]."""
         return per_env.reshape((-1, self.mode.group_size, *per_env.shape[1:]))
 
-    def _record(self, state: ActorState, is_last: jax.Array, timestep: TimeStep) -> BanditState:
+    def _init_bandits(self, number: int) -> BanditState | None:
+        if self.mode.chooser is Chooser.FIXED:
+            return None
+        bandit = meta_controller.init_bandit(self.mode.window_episodes)
+        return jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), bandit)
+
+    def _record(self, state: ActorState, is_last: jax.Array, timestep: TimeStep) -> BanditState | None:
         """The bandits after the episodes that end at this timestep."""
+        if state.bandit is None:
+            return None
         taught = self._by_bandit(is_last & ~state.is_greedy)
-        return jax.vmap(meta_controller.record_returns)(
+        recorded: BanditState = jax.vmap(meta_controller.record_returns)(
             state.bandit, taught, self._by_bandit(state.policy), self._by_bandit(timestep.episode_return)
         )
+        return recorded
 
     def _choose_policies(
-        self, state: ActorState, bandit: BanditState, is_first: jax.Array, key: jax.Array
-    ) -> tuple[BanditState, jax.Array, jax.Array, jax.Array]:
+        self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array
+    ) -> tuple[BanditState | None, jax.Array, jax.Array, jax.Array]:
         """Bandits, policies [E], started episodes [E] and greediness [E] after the episodes that start at this timestep."""
         mode, num_arms = self.mode, self.num_policies
         turn = state.episodes_started % (mode.bandit_episodes + mode.greedy_episodes)
         is_greedy = jnp.where(is_first, turn >= mode.bandit_episodes, state.is_greedy)
         episodes_started = state.episodes_started + is_first
-        if mode.chooser is Chooser.FIXED:
+        if bandit is None:
             # Without a bandit there is no best arm: the score is that of the exploitative policy.
             return bandit, jnp.where(is_greedy, 0, state.actor % num_arms), episodes_started, is_greedy
 

@@ -70,9 +70,11 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 
 def define_config() -> Any:
-    """The flag --config=configs/NAME.py[:profile] with its overrides."""
+    """The flag --config=configs/NAME.py[:PROFILE|:AGENT|:PROFILE,AGENT] with its overrides."""
     return config_flags.DEFINE_config_file(
-        "config", None, "configs/NAME.py[:profile][,agent]; profiles: paper (default), laptop, smoke; agents: agent57, ngu, r2d2 and others"
+        "config",
+        None,
+        "configs/NAME.py[:PROFILE|:AGENT|:PROFILE,AGENT]; profiles: paper (default), laptop, smoke; agents: agent57, ngu, r2d2 and others",
     )
 
 

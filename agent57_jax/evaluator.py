@@ -84,9 +84,9 @@ class Evaluator:
         """All but the bandit, which is saved by itself; episodes of host environments start anew, with all that belongs to them."""
         if self._host is not None:
             return {"episodes_started": self.state.episodes_started}
-        return {"actor": self.state._replace(bandit=None), "simulation": self.simulation}  # type: ignore[arg-type]
+        return {"actor": self.state._replace(bandit=None), "simulation": self.simulation}
 
-    def load(self, bandit: BanditState, state: Any) -> None:
+    def load(self, bandit: BanditState | None, state: Any) -> None:
         """Continues from a bandit and a tree of the form of `state_to_save`."""
         if self._host is not None:
             self.state = self.state._replace(bandit=bandit, **state)

@@ -28,7 +28,7 @@ class Restored(NamedTuple):
     parts: programs.Parts
     learner: LearnerState
     statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
-    bandit: BanditState  # the evaluator's
+    bandit: BanditState | None  # the evaluator's; None for an agent that has none
     step: int  # number of the checkpoint
     meta: dict[str, Any]  # counters
 
@@ -55,14 +55,16 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
     shapes = {
         "learner": jax.eval_shape(parts.learner.init, root_key(0)),
         "shared": jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
-        "evaluator_bandit": jax.eval_shape(
-            parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)
-        ).bandit,
     }
+    bandit = jax.eval_shape(parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)).bandit
+    if bandit is not None:
+        shapes["evaluator_bandit"] = bandit
     sharding = jax.sharding.NamedSharding(parallel.make_mesh(1), parallel.REPLICATED)
     targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     arrays, meta = checkpoints.restore(step, targets)
-    return Restored(settings, environment, parts, arrays["learner"], arrays["shared"].statistics, arrays["evaluator_bandit"], step, meta)
+    return Restored(
+        settings, environment, parts, arrays["learner"], arrays["shared"].statistics, arrays.get("evaluator_bandit"), step, meta
+    )
 
 
 def root_key(seed: int) -> np.ndarray:

@@ -268,7 +268,7 @@ class Trainer:
         arrays, _ = self.checkpoints.restore(step, targets)
         self.learner, self.driver.shared = arrays["learner"], arrays["shared"]
         self.driver.load(arrays["actors"])
-        self.evaluator.load(arrays["evaluator_bandit"], arrays["evaluator"])
+        self.evaluator.load(arrays.get("evaluator_bandit"), arrays["evaluator"])
         self.acting = arrays.get("acting", self._current_parameters())
         if "replay" in arrays:
             self.replay = arrays["replay"]
@@ -279,14 +279,19 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         """The items of a checkpoint. To play with an agent, "learner", "shared" and "evaluator_bandit" are enough."""
         lagging = {"acting": self.acting} if self.settings.actor.refresh_period > 1 else {}
-        return lagging | {
-            "learner": self.learner,
-            "shared": self.driver.shared,
-            "actors": self.driver.state_to_save(),
-            "evaluator_bandit": self.evaluator.state.bandit,
-            "evaluator": self.evaluator.state_to_save(),
-            "replay": self.replay,
-        }
+        bandit = self.evaluator.state.bandit
+        taught = {} if bandit is None else {"evaluator_bandit": bandit}
+        return (
+            lagging
+            | taught
+            | {
+                "learner": self.learner,
+                "shared": self.driver.shared,
+                "actors": self.driver.state_to_save(),
+                "evaluator": self.evaluator.state_to_save(),
+                "replay": self.replay,
+            }
+        )
 
     def _refuse_other_run(self, resumed: int | None) -> None:
         """A folder holds one run: other settings than its own end here, before they mix with what was learnt."""

@@ -89,7 +89,7 @@ def r2d2(settings: Settings) -> None:
     r2d2_retrace(settings)
     settings.learner.targets = Targets.N_STEP
     settings.learner.n_step = 5
-    settings.learner.adam_epsilon = 1e-3
+    settings.learner.adam_epsilon *= 10  # 1e-3 where Agent57 has 1e-4
     settings.learner.target_period_updates = settings.learner.target_period_updates * 5 // 3  # 2,500 where Agent57 has 1,500
     settings.replay.burn_in = settings.replay.trace // 2  # 40
     settings.replay.is_exponent = 0.6

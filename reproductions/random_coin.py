@@ -2,8 +2,8 @@
 
 A room with a coin; the family's policies weigh the intrinsic reward with beta up to beta_max. The paper shows the return of the policy with
 beta 0 after 150 million frames: with one network for the sum of both rewards (NGU) it falls as beta_max grows, with one network for each
-reward it stays near 1. Tested: separate networks keep 0.95 or more for every beta_max, and the single network loses return between the
-smallest and the largest.
+reward it stays near 1. Tested: separate networks keep 0.95 or more for every beta_max, and every seed of the single network at the largest
+beta_max stays below all of them at the smallest, clearly in the mean.
 
 smoke: a 5x5 room, a few minutes, too short to learn anything. cpu: a 7x7 room and two policies on two cores, and two beta_max below
 the paper's. gpu: the paper's 15x15 room and lengths.
@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib
 
 from reproductions import plots
-from reproductions.common import Figure, Profile, Run, Training, mean, reproduce
+from reproductions.common import Figure, Profile, Run, Training, late_mean, mean, reproduce
 from reproductions.records import all_hold, expectation
 
 SINGLE, SEPARATE = "single", "separate"
@@ -35,6 +35,12 @@ CPU_OVERRIDES: dict[str, Any] = {
     "policy.num_policies": 2,
     "replay.samples_per_insert": 1.0,
     "total_steps": 1_000_000,
+    # The evaluator that plays during training has no say in this figure, so it may cost little. Its slow episodes, the short ones of which
+    # end first, are no measure of anything; the score is that of `judging`, where each environment plays the same number.
+    "evaluation.num_envs": 16,
+    "evaluation.period_acts": 16,
+    "evaluation.window_episodes": 3_600,
+    "evaluation.exploration": 0.01,
 }
 
 
@@ -70,7 +76,8 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
             "seed": run.training.seed,
             "return": run.evaluation["mean"],
             "episodes": run.evaluation["episodes"],
-            "curve": run.curve("evaluation/return"),
+            "intrinsic_reward": late_mean(run.curve("novelty/intrinsic_reward")),
+            "curve": run.curve("arm/return_0"),
         }
         for run in runs
     ]
@@ -89,28 +96,31 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
                         "seeds": len(returns),
                     }
                 )
-    separate, single = ({entry["beta_max"]: entry["mean"] for entry in means if entry["agent"] == agent} for agent in (SEPARATE, SINGLE))
-    loss = single[BETAS[0]] - single[BETAS[-1]] if {BETAS[0], BETAS[-1]} <= set(single) else None
+    separate, single = ({entry["beta_max"]: entry for entry in means if entry["agent"] == agent} for agent in (SEPARATE, SINGLE))
+    falls = None
+    if {BETAS[0], BETAS[-1]} <= set(single):
+        first, last = single[min(single)], single[max(single)]
+        falls = last["highest"] < first["lowest"] and last["mean"] <= first["mean"] - WANTED_LOSS
     return {
         "points": points,
         "means": means,
         "expectations": {
             "separate networks: the exploitative policy's return does not depend on beta_max": expectation(
                 f"mean return at least {WANTED_RETURN} for every beta_max",
-                {f"{beta:g}": value for beta, value in separate.items()},
-                all_hold([separate[beta] >= WANTED_RETURN if beta in separate else None for beta in sorted({*BETAS, *separate})]),
+                {f"{beta:g}": entry["mean"] for beta, entry in separate.items()},
+                all_hold([separate[beta]["mean"] >= WANTED_RETURN if beta in separate else None for beta in sorted({*BETAS, *separate})]),
             ),
             "single network: the exploitative policy's return degrades as beta_max grows": expectation(
-                f"mean return at the largest beta_max at least {WANTED_LOSS} below that at the smallest",
-                {f"{beta:g}": value for beta, value in single.items()},
-                None if loss is None else loss >= WANTED_LOSS,
+                f"every seed at the largest beta_max below all at the smallest, the mean by at least {WANTED_LOSS}",
+                {f"{beta:g}": entry["mean"] for beta, entry in single.items()},
+                falls,
             ),
         },
     }
 
 
 def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
-    """Left: return against beta_max. Right: learning curves of both agents."""
+    """Left: return against beta_max. Right: training episodes of both agents' exploitative policy."""
     data = record["data"]
     betas = sorted({point["beta_max"] for point in data["points"]})
     colours = dict(zip(betas, matplotlib.colormaps["viridis"]([0.9 * i / max(len(betas) - 1, 1) for i in range(len(betas))]), strict=True))
@@ -142,7 +152,7 @@ def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
             axes.set_ylim(-0.03, 1.05)
             axes.set_title(f"{names[agent]}: during training")
             plots.in_millions(axes, "agent steps")
-        middle.set_ylabel("return of greedy evaluation episodes")
+        middle.set_ylabel("return of the training episodes of policy 0")
         plots.legend(right, loc="lower right", fontsize=9)
 
 

@@ -94,6 +94,15 @@ def test_an_agent_without_intrinsic_reward_holds_nothing_of_it(agent: str) -> No
     )
 
 
+def test_only_an_agent_with_a_bandit_holds_one() -> None:
+    for agent in ("r2d2", "r2d2_retrace", "ngu", "ngu_separate"):
+        assert shapes(agent).actor.bandit is None and not matching(agent, "bandit")
+        assert "tensor<8x160xf32>" not in lowered(agent)[0]
+    for agent in ("r2d2_bandit", "agent57"):
+        assert shapes(agent).actor.bandit is not None
+        assert "tensor<8x160xf32>" in lowered(agent)[0]
+
+
 def test_the_words_that_are_looked_for_are_those_of_agent57() -> None:
     """So that the test above cannot pass by a new name."""
     for word in ("novelty", "intrinsic", "embedding", "predictor", "random_target", "distillation", "episodic", "memory", "alpha"):

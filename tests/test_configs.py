@@ -64,13 +64,15 @@ def test_every_profile_and_agent_is_complete(task: str) -> None:
         "agent57": (IntrinsicReward.NGU, 2, False, Chooser.BANDIT, Targets.RETRACE),
     }
     for profile in profiles.PROFILES:
-        plain = config.finalise(get(task, profile))
+        config.finalise(get(task, profile))
+        plain = config.finalise(get(task, f"{profile},agent57"))
+        assert plain.policy.num_policies > 1
         for agent in AGENTS:
             settings = config.finalise(get(task, f"{profile},{agent}"))
             alone = settings.policy.num_policies == 1
             found = (settings.novelty.reward, settings.num_values, alone, settings.bandit.chooser, settings.learner.targets)
             wanted = columns[agent]
-            assert found == (*wanted[:2], wanted[2] or plain.policy.num_policies == 1, *wanted[3:]), (profile, agent)
+            assert found == wanted, (profile, agent)
             assert (settings.policy.beta_max == 0) == (settings.novelty.reward is IntrinsicReward.NONE)
             assert (settings.replay.burn_in > 0) == (settings.replay.is_exponent > 0) == (agent == "r2d2")
             half = 1 if agent == "agent57" else 2
@@ -153,14 +155,26 @@ def test_small_profiles_scale_lengths_and_periods_in_proportion() -> None:
     laptop, r2d2 = get("zaxxon", "laptop"), get("zaxxon", "laptop,r2d2")
     assert (laptop.replay.trace, laptop.replay.period, laptop.learner.target_period_updates) == (40, 20, 400)
     assert (r2d2.replay.trace, r2d2.replay.burn_in, r2d2.replay.period, r2d2.learner.target_period_updates) == (20, 10, 10, 666)
+    # Ten times Agent57's, also where values are small and its own is.
+    coin = [get("random_coin", f"laptop,{agent}").learner.adam_epsilon for agent in ("agent57", "r2d2")]
+    assert coin == pytest.approx([1e-6, 1e-5])
+
+
+def test_tasks_have_agent57_but_for_two_with_an_agent_of_their_own() -> None:
+    for task, profile in itertools.product(TASKS, profiles.PROFILES):
+        has_own = flat(get(task, profile)) != flat(get(task, f"{profile},agent57"))
+        assert has_own == (task in ("disco_maze", "shifting_corridor"))
+    # NGU's maze (NGU §4.1, App.): one policy, one network, traces of 50.
+    maze, named = config.finalise(get("disco_maze", "paper")), config.finalise(get("disco_maze", "paper,ngu"))
+    assert (maze.policy.num_policies, maze.policy.beta_max, maze.policy.separate_networks) == (1, 0.5, False)
+    assert (maze.replay.trace, maze.replay.period) == (named.replay.trace, named.replay.period) == (50, 50)
+    assert (named.policy.num_policies, named.policy.separate_networks) == (32, False)
 
 
 def test_an_agent_begins_with_what_its_task_says() -> None:
     """The same function of the settings makes the agent on every task and in every test."""
     for task, agent in itertools.product(TASKS, AGENTS):
-        if task == "shifting_corridor":  # without an agent's name it has one of its own
-            continue
-        settings = get(task, "laptop")
+        settings = get(task, "laptop,agent57")
         profiles.AGENTS[agent](settings)
         assert flat(settings) == flat(get(task, f"laptop,{agent}"))
 
