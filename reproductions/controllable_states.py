@@ -49,7 +49,7 @@ WANTED_SHARE = 0.8  # of the embedding's variance
 
 # What a task's runs have beyond configs/TASK.py and its profile.
 OWN_OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
-    ("laptop", MAZE): {"replay.samples_per_insert": 12.0},  # with 1.5 so short a run would make some 400 updates
+    ("laptop", MAZE): {"replay.samples_per_insert": 12.0},  # so short a run makes few updates otherwise
     # Most of an update's time goes into action values, so sequences are short, and all of each trains the embedding. Every actor explores:
     # where the policy lets actions be foretold from one observation, little is learnt of what they do.
     ("laptop", ZAXXON): {
