@@ -45,11 +45,10 @@ def save_run(settings: Settings, folder: pathlib.Path, spec: EnvironmentSpec | N
     mesh = parallel.make_mesh(1)
     made = Programs(parts, mesh, memory.make_replay(parts, 800))
     root = parallel.upload(mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(settings.seed))))
-    arrays = {
-        "learner": made.init_learner(root),
-        "shared": made.init_shared(),
-        "evaluator_bandit": parts.evaluation_actor.init_state(jnp.arange(settings.evaluation.num_envs)).bandit,
-    }
+    arrays = {"learner": made.init_learner(root), "shared": made.init_shared()}
+    bandit = parts.evaluation_actor.init_state(jnp.arange(settings.evaluation.num_envs)).bandit
+    if bandit is not None:
+        arrays["evaluator_bandit"] = bandit
     checkpoints = Checkpoints(folder / "checkpoints", keep=1)
     checkpoints.save(1, arrays, {"counters": {"frames": 0, "updates": 0}})
     checkpoints.close()
