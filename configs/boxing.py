@@ -3,7 +3,7 @@
 python train.py --config=configs/boxing.py --workdir=runs/boxing
 
 paper: one GPU; the full replay alone takes 36 GB; hours and score: not measured yet (a human scores 12.1). laptop: two CPU
-cores and 8 GiB, score not measured yet. smoke: about a minute.
+cores and 8 GiB; -0.9 after a million steps, about an hour (one seed, reproductions/results). smoke: about a minute.
 """
 
 from agent57_jax.config import Settings

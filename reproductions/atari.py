@@ -1,9 +1,9 @@
 """Atari (Agent57 §4, App. H): what does one machine reach, by the clock?
 
 The paper trains each game on 90 billion frames with 256 actor machines. Here the x-axis is the wall clock of one machine.
-cpu: Boxing, little more than an hour of two cores, and no claim: the curve is what two cores give, whatever it is. gpu: Pong (18 or more), Boxing
-(90 or more) and Zaxxon (beyond a human's 9,173) with the paper's sizes; a game's training goes on from its checkpoint in as many pieces as
-one likes, and --partial draws what there is. smoke: a few thousand steps of Boxing.
+cpu: Boxing, little more than an hour of two cores, and no claim: the curve is what two cores give, whatever it is. gpu: Pong (18 or more),
+Boxing (90 or more) and Zaxxon (beyond a human's 9,173) with the paper's sizes; a game's training goes on from its checkpoint in as many
+pieces as one likes, and --partial draws what there is. smoke: a few thousand steps of Boxing.
 """
 
 import pathlib
