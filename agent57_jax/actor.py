@@ -242,29 +242,38 @@ class Actor:
         self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array
     ) -> tuple[BanditState | None, jax.Array, jax.Array, jax.Array]:
         """Bandits, policies [E], started episodes [E] and greediness [E] after the episodes that start at this timestep."""
-        mode, num_arms = self.mode, self.num_policies
+        mode = self.mode
         turn = state.episodes_started % (mode.bandit_episodes + mode.greedy_episodes)
         is_greedy = jnp.where(is_first, turn >= mode.bandit_episodes, state.is_greedy)
         episodes_started = state.episodes_started + is_first
         if bandit is None:
             # Without a bandit there is no best arm: the score is that of the exploitative policy.
-            return bandit, jnp.where(is_greedy, 0, state.actor % num_arms), episodes_started, is_greedy
-
-        def choose(bandit: BanditState) -> tuple[BanditState, jax.Array]:
-            first_actor = self._by_bandit(state.actor)[:, 0]
-            keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(first_actor)
-            starting = self._by_bandit(is_first & ~is_greedy)
-            arms, chosen = jax.vmap(
-                lambda key, one, starting, first: meta_controller.select_arms(
-                    key, one, starting, first, num_arms, mode.exploration, mode.ucb_bonus
-                )
-            )(keys, bandit, starting, first_actor // mode.group_size)
-            best = jax.vmap(lambda one: meta_controller.greedy_arm(one, num_arms))(bandit)
-            return chosen, jnp.where(is_greedy, jnp.repeat(best, mode.group_size), arms.reshape(-1))
+            return bandit, jnp.where(is_greedy, 0, state.actor % self.num_policies), episodes_started, is_greedy
 
         # Episodes rarely start; the windows need not be read at every timestep.
-        bandit, arms = jax.lax.cond(jnp.any(is_first), choose, lambda bandit: (bandit, state.policy), bandit)
+        bandit, arms = jax.lax.cond(
+            jnp.any(is_first),
+            lambda bandit: self._choose_arms(bandit, state.actor, is_first, is_greedy, key),
+            lambda bandit: (bandit, state.policy),
+            bandit,
+        )
         return bandit, jnp.where(is_first, arms, state.policy), episodes_started, is_greedy
+
+    def _choose_arms(
+        self, bandit: BanditState, actor: jax.Array, is_first: jax.Array, is_greedy: jax.Array, key: jax.Array
+    ) -> tuple[BanditState, jax.Array]:
+        """Bandits after their choices and an arm [E] for each actor, of which those are meant whose episode starts."""
+        mode = self.mode
+        first_actor = self._by_bandit(actor)[:, 0]
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(first_actor)
+        starting = self._by_bandit(is_first & ~is_greedy)
+        arms, chosen = jax.vmap(
+            lambda key, one, starting, first: meta_controller.select_arms(
+                key, one, starting, first, self.num_policies, mode.exploration, mode.ucb_bonus
+            )
+        )(keys, bandit, starting, first_actor // mode.group_size)
+        best = jax.vmap(lambda one: meta_controller.greedy_arm(one, self.num_policies))(bandit)
+        return chosen, jnp.where(is_greedy, jnp.repeat(best, mode.group_size), arms.reshape(-1))
 
     def _novelty(
         self, parameters: ActingParameters, state: ActorState, statistics: NoveltyStatistics | None, timestep: TimeStep

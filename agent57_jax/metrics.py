@@ -108,9 +108,14 @@ def _pattern(key: str) -> re.Pattern[str]:
 _FAMILIES = tuple(_pattern(key) for key in _KEYS if "{" in key)
 
 
+def is_declared(key: str) -> bool:
+    """Whether `key` is one of `declared()`, or of a family there such as "arm/return_{policy}" with a number in it."""
+    return "{" not in key and (key in _KEYS or any(family.fullmatch(key) for family in _FAMILIES))
+
+
 def check_key(key: str) -> None:
     """Raises KeyError with the nearest declared key if `key` is not declared."""
-    if "{" not in key and (key in _KEYS or any(family.fullmatch(key) for family in _FAMILIES)):
+    if is_declared(key):
         return
     near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
     raise KeyError(f"no metric '{key}' is declared in metrics.py; the nearest is '{near}'")

@@ -278,20 +278,18 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """The items of a checkpoint. To play with an agent, "learner", "shared" and "evaluator_bandit" are enough."""
-        lagging = {"acting": self.acting} if self.settings.actor.refresh_period > 1 else {}
-        bandit = self.evaluator.state.bandit
-        taught = {} if bandit is None else {"evaluator_bandit": bandit}
-        return (
-            lagging
-            | taught
-            | {
-                "learner": self.learner,
-                "shared": self.driver.shared,
-                "actors": self.driver.state_to_save(),
-                "evaluator": self.evaluator.state_to_save(),
-                "replay": self.replay,
-            }
-        )
+        items = {
+            "learner": self.learner,
+            "shared": self.driver.shared,
+            "actors": self.driver.state_to_save(),
+            "evaluator": self.evaluator.state_to_save(),
+            "replay": self.replay,
+        }
+        if self.settings.actor.refresh_period > 1:
+            items["acting"] = self.acting
+        if self.evaluator.state.bandit is not None:
+            items["evaluator_bandit"] = self.evaluator.state.bandit
+        return items
 
     def _refuse_other_run(self, resumed: int | None) -> None:
         """A folder holds one run: other settings than its own end here, before they mix with what was learnt."""

@@ -9,7 +9,7 @@ import pytest
 from agent57_jax import config, programs, reporting
 from agent57_jax.config import IntrinsicReward, Settings, Torso
 from agent57_jax.evaluator import Episode
-from agent57_jax.metrics import check_key
+from agent57_jax.metrics import is_declared
 from agent57_jax.types import EnvironmentSpec
 
 SPEC = EnvironmentSpec((3,), np.dtype("float32"), 2, ("left", "right"), 1, extras=("visited_fraction", "long_limit"))
@@ -71,7 +71,7 @@ def test_sums_of_acts_become_means(reward: IntrinsicReward) -> None:
     found = reporting.act_values(parts, sums, statistics)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        check_key(name)
+        assert is_declared(name)
         np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
 
 
@@ -104,6 +104,6 @@ def test_evaluation_reports_the_mean_of_its_greedy_episodes() -> None:
     }
     assert found == expected
     for name in found:
-        check_key(name)
+        assert is_declared(name)
     assert reporting.evaluation_values(parts, episodes[1:2], 7) == {"evaluation/bandit_return": 50.0}
     assert reporting.evaluation_values(parts, [], 7) == {}

@@ -22,6 +22,20 @@ from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
 FRAME_SIZE = 84  # pixels, height and width of an Atari observation
 ATARI_MAX_EPISODE_STEPS = 27_000  # agent steps: 30 minutes at 60 frames a second, four frames a step
 
+_ATARI_OPTIONS: dict[str, Any] = {
+    "max_episode_steps": ATARI_MAX_EPISODE_STEPS,
+    "stack_num": 1,
+    "img_height": FRAME_SIZE,
+    "img_width": FRAME_SIZE,
+    "gray_scale": True,
+    "use_inter_area_resize": True,
+    "episodic_life": False,
+    "zero_discount_on_life_loss": False,
+    "reward_clip": False,
+    "use_fire_reset": False,
+    "mode": -1,  # the game's own
+    "difficulty": -1,
+}
 _LUNAR_LANDER_ACTIONS = ("NOTHING", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")
 
 
@@ -142,31 +156,14 @@ class EnvPoolEnvironment:
         task_spec = _task_spec(task_id, max_num_players=1)
         is_atari = "full_action_space" in task_spec.config._fields
         if is_atari:
-            options |= {
-                "max_episode_steps": ATARI_MAX_EPISODE_STEPS,
+            options |= _ATARI_OPTIONS | {
                 "frame_skip": frame_skip,
                 "full_action_space": full_action_space,
                 "noop_max": noop_max,
                 "repeat_action_probability": repeat_action_probability,
-                "stack_num": 1,
-                "img_height": FRAME_SIZE,
-                "img_width": FRAME_SIZE,
-                "gray_scale": True,
-                "use_inter_area_resize": True,
-                "episodic_life": False,
-                "zero_discount_on_life_loss": False,
-                "reward_clip": False,
-                "use_fire_reset": False,
-                "mode": -1,  # the game's own
-                "difficulty": -1,
             }
         if max_episode_steps is not None:
-            if "distribution_mode" in task_spec.config._fields:
-                # Procgen games count their own steps and never look at the option.
-                if max_episode_steps < task_spec.config.max_episode_steps:
-                    raise ValueError(f"{task_id} ends after {task_spec.config.max_episode_steps} steps; it can't be made shorter")
-            else:
-                options["max_episode_steps"] = max_episode_steps
+            options |= _time_limit(task_id, task_spec, max_episode_steps)
         task_spec = _task_spec(task_id, **options)
 
         observation_shape, observation_dtype = _observation_shape_and_dtype(task_id, task_spec)
@@ -332,6 +329,16 @@ def _task_spec(task_id: str, **options: Any) -> Any:
         raise ValueError(f"{task_id} can't be loaded: {_first_line(error)}") from error
     except (AssertionError, TypeError, RuntimeError) as error:
         raise ValueError(f"{task_id} can't be made: {_first_line(error)}") from error
+
+
+def _time_limit(task_id: str, task_spec: Any, max_episode_steps: int) -> dict[str, int]:
+    """The option that truncates episodes, or a ValueError where the task has none and would go on for longer."""
+    if "distribution_mode" not in task_spec.config._fields:
+        return {"max_episode_steps": max_episode_steps}
+    # Procgen games count their own steps and never look at the option.
+    if max_episode_steps < task_spec.config.max_episode_steps:
+        raise ValueError(f"{task_id} ends after {task_spec.config.max_episode_steps} steps; it can't be made shorter")
+    return {}
 
 
 def _first_line(error: BaseException) -> str:
