@@ -229,9 +229,9 @@ class Actor:
         return jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), bandit)
 
     def _record(self, state: ActorState, is_last: jax.Array, timestep: TimeStep) -> BanditState | None:
-        """The bandits after the episodes that end at this timestep."""
-        if state.bandit is None:
-            return None
+        """The bandits after the episodes that end at this timestep. Greedy ones teach nothing: with no others the bandits stay."""
+        if state.bandit is None or not self.mode.bandit_episodes:
+            return state.bandit
         taught = self._by_bandit(is_last & ~state.is_greedy)
         recorded: BanditState = jax.vmap(meta_controller.record_returns)(
             state.bandit, taught, self._by_bandit(state.policy), self._by_bandit(timestep.episode_return)

@@ -72,12 +72,12 @@ def root_key(seed: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
-def quotas(settings: Settings, episodes: int) -> np.ndarray:
+def quotas(episodes: int) -> np.ndarray:
     """How many of the episodes each environment plays: [E] int.
 
     A fixed number each, so that short episodes are not preferred over long ones.
     """
-    num_envs = min(episodes, MAX_ENVIRONMENTS, settings.evaluation.window_episodes)
+    num_envs = min(episodes, MAX_ENVIRONMENTS)
     return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
 
 
@@ -93,13 +93,13 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
 
     def make_environment(settings: Settings) -> Any:
         if settings.is_host_environment:
-            return factory.make_host_environment(settings.environment, len(quotas(settings, episodes)), seed, "judging")
+            return factory.make_host_environment(settings.environment, len(quotas(episodes)), seed, "judging")
         return factory.make_jax_environment(settings.environment)
 
     folder = pathlib.Path(workdir)
     run = restore(folder, make_environment)
     settings = run.settings
-    quota = quotas(settings, episodes)
+    quota = quotas(episodes)
     root = parallel.upload(parallel.make_mesh(1), parallel.REPLICATED, root_key(seed))
     judge = evaluator.Evaluator(evaluator.greedy_only(run.parts.evaluation_actor, len(quota)), run.environment, len(quota), root)
     judge.state = judge.state._replace(bandit=run.bandit)

@@ -215,7 +215,7 @@ def visits(folder: str | os.PathLike[str], episodes: int, seed: int) -> dict[str
     run = restore(folder)
     if run.settings.environment.kind is not EnvironmentKind.DISCO_MAZE or run.statistics is None:
         raise SettingsError(f"{folder} must hold a run in the disco maze with an intrinsic reward")
-    quota = judging.quotas(run.settings, episodes)
+    quota = judging.quotas(episodes)
     ended = np.zeros(len(quota), int)
     kinds = ("first", "repeated", "wall")
     sums, counts = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0)

@@ -122,6 +122,15 @@ def test_an_agent_without_episodic_novelty_has_visits_too(tmp_path: pathlib.Path
     assert found["episodes"] == 1
 
 
+def test_more_environments_than_a_bandit_remembers_episodes(tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.evaluation.window_episodes = 4
+    folder = save_run(settings, tmp_path)
+    seen = next(rollouts.play(rollouts.restore(folder), 9, SEED, block_steps=5))
+    assert seen.action.shape == (9, 5)
+    assert judging.evaluate(folder, episodes=9, seed=0)["episodes"] == 9
+
+
 def test_a_policy_acts_in_the_agents_place(tmp_path: pathlib.Path) -> None:
     run = rollouts.restore(save_run(tiny.coin_settings(), tmp_path))
 
