@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.test_command_line import run, started, training, wait_for
+from tests.test_command_line import ROOT, run, started, training, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -86,3 +86,16 @@ def test_make_trains_on_a_machine_without_a_gpu(tmp_path: pathlib.Path) -> None:
         wait_for(process, r"updates [1-9]")
         process.terminate()
         process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("figure", ["meta_controller", "random_coin", "controllable_states", "disco_maze", "lunar_lander", "atari"])
+def test_every_figure_can_be_made(figure: str, tmp_path: pathlib.Path) -> None:
+    """From training to picture, in a copy of the project: its runs lie beside its code."""
+    for name in ("agent57_jax", "configs", "reproductions", "train.py", "evaluate.py"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    done = run("-m", f"reproductions.{figure}", "--profile=smoke", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "reproductions" / "results" / f"{figure}_smoke.json").read_text())
+    assert record["expectations"] or figure == "atari"
+    assert (tmp_path / "reproductions" / "results" / f"{figure}_smoke.png").stat().st_size > 10_000
