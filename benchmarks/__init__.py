@@ -1,0 +1,1 @@
+"""How fast it is: throughput, growth and a guard against getting slower."""

@@ -1,0 +1,72 @@
+"""What devices send each other in one update and one act, read from the compiled programs.
+
+    python -m benchmarks.collectives --config=configs/zaxxon.py --config.num_devices=8
+
+Prints one line of JSON: how many collective operations each program has, and the megabytes of their results on one device. On a machine
+without so many devices XLA_FLAGS=--xla_force_host_platform_device_count=8 simulates them.
+"""
+
+import json
+import math
+import re
+
+from agent57_jax import command_line, config
+
+_CONFIG = command_line.define_config()
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+
+
+def counted(program: str) -> tuple[int, int]:
+    """Collective operations in a compiled program's text, and the bytes of their results on one device.
+
+    One inside a loop counts once; neither program has one there.
+    """
+    number = size = 0
+    for line in program.splitlines():
+        found = re.search(rf"= (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\(", line)
+        if found:
+            number += 1
+            for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", found.group(1)):
+                size += BYTES[kind] * math.prod(int(x) for x in shape.split(",") if x)
+    return number, size
+
+
+def main() -> None:
+    """Compiles both programs for the settings' devices."""
+    settings = command_line.complete_settings(_CONFIG.value)
+    command_line.prepare_jax(whole_device=False)
+
+    import jax
+    import numpy as np
+
+    from agent57_jax.learner import acting_parameters
+    from agent57_jax.types import TimeStep
+    from benchmarks import parts
+
+    found = config.device_problems(settings, settings.num_devices or len(jax.devices()))
+    if found:
+        command_line.fail("; ".join(found))
+    run = parts.Parts(settings, with_environments=False)
+    number = np.uint32(0)
+    update = run.programs.update.lower(run.learner, run.replay, run.update_metrics, run.root, number).compile().as_text()
+    rows = settings.envs_per_group
+
+    def row(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    numbers = row(np.float32), row(np.float32), row(np.int32), row(np.float32), row(np.int32)
+    extras = {name: row(np.float32) for name in run.spec.extras}
+    timestep = TimeStep(row(run.spec.observation_dtype.type, *run.spec.observation_shape), *numbers, extras=extras)
+    state, shared = run.programs.init_actor(run.programs.actor_index(0)), run.programs.init_shared()
+    acting = acting_parameters(run.learner)
+    act = run.programs.act.lower(acting, state, shared, run.replay, timestep, run.root, number, np.int32(0)).compile().as_text()
+    record = {}
+    for name, program in (("an update", update), ("an act", act)):
+        count, size = counted(program)
+        record[f"collectives {name}"], record[f"MB {name}"] = count, size / 1e6
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,87 @@
+"""How benchmarks measure: repeats in turn, medians with their spread, and the machine's roofs."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Rate(NamedTuple):
+    """Units a second over several runs."""
+
+    median: float
+    lowest: float
+    highest: float
+    runs: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Rate":
+        """The summary of at least one run."""
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+
+def timed(run: Callable[[], float], seconds: float) -> float:
+    """Units a second: calls `run`, which says how many units it did, until the time is over."""
+    units, start = 0.0, time.perf_counter()
+    while True:
+        units += run()
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return units / elapsed
+
+
+def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int, seconds: float) -> dict[str, Rate]:
+    """Rates of several tasks, measured in turn so that what else the machine does falls on all of them alike.
+
+    Args:
+      tasks: name -> a call that does some units of work, waits for them and says how many they were.
+      seconds: that each task is called for in a row, at least once.
+    """
+    for run in tasks.values():
+        run()  # compiles, and fills caches
+    values: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, run in tasks.items():
+            values[name].append(timed(run, seconds))
+    return {name: Rate.of(rates) for name, rates in values.items()}
+
+
+def product_rate(dtype: Any = jnp.float32, repeats: int = 5) -> Rate:
+    """Floating-point operations a second of a large matrix product on the first device: the roof for networks."""
+    size = 2_048 if jax.default_backend() == "cpu" else 8_192
+    matrix = jnp.full((size, size), 1e-3, dtype)
+    product = jax.jit(jnp.dot)
+
+    def run() -> float:
+        jax.block_until_ready(product(matrix, matrix))
+        return 2.0 * size**3
+
+    return in_turn({"product": run}, repeats, 0.5)["product"]
+
+
+def copy_rate(repeats: int = 5) -> Rate:
+    """Bytes a second, read and written together, of copying a large array on the first device: the roof for replay and memories."""
+    size = 2**28 if jax.default_backend() == "cpu" else 2**32
+    array = jnp.zeros((size // 4,), jnp.float32)
+    copy = jax.jit(lambda x: x + 1.0)
+
+    def run() -> float:
+        jax.block_until_ready(copy(array))
+        return 2.0 * size
+
+    return in_turn({"copy": run}, repeats, 0.5)["copy"]
+
+
+def peak_host_bytes() -> int:
+    """The most memory that this process has had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_device_bytes() -> int | None:
+    """The most memory that the first device has given out; None on a device that does not say, as a CPU."""
+    found = jax.local_devices()[0].memory_stats()
+    return None if not found else int(found["peak_bytes_in_use"])

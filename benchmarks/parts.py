@@ -1,0 +1,270 @@
+"""The parts of a run, built as the trainer builds them and held still or moving, to be timed one by one."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agent57_jax import memory, parallel, programs, replay
+from agent57_jax.actor import ActorState
+from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
+from agent57_jax.config import Settings
+from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
+from agent57_jax.environments import factory
+from agent57_jax.learner import acting_parameters
+from agent57_jax.replay import ReplayState
+from agent57_jax.schedule import Counters, Schedule
+from agent57_jax.stopwatch import Stopwatch
+from agent57_jax.types import MID, EnvironmentSpec, TimeStep
+
+
+class Parts:
+    """Programs and states of a run with a replay that is full from the start."""
+
+    def __init__(self, settings: Settings, with_environments: bool = True) -> None:
+        """`with_environments`: without, there is no driver, only what runs on the device."""
+        self.settings = settings
+        self.mesh = parallel.make_mesh(settings.num_devices)
+        self.root = parallel.upload(self.mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(settings.seed))))
+        self.stopwatch = Stopwatch()
+        simulated = None if settings.is_host_environment else factory.make_jax_environment(settings.environment)
+        if simulated is not None:
+            self.spec: EnvironmentSpec = simulated.spec
+        else:
+            probe = factory.make_host_environment(settings.environment, 1, settings.seed, "evaluation")
+            self.spec = probe.spec
+            probe.close()
+        self.parts = programs.build(settings, self.spec)
+        self.capacity, self.table = memory.plan(self.parts, self.mesh.size)
+        self.store = memory.make_replay(self.parts, self.capacity)
+        self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
+        self.learner = self.programs.init_learner(self.root)
+        self.replay = filled_replay(self.programs)
+        self.update_metrics = self.programs.init_update_metrics()
+        self.counters = Counters()
+        self.driver: Driver | None = None
+        if with_environments:
+            self.driver = (
+                SimulationDriver(self.programs, self.root, self.stopwatch)
+                if simulated is not None
+                else HostDriver(self.programs, host_environments(settings), self.root, self.stopwatch)
+            )
+            self.driver.appended = [self.store.capacity_per_env] * settings.environment.num_groups
+
+    def act(self) -> float:
+        """One dispatch of the driver and all that comes with it; agent steps."""
+        assert self.driver is not None
+        before = self.counters.steps
+        self.replay = self.driver.dispatch(acting_parameters(self.learner), self.replay, self.counters)
+        self.driver.complete(self.counters)
+        return float(self.counters.steps - before)
+
+    def update(self) -> float:
+        """One update, waited for; updates."""
+        self._update()
+        jax.block_until_ready(self.learner.updates)
+        return 1.0
+
+    def act_and_learn(self, updates: int) -> float:
+        """The trainer's loop until so many updates more are done, and waited for; agent steps."""
+        assert self.driver is not None
+        schedule, counters = Schedule(self.settings.replay, self.settings.learner), self.counters
+        before, until = counters.steps, counters.updates + updates
+        while counters.updates < until:
+            self.replay = self.driver.dispatch(acting_parameters(self.learner), self.replay, counters)
+            for _ in range(schedule.updates_due(counters, self.settings.replay.min_sequences)):
+                self._update()
+            self.driver.complete(counters)
+        jax.block_until_ready(self.learner.updates)
+        return float(counters.steps - before)
+
+    def close(self) -> None:
+        """Ends the environments."""
+        if self.driver is not None:
+            self.driver.close()
+
+    def _update(self) -> None:
+        counter = np.uint32(self.counters.updates % 2**32)
+        self.learner, self.replay, self.update_metrics = self.programs.update(
+            self.learner, self.replay, self.update_metrics, self.root, counter
+        )
+        self.counters.updates += 1
+
+
+class StillActor:
+    """The act program on one timestep that never changes, with memories that hold `fill` embeddings: what acting costs the device."""
+
+    def __init__(self, parts: Parts, fill: int) -> None:
+        """`fill` is kept up by putting the counts of the memories back before every act."""
+        self._parts, self._usual_fill = parts, fill
+        mesh, settings, by_env = parts.mesh, parts.settings, parallel.BY_ENVIRONMENT
+        self._state: ActorState = parts.programs.init_actor(parts.programs.actor_index(0))
+        if self._state.novelty is not None and self._state.novelty.memory is not None:
+            remember = parallel.sharded(_remembered, mesh, (by_env,), by_env, donate=(0,))
+            self._state = self._state._replace(novelty=self._state.novelty._replace(memory=remember(self._state.novelty.memory)))
+        self._shared = parts.programs.init_shared()
+        rows = settings.envs_per_group
+        generator = np.random.default_rng(0)
+        spec = parts.spec
+        observation = generator.integers(0, 256, (rows, *spec.observation_shape)).astype(spec.observation_dtype)
+        timestep = TimeStep(
+            observation=observation,
+            reward=np.zeros(rows, np.float32),
+            discount=np.ones(rows, np.float32),
+            step_type=np.full(rows, MID, np.int32),
+            episode_return=np.zeros(rows, np.float32),
+            episode_length=np.ones(rows, np.int32),
+            extras={name: np.zeros(rows, np.float32) for name in spec.extras},
+        )
+        self._timestep = parallel.upload(mesh, by_env, timestep)
+        self._fill = parallel.sharded(lambda index, count: jnp.full_like(index, count), mesh, (by_env, parallel.REPLICATED), by_env)
+        self._acts = 0
+
+    def act(self, fill: int | None = None) -> float:
+        """One act, waited for; agent steps. `fill` stands for the one that it was made with."""
+        parts, state = self._parts, self._state
+        if state.novelty is not None and state.novelty.memory is not None:
+            inserted = self._fill(state.actor, np.int32(self._usual_fill if fill is None else fill))
+            state = state._replace(novelty=state.novelty._replace(memory=state.novelty.memory._replace(inserted=inserted)))
+        counter = np.uint32(self._acts)
+        self._state, self._shared, parts.replay, action = parts.programs.act(
+            acting_parameters(parts.learner), state, self._shared, parts.replay, self._timestep, parts.root, counter, np.int32(0)
+        )
+        self._acts += 1
+        jax.block_until_ready(action)
+        return float(parts.settings.envs_per_group)
+
+
+class StillSampler:
+    """What an update and an act do with the replay, without learning and acting."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._count = parts, 0
+        settings, store, mesh = parts.settings, parts.store, parts.mesh
+        everywhere, by_env = parallel.REPLICATED, parallel.BY_ENVIRONMENT
+
+        def sample(state: ReplayState, root: jax.Array, counter: jax.Array) -> tuple[ReplayState, jax.Array]:
+            key = parallel.fold_counter(root, programs.SAMPLE_STREAM, counter)
+            batch = store.sample(state, key, settings.learner.batch_size // mesh.size)
+            # Read, or the compiler would leave the frames where they are.
+            total = jnp.sum(batch.experience.observation, dtype=jnp.float32) + jnp.sum(batch.recurrent_state.hidden)
+            return store.write_priorities(state, batch.sequence, batch.importance_weight + 1.0), parallel.sum_over_devices(total)
+
+        def append(state: ReplayState, index: jax.Array, counter: jax.Array) -> ReplayState:
+            rows = jax.tree.map(lambda ring: ring[0, :, 0], state.experience)
+            recurrent = parts.parts.actor.q_network.initial_state(index.shape[0])
+            return store.append(state, (counter % store.num_groups).astype(jnp.int32), rows, recurrent)
+
+        specs = replay.SPECS
+        self._sample = parallel.sharded(sample, mesh, (specs, everywhere, everywhere), (specs, everywhere), donate=(0,))
+        self._append = parallel.sharded(append, mesh, (specs, by_env, everywhere), specs, donate=(0,))
+        self._index = parts.programs.actor_index(0)
+
+    def sample(self) -> float:
+        """One batch drawn and its priorities written back, waited for; batches."""
+        self._count += 1
+        self._parts.replay, total = self._sample(self._parts.replay, self._parts.root, np.uint32(self._count))
+        jax.block_until_ready(total)
+        return 1.0
+
+    def append(self) -> float:
+        """One timestep of a group written, waited for; appends."""
+        self._count += 1
+        self._parts.replay = self._append(self._parts.replay, self._index, np.uint32(self._count))
+        jax.block_until_ready(self._parts.replay.appended)
+        return 1.0
+
+
+def _remembered(memory: EpisodicMemory) -> EpisodicMemory:
+    """Embeddings that differ from each other in every slot."""
+    shape = memory.embeddings.shape
+    numbers = jax.lax.broadcasted_iota(jnp.uint32, shape, 1) * np.uint32(2_654_435_761) + jax.lax.broadcasted_iota(
+        jnp.uint32, shape, 2
+    ) * np.uint32(40_503)
+    return memory._replace(embeddings=(numbers % 65_536).astype(jnp.float32) / 65_536)
+
+
+def host_environments(settings: Settings) -> list[Any]:
+    """The groups of a run."""
+    count = settings.envs_per_group
+    return [
+        factory.make_host_environment(settings.environment, count, settings.seed, "training", skip=group * count)
+        for group in range(settings.environment.num_groups)
+    ]
+
+
+def filled_replay(compiled: programs.Programs) -> ReplayState:
+    """A replay all of whose slots hold something, with a sequence drawable wherever one is complete."""
+    state = compiled.init_replay()
+    store = compiled.store
+    span, period, capacity = store.settings.span, store.settings.period, store.capacity_per_env
+
+    def fill(state: ReplayState) -> ReplayState:
+        x = state.experience
+        leading = x.action.shape
+        slot = jax.lax.broadcasted_iota(jnp.int32, leading, 2)
+
+        def spread(leaf: jax.Array) -> jax.Array:
+            if leaf.dtype == jnp.uint8:
+                return (
+                    jax.lax.broadcasted_iota(jnp.int32, leaf.shape, 2) * 7 + jax.lax.broadcasted_iota(jnp.int32, leaf.shape, 3) * 3
+                ).astype(jnp.uint8)
+            return jax.lax.broadcasted_iota(jnp.int32, leaf.shape, 2).astype(leaf.dtype) / capacity
+
+        complete = jnp.arange(store.num_columns) * period + span < capacity
+        experience = x._replace(
+            observation=spread(x.observation),
+            action=(slot % store.spec.num_actions).astype(x.action.dtype),
+            intrinsic_reward=None if x.intrinsic_reward is None else jnp.full(leading, 0.1, jnp.float32),
+            behaviour_probability=jnp.full(leading, 0.9, jnp.float32),
+            discount=jnp.ones(leading, x.discount.dtype),
+            step_type=jnp.full(leading, MID, x.step_type.dtype),
+            policy=(slot % 2).astype(x.policy.dtype),
+        )
+        return state._replace(
+            experience=experience,
+            priority=jnp.broadcast_to(complete.astype(jnp.float32), state.priority.shape),
+            number=jnp.broadcast_to(jnp.arange(store.num_columns, dtype=jnp.int32), state.number.shape),
+            appended=jnp.full_like(state.appended, capacity),
+        )
+
+    placements = jax.tree.map(lambda leaf: leaf.sharding, state)
+    filled: ReplayState = jax.jit(fill, donate_argnums=0, out_shardings=placements)(state)
+    return filled
+
+
+def raw_and_adapter(settings: Settings) -> tuple[dict[str, Callable[[], float]], Callable[[], None]]:
+    """Two tasks, EnvPool by itself and behind our adapter, with the same options and groups, and what ends both.
+
+    Both take random actions that were drawn before. A call is one step of every group.
+    """
+    raw, ours = host_environments(settings), host_environments(settings)
+    count, actions = settings.envs_per_group, raw[0].spec.num_actions
+    drawn = np.random.default_rng(0).integers(0, actions, (64, count)).astype(np.int32)
+    for environment in (*raw, *ours):
+        environment.reset()
+    turn = {"raw": 0, "adapter": 0}
+
+    def step(name: str, receive: Callable[[Any], Any], send: Callable[[Any, np.ndarray], Any], pools: list[Any]) -> float:
+        for pool in pools:
+            receive(pool)
+            send(pool, drawn[turn[name] % len(drawn)])
+        turn[name] += 1
+        return float(count * len(pools))
+
+    pools = [environment.pool for environment in raw]
+    tasks: dict[str, Callable[[], float]] = {
+        "raw": functools.partial(step, "raw", lambda pool: pool.recv(), lambda pool, action: pool.send(action), pools),
+        "adapter": functools.partial(step, "adapter", lambda one: one.recv(), lambda one, action: one.send(action), ours),
+    }
+
+    def close() -> None:
+        for pool in pools:
+            pool.recv()
+        for environment in ours:
+            environment.close()
+
+    return tasks, close

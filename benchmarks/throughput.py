@@ -1,0 +1,230 @@
+"""Throughput of every part of a run, each held against the machine's own limit.
+
+    python -m benchmarks.throughput --config=configs/zaxxon.py [--config.NAME=VALUE ...] [--parts=acting,learner] [--json=FILE]
+
+Parts: environments (EnvPool alone and through our adapter), acting (environments, the act program and the append to the replay), device
+(the act program alone), learner (updates alone), together (acting and learning at the settings' ratio), baseline (the act program and the
+update beside the same sizes in plain PyTorch, which requirements-bench.txt brings), compile (all programs, without and with the cache of
+an earlier start). Rates are medians of several runs. The replay is full from the start, so that learning need not wait.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from agent57_jax import command_line
+from agent57_jax.config import Precision, Settings
+
+_CONFIG = command_line.define_config()
+_PARTS = flags.DEFINE_list("parts", ["environments", "device", "acting", "learner", "together", "compile"], "what to measure")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each measurement", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 3.0, "length of each run", lower_bound=0.0)
+_FILL = flags.DEFINE_integer("fill", 1_000, "embeddings in each episodic memory while the act program is measured alone", lower_bound=0)
+_UPDATES = flags.DEFINE_integer("updates", 4, "updates of a run of acting and learning together", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "file for the record")
+
+PARTS = ("environments", "device", "acting", "learner", "together", "baseline", "compile")
+
+
+class Row(NamedTuple):
+    """One measurement and its limit."""
+
+    part: str
+    name: str
+    unit: str  # of the rate, a second
+    rate: Any  # measure.Rate
+    roof: float | None  # the same unit; None where there is none
+    roof_is: str
+
+
+def main() -> None:
+    """Measures, prints the table, writes the record."""
+    settings = command_line.complete_settings(_CONFIG.value)
+    unknown = [part for part in _PARTS.value if part not in PARTS]
+    if unknown:
+        command_line.fail(f"--parts: there is no part '{unknown[0]}'; parts are {', '.join(PARTS)}")
+    cold = compile_times() if "compile" in _PARTS.value else None  # first, while this process holds no device
+    command_line.prepare_jax(whole_device=True)
+
+    from agent57_jax.config import SettingsError
+    from agent57_jax.parallel import DeviceError
+    from benchmarks import measure
+    from benchmarks.baseline_process import BaselineError
+    from reproductions import records
+
+    try:
+        rows, facts = measured(settings, set(_PARTS.value))
+    except (SettingsError, DeviceError, BaselineError, OSError) as error:
+        command_line.fail(str(error))
+    facts |= {"peak host bytes": measure.peak_host_bytes(), "peak device bytes": measure.peak_device_bytes()}
+    if cold is not None:
+        facts["compile seconds"] = cold
+    print(table(rows))
+    for name, value in facts.items():
+        print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+    if _JSON.value:
+        import jax
+
+        from agent57_jax import config
+
+        record = {
+            "benchmark": "throughput",
+            "command": " ".join(["python -m benchmarks.throughput", *sys.argv[1:]]),
+            "date": records.now()[:10],
+            "git": records.git_state(),
+            "machine": records.machine() | {"device": jax.devices()[0].device_kind},
+            "rows": [
+                {"part": row.part, "name": row.name, "unit": row.unit, **row.rate._asdict(), "roof": row.roof, "roof is": row.roof_is}
+                for row in rows
+            ],
+            "facts": facts,
+            "settings": config.to_dict(settings),
+        }
+        records.write_json(pathlib.Path(_JSON.value), records.rounded(record))
+        print(f"wrote {_JSON.value}")
+
+
+def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str, Any]]:
+    """Rows and facts of the parts that are wanted."""
+    import jax.numpy as jnp
+
+    from benchmarks import measure, parts, work
+
+    repeats, seconds = _REPEATS.value, _SECONDS.value
+    rows: list[Row] = []
+    products = measure.product_rate(jnp.bfloat16 if settings.precision.compute is Precision.BFLOAT16 else jnp.float32, repeats)
+    copies = measure.copy_rate(repeats)
+    rows.append(Row("machine", "matrix product", "FLOP", products, None, ""))
+    rows.append(Row("machine", "memory, read and written", "byte", copies, None, ""))
+    raw = None
+    if "environments" in wanted and settings.is_host_environment:
+        tasks, close = parts.raw_and_adapter(settings)
+        rates = measure.in_turn(tasks, repeats, seconds)
+        close()
+        raw = rates["raw"]
+        rows.append(Row("environments", "EnvPool alone", "step", raw, None, ""))
+        rows.append(Row("environments", "our adapter", "step", rates["adapter"], raw.median, "EnvPool alone"))
+
+    run = parts.Parts(settings, with_environments=bool(wanted & {"acting", "together"}))
+    act_flops, update_flops = work.act(settings, run.spec), work.update(settings, run.spec)
+    facts: dict[str, Any] = {
+        "FLOP of an act of one environment": act_flops,
+        "FLOP of an update": update_flops,
+        "bytes of a stored timestep": bytes_per_timestep(run),
+        "bytes of its observation": work.stored_bytes_of_frame(run.spec),
+        "replay timesteps": run.capacity,
+    }
+    if "device" in wanted:
+        still = parts.StillActor(run, min(_FILL.value, settings.novelty.memory_capacity))
+        rate = measure.in_turn({"act": still.act}, repeats, seconds)["act"]
+        rows.append(Row("device", f"act program, {_FILL.value} memories", "step", rate, products.median / act_flops, "matrix products"))
+        del still
+    if "acting" in wanted:
+        rate = measure.in_turn({"acting": run.act}, repeats, seconds)["acting"]
+        on_device = products.median / act_flops
+        # On a CPU emulators and networks take turns on the same cores; beside a device they run at the same time.
+        roof = None if raw is None else 1 / (1 / raw.median + 1 / on_device) if is_cpu() else min(raw.median, on_device)
+        rows.append(Row("acting", "environments, act, append", "step", rate, roof, "EnvPool and matrix products"))
+    if "learner" in wanted:
+        rate = measure.in_turn({"update": run.update}, repeats, seconds)["update"]
+        rows.append(Row("learner", "update", "update", rate, products.median / update_flops, "matrix products"))
+    if "together" in wanted:
+        steps, updates = together(run, repeats)
+        rows.append(Row("together", "acting while learning", "step", steps, None, ""))
+        rows.append(Row("together", "learning while acting", "update", updates, None, ""))
+    run.close()
+    if "baseline" in wanted:
+        rows += beside_baseline(settings, run, repeats, seconds)
+    return rows, facts
+
+
+def together(run: Any, repeats: int) -> tuple[Any, Any]:
+    """Steps and updates a second of the trainer's loop, over whole cycles from update to update."""
+    import time
+
+    from benchmarks.measure import Rate
+
+    run.counters.learning_since_timesteps, run.counters.learning_since_updates = run.counters.timesteps, run.counters.updates
+    run.act_and_learn(1)
+    steps, updates = [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        done = run.act_and_learn(_UPDATES.value)
+        elapsed = time.perf_counter() - start
+        steps.append(done / elapsed)
+        updates.append(_UPDATES.value / elapsed)
+    return Rate.of(steps), Rate.of(updates)
+
+
+def beside_baseline(settings: Settings, run: Any, repeats: int, seconds: float) -> list[Row]:
+    """Our act program and update in turn with the same sizes in PyTorch, which runs in a process of its own."""
+    from benchmarks import baseline_process, measure, parts
+
+    still = parts.StillActor(run, min(_FILL.value, settings.novelty.memory_capacity))
+    with baseline_process.Baseline(settings, run.spec, min(_FILL.value, settings.novelty.memory_capacity)) as baseline:
+        acts = measure.in_turn({"ours": still.act, "PyTorch": baseline.act}, repeats, seconds)
+        updates = measure.in_turn({"ours": run.update, "PyTorch": baseline.update}, repeats, seconds)
+    return [
+        Row("baseline", "act, PyTorch", "step", acts["PyTorch"], None, ""),
+        Row("baseline", "act, ours", "step", acts["ours"], acts["PyTorch"].median, "PyTorch"),
+        Row("baseline", "update, PyTorch", "update", updates["PyTorch"], None, ""),
+        Row("baseline", "update, ours", "update", updates["ours"], updates["PyTorch"].median, "PyTorch"),
+    ]
+
+
+def is_cpu() -> bool:
+    """Whether JAX computes on the CPU."""
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
+def bytes_per_timestep(run: Any) -> float:
+    """Of the whole replay, recurrent states and priorities included."""
+    from agent57_jax import memory
+
+    slots = run.store.num_groups * run.store.envs_per_group * run.store.capacity_per_env
+    return memory.replay_bytes(run.parts, run.capacity) / slots
+
+
+def compile_times() -> dict[str, float]:
+    """Seconds that two starts spend on tracing and compiling everything, the first without a cache, the second with the first one's."""
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, "-m", "benchmarks.compile_time", *(argument for argument in sys.argv[1:] if "config" in argument)]
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+        found = []
+        for _ in range(2):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                command_line.fail(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
+            found.append(json.loads(done.stdout.splitlines()[-1])["seconds"])
+    return {"cold": found[0], "from the cache": found[1]}
+
+
+def table(rows: list[Row]) -> str:
+    """Aligned text: rates with their spread, and the share of the roof."""
+    lines = [("part", "what", "median /s", "lowest to highest", "unit", "of its roof")]
+    for row in rows:
+        share = "" if row.roof is None else f"{row.rate.median / row.roof:.0%} of {readable(row.roof)} ({row.roof_is})"
+        spread = f"{readable(row.rate.lowest)} to {readable(row.rate.highest)}"
+        lines.append((row.part, row.name, readable(row.rate.median), spread, row.unit, share))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def readable(value: float) -> str:
+    """Three significant digits with a prefix: 1.23 G."""
+    for size, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{prefix}"
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,109 @@
+"""How much arithmetic the networks are: floating-point operations counted from their sizes, two for each multiply-add.
+
+Elementwise work is left out: it is a few per cent.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+from agent57_jax.config import Embedding, IntrinsicReward, NetworkSettings, Settings, Torso
+from agent57_jax.types import EnvironmentSpec
+
+
+class Forward(NamedTuple):
+    """Operations of one network for one observation."""
+
+    first: int  # the first layer, through which no gradient has to go on
+    rest: int
+
+    @property
+    def total(self) -> int:
+        """Of the forward pass."""
+        return self.first + self.rest
+
+    @property
+    def with_gradient(self) -> int:
+        """Forward pass, gradient of the parameters and, but for the first layer, gradient of the inputs."""
+        return 2 * self.first + 3 * self.rest
+
+
+def torso(network: NetworkSettings, spec: EnvironmentSpec) -> tuple[list[int], int]:
+    """Operations of each layer and the number of features."""
+    if network.torso is Torso.DENSE:
+        sizes = [spec.observation_shape[0], *network.dense_features]
+        return [2 * a * b for a, b in itertools.pairwise(sizes)], sizes[-1]
+    height, width, channels = spec.observation_shape
+    layers = []
+    for features, kernel, stride in zip(network.conv_features, network.conv_kernels, network.conv_strides, strict=True):
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        layers.append(2 * height * width * features * kernel * kernel * channels)
+        channels = features
+    return layers, height * width * channels
+
+
+def q_network(settings: Settings, spec: EnvironmentSpec) -> Forward:
+    """One Q-network: torso, dense, LSTM, duelling heads."""
+    network = settings.network
+    layers, features = torso(network, spec)
+    rewards = 1 if settings.novelty.reward is IntrinsicReward.NONE else 2
+    context = spec.num_actions + rewards + settings.policy.num_policies
+    further = (
+        features * network.torso_size
+        + (network.torso_size + context + network.lstm_size) * 4 * network.lstm_size
+        + 2 * network.lstm_size * network.head_size
+        + network.head_size * (1 + spec.num_actions)
+    )
+    return Forward(layers[0], sum(layers[1:]) + 2 * further)
+
+
+def embedding(settings: Settings, spec: EnvironmentSpec) -> Forward:
+    """The embedding of controllable states; without the head that guesses actions."""
+    layers, features = torso(settings.network, spec)
+    return Forward(layers[0], sum(layers[1:]) + 2 * features * settings.novelty.embedding_size)
+
+
+def inverse_dynamics(settings: Settings, spec: EnvironmentSpec) -> int:
+    """The head that guesses an action, for one transition."""
+    hidden = settings.novelty.inverse_hidden_size
+    return 2 * (2 * settings.novelty.embedding_size * hidden + hidden * spec.num_actions)
+
+
+def distillation(settings: Settings, spec: EnvironmentSpec) -> Forward:
+    """The random network, or its predictor."""
+    layers, features = torso(settings.network, spec)
+    return Forward(layers[0], sum(layers[1:]) + 2 * features * settings.novelty.distillation_size)
+
+
+def act(settings: Settings, spec: EnvironmentSpec) -> int:
+    """One act of one environment, but for the episodic memory."""
+    total = settings.num_values * q_network(settings, spec).total
+    if settings.novelty.reward is not IntrinsicReward.NONE:
+        total += 2 * distillation(settings, spec).total
+    if settings.novelty.reward is IntrinsicReward.NGU:
+        total += embedding(settings, spec).total
+    return total
+
+
+def neighbours(settings: Settings, fill: int) -> int:
+    """Comparing one embedding with so many in memory: a difference, a square and a sum for each number."""
+    return 3 * fill * settings.novelty.embedding_size
+
+
+def update(settings: Settings, spec: EnvironmentSpec) -> int:
+    """One update of every part."""
+    batch, network = settings.learner.batch_size, q_network(settings, spec)
+    learnt, warmed = settings.replay.trace + 1, settings.replay.burn_in
+    total = settings.num_values * batch * (learnt * (network.with_gradient + network.total) + warmed * 2 * network.total)
+    last = settings.novelty.train_timesteps
+    if settings.novelty.reward is not IntrinsicReward.NONE:
+        one = distillation(settings, spec)
+        total += batch * last * (one.with_gradient + one.total)
+    if settings.novelty.reward is IntrinsicReward.NGU and settings.novelty.embedding is Embedding.LEARNT:
+        total += batch * ((last + 1) * embedding(settings, spec).with_gradient + 3 * last * inverse_dynamics(settings, spec))
+    return total
+
+
+def stored_bytes_of_frame(spec: EnvironmentSpec) -> int:
+    """Bytes of an observation alone."""
+    return math.prod(spec.observation_shape) * spec.observation_dtype.itemsize
