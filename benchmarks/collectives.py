@@ -61,7 +61,7 @@ def main() -> None:
     state, shared = run.programs.init_actor(run.programs.actor_index(0)), run.programs.init_shared()
     acting = acting_parameters(run.learner)
     act = run.programs.act.lower(acting, state, shared, run.replay, timestep, run.root, number, np.int32(0)).compile().as_text()
-    record = {}
+    record: dict[str, float] = {}
     for name, program in (("an update", update), ("an act", act)):
         count, size = counted(program)
         record[f"collectives {name}"], record[f"MB {name}"] = count, size / 1e6

@@ -120,7 +120,7 @@ class StillActor:
             extras={name: np.zeros(rows, np.float32) for name in spec.extras},
         )
         self._timestep = parallel.upload(mesh, by_env, timestep)
-        self._fill = parallel.sharded(lambda index, count: jnp.full_like(index, count), mesh, (by_env, parallel.REPLICATED), by_env)
+        self._fill = parallel.sharded(jnp.full_like, mesh, (by_env, parallel.REPLICATED), by_env)
         self._acts = 0
 
     def act(self, fill: int | None = None) -> float:
