@@ -26,6 +26,10 @@ class Baseline:
         """
         network, novelty = settings.network, settings.novelty
         sizes = {
+            "image_shape": list(spec.observation_shape),
+            "conv_features": list(network.conv_features),
+            "conv_kernels": list(network.conv_kernels),
+            "conv_strides": list(network.conv_strides),
             "num_actions": spec.num_actions,
             "num_policies": settings.policy.num_policies,
             "lstm_size": network.lstm_size,
