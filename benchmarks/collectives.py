@@ -14,18 +14,19 @@ from agent57_jax import command_line, config
 
 _CONFIG = command_line.define_config()
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+ALONE = re.compile(r"replica_groups=(?:\{\{\d+\}(?:,\{\d+\})*\}|\[\d+,1\]<=)")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 
 def counted(program: str) -> tuple[int, int]:
     """Collective operations in a compiled program's text, and the bytes of their results on one device.
 
-    One inside a loop counts once; neither program has one there.
+    One inside a loop counts once; neither program has one there. One among groups of a single device sends nothing and does not count.
     """
     number = size = 0
     for line in program.splitlines():
         found = re.search(rf"= (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\(", line)
-        if found:
+        if found and not ALONE.search(line):
             number += 1
             for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", found.group(1)):
                 size += BYTES[kind] * math.prod(int(x) for x in shape.split(",") if x)
