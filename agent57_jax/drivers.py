@@ -57,10 +57,11 @@ class HostDriver:
         group = counters.acts % len(self._environments)
         with self._stopwatch("environment"):
             timestep = self._environments[group].recv()
-        counter = np.uint32(counters.acts % 2**32)
-        uploaded = parallel.upload(self._programs.mesh, parallel.BY_ENVIRONMENT, timestep)
+        mesh = self._programs.mesh
+        counter, number = parallel.upload(mesh, parallel.REPLICATED, (np.uint32(counters.acts % 2**32), np.int32(group)))
+        uploaded = parallel.upload(mesh, parallel.BY_ENVIRONMENT, timestep)
         self._states[group], self.shared, store, action = self._programs.act(
-            parameters, self._states[group], self.shared, store, uploaded, self._root, counter, np.int32(group)
+            parameters, self._states[group], self.shared, store, uploaded, self._root, counter, number
         )
         self._pending = group, action
         steps = int(np.count_nonzero(timestep.step_type != FIRST))
@@ -109,7 +110,7 @@ class SimulationDriver:
     def dispatch(self, parameters: ActingParameters, store: ReplayState, counters: Counters) -> ReplayState:
         """Starts `acts_per_dispatch` acts."""
         settings = self._programs.parts.settings
-        counter = np.uint32(counters.acts % 2**32)
+        counter = parallel.upload(self._programs.mesh, parallel.REPLICATED, np.uint32(counters.acts % 2**32))
         self._simulation, self._state, self.shared, store, self._pending = self._programs.rollout(
             parameters, self._simulation, self._state, self.shared, store, self._root, counter
         )

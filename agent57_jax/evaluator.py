@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from agent57_jax import parallel, programs
 from agent57_jax.actor import Actor, ActorState, EpisodeReport
@@ -45,6 +45,7 @@ class Evaluator:
         self.acts = acts
         mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
+        self._by_env, self._everywhere = NamedSharding(mesh, by_env), NamedSharding(mesh, everywhere)
         index = jnp.arange(num_envs, dtype=jnp.int32)
         self.state = parallel.sharded(actor.init_state, mesh, by_env, by_env)(index)
         self.simulation = None
@@ -59,10 +60,10 @@ class Evaluator:
     def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> list[Episode]:
         """One act in every environment; returns the episodes that it finds finished."""
         parameters, statistics = programs.one_device_copy((parameters, statistics))
-        counter = np.uint32(self.acts % 2**32)
+        counter = jax.device_put(np.uint32(self.acts % 2**32), self._everywhere)
         self.acts += 1
         if self._host is not None:
-            timestep = self._host.recv()
+            timestep = jax.device_put(self._host.recv(), self._by_env)
             self.state, action, report = self._act(parameters, self.state, statistics, timestep, self._root, counter)
             self._host.send(np.asarray(action))
         else:

@@ -72,7 +72,7 @@ def upload(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
     sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

@@ -173,9 +173,9 @@ class Programs:
             donate=(1, 2, 3),
         )
         self.update = parallel.sharded(
-            self._update,
+            self._updates,
             mesh,
-            (everywhere, replay.SPECS, everywhere, everywhere, everywhere),
+            (everywhere, replay.SPECS, everywhere, everywhere, everywhere, everywhere),
             (everywhere, replay.SPECS, everywhere),
             donate=(0, 1, 2),
         )
@@ -253,6 +253,17 @@ class Programs:
         acts = jnp.arange(self.parts.settings.actor.acts_per_dispatch, dtype=jnp.uint32)
         carry, counts = jax.lax.scan(once, (simulation, state, shared, store), acts)
         return (*carry, jnp.sum(counts, axis=0))
+
+    def _updates(
+        self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array, count: jax.Array
+    ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
+        """`count` updates, of which the first has the number `counter`: however many are due, one program and one dispatch."""
+
+        def once(i: jax.Array, carry: tuple[LearnerState, ReplayState, UpdateMetrics]) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
+            return self._update(*carry, root, counter + i.astype(jnp.uint32))
+
+        done: tuple[LearnerState, ReplayState, UpdateMetrics] = jax.lax.fori_loop(0, count, once, (state, store, metrics))
+        return done
 
     def _update(
         self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array

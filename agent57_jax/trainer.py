@@ -151,12 +151,13 @@ class Trainer:
         if counters.acts // self._acts_per_dispatch % self.settings.actor.refresh_period == 0:
             self.acting = self._current_parameters()
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
-        for _ in range(self.schedule.updates_due(counters, self._drawable_sequences())):
-            counter = np.uint32(counters.updates % 2**32)
+        due = self.schedule.updates_due(counters, self._drawable_sequences())
+        if due:
+            first, count = parallel.upload(self.mesh, parallel.REPLICATED, (np.uint32(counters.updates % 2**32), np.int32(due)))
             self.learner, self.replay, self.update_metrics = self.programs.update(
-                self.learner, self.replay, self.update_metrics, self.root, counter
+                self.learner, self.replay, self.update_metrics, self.root, first, count
             )
-            counters.updates += 1
+            counters.updates += due
         self.driver.complete(counters)
 
     def _drawable_sequences(self) -> int:

@@ -50,7 +50,7 @@ def main() -> None:
         command_line.fail("; ".join(found))
     run = parts.Parts(settings, with_environments=False)
     number = np.uint32(0)
-    update = run.programs.update.lower(run.learner, run.replay, run.update_metrics, run.root, number).compile().as_text()
+    update = run.programs.update.lower(run.learner, run.replay, run.update_metrics, run.root, number, np.int32(1)).compile().as_text()
     rows = settings.envs_per_group
 
     def row(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:

@@ -75,8 +75,9 @@ class Parts:
         before, until = counters.steps, counters.updates + updates
         while counters.updates < until:
             self.replay = self.driver.dispatch(acting_parameters(self.learner), self.replay, counters)
-            for _ in range(schedule.updates_due(counters, self.settings.replay.min_sequences)):
-                self._update()
+            due = schedule.updates_due(counters, self.settings.replay.min_sequences)
+            if due:
+                self._update(due)
             self.driver.complete(counters)
         jax.block_until_ready(self.learner.updates)
         return float(counters.steps - before)
@@ -86,12 +87,12 @@ class Parts:
         if self.driver is not None:
             self.driver.close()
 
-    def _update(self) -> None:
-        counter = np.uint32(self.counters.updates % 2**32)
+    def _update(self, count: int = 1) -> None:
+        first, number = parallel.upload(self.mesh, parallel.REPLICATED, (np.uint32(self.counters.updates % 2**32), np.int32(count)))
         self.learner, self.replay, self.update_metrics = self.programs.update(
-            self.learner, self.replay, self.update_metrics, self.root, counter
+            self.learner, self.replay, self.update_metrics, self.root, first, number
         )
-        self.counters.updates += 1
+        self.counters.updates += count
 
 
 class StillActor:

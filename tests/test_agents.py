@@ -187,7 +187,7 @@ def lowered(agent: str) -> tuple[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolutions, "uses_patches", lambda: False)
         act = made.act.lower(acting, found.actor, found.shared, found.replay, timestep, root, counter, group)
-        update = made.update.lower(found.learner, found.replay, jax.eval_shape(made.init_update_metrics), root, counter)
+        update = made.update.lower(found.learner, found.replay, jax.eval_shape(made.init_update_metrics), root, counter, group)
     return act.as_text(), update.as_text()
 
 

@@ -129,7 +129,7 @@ def driven() -> Driven:
             states[group], shared, store, action = made.act(parameters, states[group], shared, store, uploaded, root, counter, number)
             actions.append(parallel.local_rows(action))
             if act >= 12 and act % 3 == 0:
-                learner, store, metrics = made.update(learner, store, metrics, root, np.uint32(updates))
+                learner, store, metrics = made.update(learner, store, metrics, root, np.uint32(updates), np.int32(1))
                 updates += 1
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
@@ -239,7 +239,7 @@ def test_an_update_writes_priorities_to_its_own_sequences_alone() -> None:
         before = state.replay._replace(priority=np.where(state.replay.priority > 0, np.float32(1), np.float32(0)))
         learner, store, metrics = on_devices(made, state.learner, before, empty_metrics(made))
         batch = jax.device_get(state.sampler(store, root, np.uint32(counter)))
-        _, after, done = jax.device_get(made.update(learner, store, metrics, root, np.uint32(counter)))
+        _, after, done = jax.device_get(made.update(learner, store, metrics, root, np.uint32(counter), np.int32(1)))
         drawn = sampled_columns(batch)
         assert all(before.priority[at] > 0 for at in drawn)
         changed = set(zip(*(axis.tolist() for axis in np.nonzero(after.priority != before.priority)), strict=True))
@@ -260,7 +260,9 @@ def test_an_update_that_is_not_finite_is_reported_once_and_leaves_everything() -
     rewards = np.full_like(state.replay.experience.extrinsic_reward, np.nan)
     poisoned = state.replay._replace(experience=state.replay.experience._replace(extrinsic_reward=rewards))
     start = state.learner._replace(updates=np.int32(41))
-    learner, store, metrics = jax.device_get(made.update(*on_devices(made, start, poisoned, empty_metrics(made)), root, np.uint32(5)))
+    learner, store, metrics = jax.device_get(
+        made.update(*on_devices(made, start, poisoned, empty_metrics(made)), root, np.uint32(5), np.int32(1))
+    )
     assert metrics.non_finite_update == 41
     assert not np.isfinite(metrics.total["loss/extrinsic"])
     np.testing.assert_array_equal(store.priority, poisoned.priority)
@@ -269,7 +271,7 @@ def test_an_update_that_is_not_finite_is_reported_once_and_leaves_everything() -
     # The first one stays reported, whatever follows.
     later = start._replace(updates=np.int32(50))
     for content in (state.replay, poisoned):
-        learner, store, metrics = jax.device_get(made.update(*on_devices(made, later, content, metrics), root, np.uint32(6)))
+        learner, store, metrics = jax.device_get(made.update(*on_devices(made, later, content, metrics), root, np.uint32(6), np.int32(1)))
         assert metrics.non_finite_update == 41
     assert metrics.updates == 3
     assert made.update._cache_size() == 1
@@ -280,7 +282,7 @@ def test_an_update_depends_on_its_counter_and_the_root_key() -> None:
 
     def priorities(seed: int, counter: int) -> Any:
         root = parallel.upload(made.mesh, ALL, key_data(seed))
-        store = made.update(*on_devices(made, state.learner, state.replay, empty_metrics(made)), root, np.uint32(counter))[1]
+        store = made.update(*on_devices(made, state.learner, state.replay, empty_metrics(made)), root, np.uint32(counter), np.int32(1))[1]
         return np.asarray(store.priority)
 
     np.testing.assert_array_equal(priorities(0, 3), priorities(0, 3))

@@ -334,3 +334,19 @@ def test_a_replay_that_cannot_fit_is_refused_with_the_sizes(tmp_path: pathlib.Pa
     settings.replay.capacity = str(10**9)
     with pytest.raises(config.SettingsError, match=r"at most \d+ timesteps fit .* GiB"):
         make(settings, tmp_path)
+
+
+@pytest.mark.parametrize("make_settings", [tiny.coin_settings, tiny.zaxxon_settings])
+def test_nothing_crosses_between_host_and_device_but_what_is_sent_on_purpose(make_settings: Any, tmp_path: pathlib.Path) -> None:
+    """Observations and counters go up by an explicit copy, actions and reports come down by one; anything else is refused."""
+    settings = make_settings()
+    settings.evaluation.period_acts = 1
+    training = make(settings, tmp_path)
+    while training.counters.updates < 2:
+        training._act_and_learn()
+        training._evaluate()
+    before = training.counters.updates
+    with jax.transfer_guard("disallow"):
+        while training.counters.updates < before + 3:
+            training._act_and_learn()
+            training._evaluate()

@@ -28,7 +28,7 @@ def operations(jaxpr: Jaxpr) -> int:
         inner = [
             leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in jax.tree.leaves(list(parameters.values()), is_leaf=is_jaxpr)
         ]
-        times = parameters["length"] if name == "scan" else 1
+        times = parameters["length"] if name == "scan" else 1  # the loop over updates runs once
         total += times * sum(operations(part) for part in inner if isinstance(part, Jaxpr))
         if name == "dot_general":
             left = equation.invars[0].aval.shape
@@ -87,7 +87,7 @@ def counted(agent: str) -> tuple[Settings, int, int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolutions, "uses_patches", lambda: False)
         act = jax.make_jaxpr(made.act)(acting_parameters(learner), actor, shared, state, timestep, root, counter, group)
-        update = jax.make_jaxpr(made.update)(learner, state, jax.eval_shape(made.init_update_metrics), root, counter)
+        update = jax.make_jaxpr(made.update)(learner, state, jax.eval_shape(made.init_update_metrics), root, counter, group)
     return settings, operations(act.jaxpr), operations(update.jaxpr)
 
 
