@@ -12,6 +12,7 @@ import enum
 import json
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 # Settings that do not change what a run learns: how it is watched and kept, and on how much of a machine it runs.
@@ -355,6 +356,22 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def to_json(settings: Settings) -> str:
     """The text of a run's config.json."""
     return json.dumps(to_dict(settings), indent=2) + "\n"
+
+
+def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Other settings, finalised: `values` has plain ones under names such as "replay.trace".
+
+    Raises:
+      SettingsError: if they cannot work.
+    """
+    plain = to_dict(settings)
+    for name, value in values.items():
+        *sections, field = name.split(".")
+        section = plain
+        for part in sections:
+            section = section[part]
+        section[field] = value
+    return from_dict(plain)
 
 
 def from_dict(values: dict[str, Any]) -> Settings:

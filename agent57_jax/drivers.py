@@ -122,7 +122,7 @@ class SimulationDriver:
     def complete(self, counters: Counters) -> None:
         """Reads how many steps and episodes the acts were."""
         with self._stopwatch("device"):
-            steps, episodes = np.asarray(self._pending).tolist()
+            steps, episodes = jax.device_get(self._pending).tolist()
         counters.steps += steps
         counters.frames += steps * self._programs.parts.spec.frames_per_step
         counters.episodes += episodes

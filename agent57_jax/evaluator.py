@@ -65,7 +65,7 @@ class Evaluator:
         if self._host is not None:
             timestep = jax.device_put(self._host.recv(), self._by_env)
             self.state, action, report = self._act(parameters, self.state, statistics, timestep, self._root, counter)
-            self._host.send(np.asarray(action))
+            self._host.send(jax.device_get(action))
         else:
             self.state, self.simulation, report = self._act(parameters, self.state, statistics, self.simulation, self._root, counter)
         report = EpisodeReport(*jax.device_get(report))

@@ -78,9 +78,10 @@ def upload(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
 def local_rows(array: jax.Array) -> np.ndarray:
     """The rows of an array [E, ...] that this process holds, as NumPy, in order."""
     if jax.process_count() == 1:
-        return np.asarray(array)
+        rows: np.ndarray = jax.device_get(array)  # explicit: a transfer guard lets it pass
+        return rows
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+    return np.concatenate([jax.device_get(shard.data) for shard in shards])
 
 
 def sum_over_devices(tree: Any) -> Any:

@@ -172,8 +172,10 @@ class Programs:
             (by_env, everywhere, replay.SPECS, by_env),
             donate=(1, 2, 3),
         )
+        # A loop of unknown length makes the host wait for it on GPUs. JAX environments lose nothing by that; emulators would wait too.
+        self._loops = environment is not None
         self.update = parallel.sharded(
-            self._updates,
+            self._updates if self._loops else self._single_update,
             mesh,
             (everywhere, replay.SPECS, everywhere, everywhere, everywhere, everywhere),
             (everywhere, replay.SPECS, everywhere),
@@ -254,10 +256,28 @@ class Programs:
         carry, counts = jax.lax.scan(once, (simulation, state, shared, store), acts)
         return (*carry, jnp.sum(counts, axis=0))
 
+    def learn(
+        self, learner: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, first: int, count: int
+    ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
+        """Starts `count` updates, of which the first has the number `first`, without waiting for them; the three states are consumed.
+
+        With JAX environments they are one dispatch.
+        """
+        for number, length in [(first, count)] if self._loops else [(first + i, 1) for i in range(count)]:
+            numbers = parallel.upload(self.mesh, parallel.REPLICATED, (np.uint32(number % 2**32), np.int32(length)))
+            learner, store, metrics = self.update(learner, store, metrics, root, *numbers)
+        return learner, store, metrics
+
+    def _single_update(
+        self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array, count: jax.Array
+    ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
+        del count  # 1
+        return self._update(state, store, metrics, root, counter)
+
     def _updates(
         self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array, count: jax.Array
     ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
-        """`count` updates, of which the first has the number `counter`: however many are due, one program and one dispatch."""
+        """`count` updates, of which the first has the number `counter`: however many are due, one program."""
 
         def once(i: jax.Array, carry: tuple[LearnerState, ReplayState, UpdateMetrics]) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
             return self._update(*carry, root, counter + i.astype(jnp.uint32))

@@ -153,9 +153,8 @@ class Trainer:
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
         due = self.schedule.updates_due(counters, self._drawable_sequences())
         if due:
-            first, count = parallel.upload(self.mesh, parallel.REPLICATED, (np.uint32(counters.updates % 2**32), np.int32(due)))
-            self.learner, self.replay, self.update_metrics = self.programs.update(
-                self.learner, self.replay, self.update_metrics, self.root, first, count
+            self.learner, self.replay, self.update_metrics = self.programs.learn(
+                self.learner, self.replay, self.update_metrics, self.root, counters.updates, due
             )
             counters.updates += due
         self.driver.complete(counters)

@@ -7,12 +7,30 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from agent57_jax.config import Settings
+import jax
+
+from agent57_jax.config import Embedding, IntrinsicReward, Precision, Settings, Targets, Torso
 from agent57_jax.types import EnvironmentSpec
 
 
 class BaselineError(RuntimeError):
     """The reference cannot run; the message says why."""
+
+
+def _beyond_the_reference(settings: Settings) -> str | None:
+    """What the settings have that the reference has not: comparing them would be comparing different work."""
+    found = {
+        "no intrinsic reward of episodic novelty": settings.novelty.reward is not IntrinsicReward.NGU,
+        "an embedding that is not learnt": settings.novelty.embedding is not Embedding.LEARNT,
+        "one network": not settings.policy.separate_networks,
+        "n-step targets": settings.learner.targets is not Targets.RETRACE,
+        "a burn-in": settings.replay.burn_in > 0,
+        "a dense torso": settings.network.torso is not Torso.CONVOLUTIONS,
+        "another precision": settings.precision.compute is not Precision.FLOAT32,
+        "several devices": settings.num_devices not in (None, 1),
+        "another device than the CPU": jax.default_backend() != "cpu",
+    }
+    return next((name for name, is_so in found.items() if is_so), None)
 
 
 class Baseline:
@@ -22,8 +40,13 @@ class Baseline:
         """`fill`: embeddings in each episodic memory.
 
         Raises:
-          BaselineError: if PyTorch is missing.
+          BaselineError: if PyTorch is missing, or for settings that it has no counterpart of.
         """
+        other = _beyond_the_reference(settings)
+        if other:
+            raise BaselineError(
+                f"the PyTorch reference is Agent57 in float32 on a CPU; these settings have {other}: leave out the part baseline"
+            )
         network, novelty = settings.network, settings.novelty
         sizes = {
             "image_shape": list(spec.observation_shape),

@@ -21,7 +21,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "
 def counted(program: str) -> tuple[int, int]:
     """Collective operations in a compiled program's text, and the bytes of their results on one device.
 
-    One inside a loop counts once; neither program has one there. One among groups of a single device sends nothing and does not count.
+    One inside a loop counts once. One among groups of a single device sends nothing and does not count.
     """
     number = size = 0
     for line in program.splitlines():

@@ -16,7 +16,6 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from absl import flags
 
@@ -91,15 +90,6 @@ def main() -> None:
         print(f"wrote {path} and its picture", flush=True)
 
 
-def changed(settings: Settings, **values: Any) -> Settings:
-    """Other settings: names with `__` for the dot."""
-    plain = config.to_dict(settings)
-    for name, value in values.items():
-        section, field = name.split("__")
-        plain[section][field] = value
-    return config.from_dict(plain)
-
-
 def environments(settings: Settings) -> Table:
     """The act program alone, against the environments of a group."""
     from benchmarks import measure, parts
@@ -107,17 +97,14 @@ def environments(settings: Settings) -> Table:
     rows = []
     for count in (int(x) for x in _ENVIRONMENTS.value):
         # A replay of the least size, and memories no larger than is compared: neither is what grows here.
-        capacity = str(count * settings.environment.num_groups * (settings.replay.span + settings.replay.period) * 2)
-        run = parts.Parts(
-            changed(
-                settings,
-                environment__num_envs=count * settings.environment.num_groups,
-                novelty__memory_capacity=1_000,
-                replay__capacity=capacity,
-                replay__min_sequences=1,
-            ),
-            with_environments=False,
-        )
+        num_envs = count * settings.environment.num_groups
+        small = {
+            "environment.num_envs": num_envs,
+            "novelty.memory_capacity": 1_000,
+            "replay.capacity": str(num_envs * (settings.replay.span + settings.replay.period)),
+            "replay.min_sequences": 1,
+        }
+        run = parts.Parts(config.changed(settings, small), with_environments=False)
         still = parts.StillActor(run, 1_000)
         rate = measure.in_turn({"act": still.act}, _REPEATS.value, _SECONDS.value)["act"]
         rows.append({"size": count, "steps a second": rate.median, "ms an act": 1e3 * count / rate.median})
@@ -131,10 +118,10 @@ def updates(settings: Settings, table: str, setting: str, unit: str, sizes: Sequ
 
     rows = []
     for size in sizes:
-        values: dict[str, Any] = {setting.replace(".", "__"): size, "replay__min_sequences": 1}
+        values = {setting: size, "replay.min_sequences": 1}
         if table == "trace":
-            values["replay__period"] = max(1, size // 2)
-        run = parts.Parts(changed(settings, **values), with_environments=False)
+            values["replay.period"] = max(1, size // 2)
+        run = parts.Parts(config.changed(settings, values), with_environments=False)
         rate = measure.in_turn({"update": run.update}, _REPEATS.value, _SECONDS.value)["update"]
         flops = work.update(run.settings, run.spec)
         rows.append({"size": size, "s an update": 1 / rate.median, "GFLOP/s": flops * rate.median / 1e9})
@@ -164,7 +151,7 @@ def replay(settings: Settings) -> Table:
 
     rows = []
     for size in (int(x) for x in _REPLAYS.value):
-        run = parts.Parts(changed(settings, replay__capacity=str(size), replay__min_sequences=1), with_environments=False)
+        run = parts.Parts(config.changed(settings, {"replay.capacity": str(size), "replay.min_sequences": 1}), with_environments=False)
         sampler = parts.StillSampler(run)
         rates = measure.in_turn({"sample": sampler.sample, "append": sampler.append}, _REPEATS.value, _SECONDS.value)
         rows.append({"size": size, "ms a batch": 1e3 / rates["sample"].median, "ms an append": 1e3 / rates["append"].median})

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agent57_jax import memory, parallel, programs, replay
+from agent57_jax import config, memory, parallel, programs, replay
 from agent57_jax.actor import ActorState
 from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
 from agent57_jax.config import Settings
@@ -18,7 +18,7 @@ from agent57_jax.learner import acting_parameters
 from agent57_jax.replay import ReplayState
 from agent57_jax.schedule import Counters, Schedule
 from agent57_jax.stopwatch import Stopwatch
-from agent57_jax.types import MID, EnvironmentSpec, TimeStep
+from agent57_jax.types import MID, Batch, EnvironmentSpec, TimeStep
 
 
 class Parts:
@@ -26,6 +26,7 @@ class Parts:
 
     def __init__(self, settings: Settings, with_environments: bool = True) -> None:
         """`with_environments`: without, there is no driver, only what runs on the device."""
+        settings = config.changed(settings, {"checkpoint.save_replay": False})  # else room for a second replay is planned on CPUs
         self.settings = settings
         self.mesh = parallel.make_mesh(settings.num_devices)
         self.root = parallel.upload(self.mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(settings.seed))))
@@ -88,9 +89,8 @@ class Parts:
             self.driver.close()
 
     def _update(self, count: int = 1) -> None:
-        first, number = parallel.upload(self.mesh, parallel.REPLICATED, (np.uint32(self.counters.updates % 2**32), np.int32(count)))
-        self.learner, self.replay, self.update_metrics = self.programs.update(
-            self.learner, self.replay, self.update_metrics, self.root, first, number
+        self.learner, self.replay, self.update_metrics = self.programs.learn(
+            self.learner, self.replay, self.update_metrics, self.root, self.counters.updates, count
         )
         self.counters.updates += count
 
@@ -147,12 +147,10 @@ class StillSampler:
         settings, store, mesh = parts.settings, parts.store, parts.mesh
         everywhere, by_env = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 
-        def sample(state: ReplayState, root: jax.Array, counter: jax.Array) -> tuple[ReplayState, jax.Array]:
+        def sample(state: ReplayState, root: jax.Array, counter: jax.Array) -> tuple[ReplayState, Batch]:
             key = parallel.fold_counter(root, programs.SAMPLE_STREAM, counter)
             batch = store.sample(state, key, settings.learner.batch_size // mesh.size)
-            # Read, or the compiler would leave the frames where they are.
-            total = jnp.sum(batch.experience.observation, dtype=jnp.float32) + jnp.sum(batch.recurrent_state.hidden)
-            return store.write_priorities(state, batch.sequence, batch.importance_weight + 1.0), parallel.sum_over_devices(total)
+            return store.write_priorities(state, batch.sequence, batch.importance_weight + 1.0), batch
 
         def append(state: ReplayState, index: jax.Array, counter: jax.Array) -> ReplayState:
             rows = jax.tree.map(lambda ring: ring[0, :, 0], state.experience)
@@ -160,15 +158,15 @@ class StillSampler:
             return store.append(state, (counter % store.num_groups).astype(jnp.int32), rows, recurrent)
 
         specs = replay.SPECS
-        self._sample = parallel.sharded(sample, mesh, (specs, everywhere, everywhere), (specs, everywhere), donate=(0,))
+        self._sample = parallel.sharded(sample, mesh, (specs, everywhere, everywhere), (specs, by_env), donate=(0,))
         self._append = parallel.sharded(append, mesh, (specs, by_env, everywhere), specs, donate=(0,))
         self._index = parts.programs.actor_index(0)
 
     def sample(self) -> float:
         """One batch drawn and its priorities written back, waited for; batches."""
         self._count += 1
-        self._parts.replay, total = self._sample(self._parts.replay, self._parts.root, np.uint32(self._count))
-        jax.block_until_ready(total)
+        self._parts.replay, batch = self._sample(self._parts.replay, self._parts.root, np.uint32(self._count))
+        jax.block_until_ready(batch)
         return 1.0
 
     def append(self) -> float:

@@ -92,12 +92,14 @@ def main() -> None:
 
 def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str, Any]]:
     """Rows and facts of the parts that are wanted."""
+    import jax
     import jax.numpy as jnp
 
     from benchmarks import measure, parts, work
 
     repeats, seconds = _REPEATS.value, _SECONDS.value
     rows: list[Row] = []
+    devices = settings.num_devices or len(jax.devices())
     products = measure.product_rate(jnp.bfloat16 if settings.precision.compute is Precision.BFLOAT16 else jnp.float32, repeats)
     copies = measure.copy_rate(repeats)
     rows.append(Row("machine", "matrix product", "FLOP", products, None, ""))
@@ -121,19 +123,20 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
         "replay timesteps": run.capacity,
     }
     if "device" in wanted:
-        still = parts.StillActor(run, min(_FILL.value, settings.novelty.memory_capacity))
+        fill = min(_FILL.value, settings.novelty.memory_capacity)
+        still = parts.StillActor(run, fill)
         rate = measure.in_turn({"act": still.act}, repeats, seconds)["act"]
-        rows.append(Row("device", f"act program, {_FILL.value} memories", "step", rate, products.median / act_flops, "matrix products"))
+        rows.append(Row("device", f"act program, {fill} memories", "step", rate, devices * products.median / act_flops, "matrix products"))
         del still
     if "acting" in wanted:
         rate = measure.in_turn({"acting": run.act}, repeats, seconds)["acting"]
-        on_device = products.median / act_flops
+        on_device = devices * products.median / act_flops
         # On a CPU emulators and networks take turns on the same cores; beside a device they run at the same time.
         roof = None if raw is None else 1 / (1 / raw.median + 1 / on_device) if is_cpu() else min(raw.median, on_device)
         rows.append(Row("acting", "environments, act, append", "step", rate, roof, "EnvPool and matrix products"))
     if "learner" in wanted:
         rate = measure.in_turn({"update": run.update}, repeats, seconds)["update"]
-        rows.append(Row("learner", "update", "update", rate, products.median / update_flops, "matrix products"))
+        rows.append(Row("learner", "update", "update", rate, devices * products.median / update_flops, "matrix products"))
     if "together" in wanted:
         steps, updates = together(run, repeats)
         rows.append(Row("together", "acting while learning", "step", steps, None, ""))
@@ -154,11 +157,12 @@ def together(run: Any, repeats: int) -> tuple[Any, Any]:
     run.act_and_learn(1)
     steps, updates = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
-        done = run.act_and_learn(_UPDATES.value)
+        before, taken, start = run.counters.updates, 0.0, time.perf_counter()
+        while run.counters.updates - before < _UPDATES.value or time.perf_counter() - start < _SECONDS.value:
+            taken += run.act_and_learn(1)
         elapsed = time.perf_counter() - start
-        steps.append(done / elapsed)
-        updates.append(_UPDATES.value / elapsed)
+        steps.append(taken / elapsed)
+        updates.append((run.counters.updates - before) / elapsed)
     return Rate.of(steps), Rate.of(updates)
 
 
@@ -196,7 +200,12 @@ def bytes_per_timestep(run: Any) -> float:
 def compile_times() -> dict[str, float]:
     """Seconds that two starts spend on tracing and compiling everything, the first without a cache, the second with the first one's."""
     with tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, "-m", "benchmarks.compile_time", *(argument for argument in sys.argv[1:] if "config" in argument)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.compile_time",
+            *(argument for argument in sys.argv[1:] if argument.startswith("--config")),
+        ]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
         found = []
         for _ in range(2):

@@ -48,7 +48,7 @@ def machine(cores_per_run: int | None = None) -> dict[str, Any]:
 def git_state(root: pathlib.Path = ROOT) -> dict[str, Any] | None:
     """The commit, and whether files differ from it, results themselves aside; None without git or outside a repository of our own."""
     top, commit = _git(root, "rev-parse", "--show-toplevel"), _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)reproductions/results")
+    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)reproductions/results", ":(exclude)benchmarks/results")
     if top is None or commit is None or changes is None or pathlib.Path(top).resolve() != root.resolve():
         return None
     return {"commit": commit, "dirty": bool(changes)}
