@@ -23,7 +23,7 @@ endif
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint types reproductions lock clean
+.PHONY: help train test test-slow bench-smoke lint types reproductions lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,8 +37,12 @@ train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profil
 test: lint types  ## lint, types and the fast tests
 	$(RUN) pytest -n 2 --dist worksteal
 
-test-slow: lint types  ## the same with the slow tests
+test-slow: lint types bench-smoke  ## the same with the slow tests, and bench-smoke
 	$(RUN) pytest -n 2 --dist worksteal -m "not gpu"
+
+bench-smoke: $(READY)  ## ratios of speed that must not get worse: two minutes, on cores that do nothing else
+	$(RUN) pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(RUN) benchmarks.guard
 
 lint: $(READY)  ## check style and format
 	$(RUN) ruff check .

@@ -5,7 +5,6 @@
 Both sides of each ratio are measured in turn in this process. Exit code 1 if one is beyond its limit.
 """
 
-import json
 import pathlib
 import sys
 from collections.abc import Callable
@@ -139,7 +138,7 @@ def main() -> None:
     """Measures all ratios and says which are beyond their limit."""
     command_line.prepare_jax(whole_device=False)
 
-    from benchmarks import measure
+    from benchmarks import measure, reports
     from reproductions import records
 
     def rates(tasks: Any) -> dict[str, float]:
@@ -153,8 +152,7 @@ def main() -> None:
             word = "ok" if ratio.holds else "BEYOND ITS LIMIT"
             print(f"{ratio.name}: {ratio.value:.3g} ({'at least' if ratio.is_floor else 'at most'} {ratio.limit:g}): {word}", flush=True)
     if _JSON.value:
-        record = {"ratios": [ratio._asdict() for ratio in found], "git": records.git_state(), "machine": records.machine()}
-        pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=1) + "\n")
+        records.write_json(pathlib.Path(_JSON.value), reports.record("guard", {"ratios": [ratio._asdict() for ratio in found]}))
     if not all(ratio.holds for ratio in found):
         sys.exit(1)
 

@@ -39,7 +39,7 @@ class Parts:
             self.spec = probe.spec
             probe.close()
         self.parts = programs.build(settings, self.spec)
-        self.capacity, self.table = memory.plan(self.parts, self.mesh.size)
+        self.capacity, _ = memory.plan(self.parts, self.mesh.size)
         self.store = memory.make_replay(self.parts, self.capacity)
         self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
         self.learner = self.programs.init_learner(self.root)

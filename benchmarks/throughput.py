@@ -54,7 +54,7 @@ def main() -> None:
 
     from agent57_jax.config import SettingsError
     from agent57_jax.parallel import DeviceError
-    from benchmarks import measure
+    from benchmarks import measure, reports
     from benchmarks.baseline_process import BaselineError
     from reproductions import records
 
@@ -65,28 +65,15 @@ def main() -> None:
     facts |= {"peak host bytes": measure.peak_host_bytes(), "peak device bytes": measure.peak_device_bytes()}
     if cold is not None:
         facts["compile seconds"] = cold
-    print(table(rows))
+    print(reports.aligned(table(rows)))
     for name, value in facts.items():
         print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
     if _JSON.value:
-        import jax
-
-        from agent57_jax import config
-
-        record = {
-            "benchmark": "throughput",
-            "command": " ".join(["python -m benchmarks.throughput", *sys.argv[1:]]),
-            "date": records.now()[:10],
-            "git": records.git_state(),
-            "machine": records.machine() | {"device": jax.devices()[0].device_kind},
-            "rows": [
-                {"part": row.part, "name": row.name, "unit": row.unit, **row.rate._asdict(), "roof": row.roof, "roof is": row.roof_is}
-                for row in rows
-            ],
-            "facts": facts,
-            "settings": config.to_dict(settings),
-        }
-        records.write_json(pathlib.Path(_JSON.value), records.rounded(record))
+        measurements = [
+            {"part": row.part, "name": row.name, "unit": row.unit, **row.rate._asdict(), "roof": row.roof, "roof is": row.roof_is}
+            for row in rows
+        ]
+        records.write_json(pathlib.Path(_JSON.value), reports.record("throughput", {"rows": measurements, "facts": facts}, settings))
         print(f"wrote {_JSON.value}")
 
 
@@ -216,15 +203,14 @@ def compile_times() -> dict[str, float]:
     return {"cold": found[0], "from the cache": found[1]}
 
 
-def table(rows: list[Row]) -> str:
-    """Aligned text: rates with their spread, and the share of the roof."""
-    lines = [("part", "what", "median /s", "lowest to highest", "unit", "of its roof")]
+def table(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Lines of cells: rates with their spread, and the share of the roof."""
+    lines: list[tuple[str, ...]] = [("part", "what", "median /s", "lowest to highest", "unit", "of its roof")]
     for row in rows:
         share = "" if row.roof is None else f"{row.rate.median / row.roof:.0%} of {readable(row.roof)} ({row.roof_is})"
         spread = f"{readable(row.rate.lowest)} to {readable(row.rate.highest)}"
         lines.append((row.part, row.name, readable(row.rate.median), spread, row.unit, share))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return lines
 
 
 def readable(value: float) -> str:

@@ -85,11 +85,6 @@ def act(settings: Settings, spec: EnvironmentSpec) -> int:
     return total
 
 
-def neighbours(settings: Settings, fill: int) -> int:
-    """Comparing one embedding with so many in memory: a difference, a square and a sum for each number."""
-    return 3 * fill * settings.novelty.embedding_size
-
-
 def update(settings: Settings, spec: EnvironmentSpec) -> int:
     """One update of every part."""
     batch, network = settings.learner.batch_size, q_network(settings, spec)

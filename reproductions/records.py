@@ -26,11 +26,12 @@ def all_hold(outcomes: Iterable[bool | None]) -> bool | None:
     return False if False in found else None if None in found or not found else True
 
 
-def machine(cores_per_run: int | None = None) -> dict[str, Any]:
+def machine(cores_per_run: int | None = None, device: str | None = None) -> dict[str, Any]:
     """What the runs ran on, without a name of host or user.
 
     Args:
       cores_per_run: cores that each run had for itself.
+      device: what JAX computes on, where this process knows it; None asks.
     """
     return {
         "cpu": _cpu_model(),
@@ -41,7 +42,7 @@ def machine(cores_per_run: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": importlib.metadata.version("jax"),
         "jaxlib": importlib.metadata.version("jaxlib"),
-        "device": _device_kind(),
+        "device": device or _device_kind(),
     }
 
 

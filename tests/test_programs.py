@@ -287,6 +287,19 @@ def test_several_updates_in_one_dispatch_equal_as_many_dispatches() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), together, one_by_one)
 
 
+def test_a_loop_of_updates_leaves_the_replay_where_it_is() -> None:
+    made, state = driven().programs, filled()
+    looping = Programs(made.parts, made.mesh, made.store, CountingEnvironment())
+    root = parallel.upload(made.mesh, ALL, key_data())
+    carried = looping.learn(*on_devices(looping, state.learner, state.replay, empty_metrics(looping)), root, 0, 2)
+
+    def places(store: ReplayState) -> list[int]:
+        return [leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in jax.tree.leaves((store.experience, store.recurrent_state))]
+
+    before = places(carried[1])
+    assert places(looping.learn(*carried, root, 2, 3)[1]) == before
+
+
 def test_an_update_depends_on_its_counter_and_the_root_key() -> None:
     made, state = driven().programs, filled()
 

@@ -336,7 +336,16 @@ def test_a_replay_that_cannot_fit_is_refused_with_the_sizes(tmp_path: pathlib.Pa
         make(settings, tmp_path)
 
 
-@pytest.mark.parametrize("make_settings", [tiny.coin_settings, tiny.zaxxon_settings])
+# On a CPU some copies between host and device are none, and pass: the same on a GPU says more.
+@pytest.mark.parametrize(
+    "make_settings",
+    [
+        tiny.coin_settings,
+        tiny.zaxxon_settings,
+        pytest.param(tiny.coin_settings, marks=pytest.mark.gpu, id="coin_settings-gpu"),
+        pytest.param(tiny.zaxxon_settings, marks=pytest.mark.gpu, id="zaxxon_settings-gpu"),
+    ],
+)
 def test_nothing_crosses_between_host_and_device_but_what_is_sent_on_purpose(make_settings: Any, tmp_path: pathlib.Path) -> None:
     """Observations and counters go up by an explicit copy, actions and reports come down by one; anything else is refused."""
     settings = make_settings()

@@ -190,6 +190,11 @@ class EnvPoolEnvironment:
         self._episode_return = np.zeros(num_envs, np.float64)
         self._episode_length = np.zeros(num_envs, np.int32)
 
+    @property
+    def pool(self) -> Any:
+        """EnvPool's own object, for benchmarks that hold this adapter against it."""
+        return self._pool
+
     def reset(self) -> None:
         """Starts an episode in every environment, whatever went on there; `recv` then returns FIRST everywhere."""
         self._check_open()

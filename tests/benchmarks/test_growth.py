@@ -1,0 +1,71 @@
+"""Tables of growth and the guard's limits. Their numbers are the machine's; here is what becomes of them."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+from absl import flags
+
+from agent57_jax import config
+from agent57_jax.config import Settings
+from benchmarks import growth, guard
+from tests import tiny
+
+
+@pytest.fixture
+def asked(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    """One short repeat at small sizes, into a folder of its own."""
+    arguments = ["growth", "--config=configs/zaxxon.py:smoke", "--repeats=1", "--seconds=0", f"--results={tmp_path}", "--tables=fill"]
+    sizes = ["--fills=0,20,49", "--replays=400,800", "--environments=4,8", "--batches=2,4", "--traces=4,6"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(arguments + sizes)
+    yield tmp_path
+    flags.FLAGS.unparse_flags()
+
+
+def test_what_is_measured_stays_when_the_next_size_fails(
+    asked: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(settings: Settings) -> Iterator[growth.Row]:
+        yield {"size": 1, "ms": 2.0}
+        yield {"size": 1_000, "ms": 3.0}
+        raise RuntimeError("RESOURCE_EXHAUSTED: no memory\nfor so many")
+
+    monkeypatch.setattr(growth, "TABLES", {"fill": growth.Table("embeddings", ("ms",), measure)})
+    with pytest.raises(SystemExit) as ended:
+        growth.main()
+    assert ended.value.code == 1
+    shown = capsys.readouterr()
+    assert shown.err.strip() == "fill: RESOURCE_EXHAUSTED: no memory for so many"
+    assert shown.out == "embeddings  ms\n         1   2\n     1,000   3\n"
+    record = json.loads((asked / "growth_fill.json").read_text())
+    assert record["rows"] == [{"size": 1, "ms": 2.0}, {"size": 1000, "ms": 3.0}]
+    assert record["settings"]["environment"]["task_id"] == "Zaxxon-v5"
+    assert (asked / "growth_fill.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("name", ["environments", "batch", "trace", "fill", "replay"])
+def test_every_table_has_a_row_a_size_with_all_its_columns(name: str, asked: pathlib.Path) -> None:
+    del asked
+    table = growth.TABLES[name]
+    rows = list(table.measure(config.finalise(tiny.zaxxon_settings())))
+    assert len(rows) == (3 if name == "fill" else 2)
+    for row in rows:
+        assert row.keys() == {"size", *table.columns}
+        assert all(value > 0 for column, value in row.items() if column != "size")
+
+
+def test_limits_are_floors_or_ceilings() -> None:
+    assert guard.Ratio("speed", 0.9, 0.9, is_floor=True).holds
+    assert not guard.Ratio("speed", 0.89, 0.9, is_floor=True).holds
+    assert guard.Ratio("bytes", 7_400, 7_400, is_floor=False).holds
+    assert not guard.Ratio("bytes", 7_401, 7_400, is_floor=False).holds
+
+
+def test_the_guards_settings_are_the_papers_networks() -> None:
+    settings = guard.settings_of()
+    assert settings.network.lstm_size == 512
+    assert (settings.policy.num_policies, settings.novelty.num_neighbours, settings.novelty.memory_capacity) == (32, 10, 30_000)
