@@ -53,7 +53,7 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
         "parameters, targets and optimisers": tree_bytes(learner),
         "actors and episodic memories": tree_bytes(actors) * settings.environment.num_groups // num_devices,
         "evaluator": tree_bytes(evaluator),
-        "one update (estimate)": _update_bytes(parts) // num_devices,
+        "one update (estimate)": update_bytes(parts) // num_devices,
     }
     memory = parallel.device_memory_bytes()
     free = int(memory[1] * DEVICE_SHARE) - memory[0] if memory else int(parallel.host_memory_available_bytes() * HOST_SHARE) // num_devices
@@ -81,8 +81,8 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     return capacity, table
 
 
-def _update_bytes(parts: Parts) -> int:
-    """What the activations of one update take: frames as float32 and every convolution's output, forward and backward."""
+def update_bytes(parts: Parts) -> int:
+    """What the activations of one update take, over all devices: frames as float32 and every convolution's output, forward and backward."""
     settings = parts.settings
     shape = parts.spec.observation_shape
     per_frame = math.prod(shape) * 5  # uint8 and float32

@@ -10,8 +10,9 @@ import json
 import time
 
 from agent57_jax import command_line
+from benchmarks import options
 
-_CONFIG = command_line.define_config()
+_CONFIG = options.config()
 
 
 def main() -> None:

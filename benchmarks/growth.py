@@ -22,11 +22,12 @@ from absl import flags
 
 from agent57_jax import command_line, config
 from agent57_jax.config import Settings
+from benchmarks import options
 
-_CONFIG = command_line.define_config()
+_CONFIG = options.config()
 _TABLES = flags.DEFINE_list("tables", ["environments", "batch", "trace", "fill", "replay", "devices"], "which tables")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each measurement", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 1.0, "length of each run", lower_bound=0.0)
+_REPEATS = options.repeats()
+_SECONDS = options.seconds()
 _RESULTS = flags.DEFINE_string("results", "benchmarks/results", "folder for records and pictures")
 _ENVIRONMENTS = flags.DEFINE_list("environments", ["16", "64", "256", "1024", "4096"], "environments of a group")
 _BATCHES = flags.DEFINE_list("batches", ["4", "8", "16", "32", "64"], "sequences of a batch")

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from absl import flags
-
 from agent57_jax import command_line
 from agent57_jax.config import Settings
+from benchmarks import options
 
-_JSON = flags.DEFINE_string("json", None, "file for the record")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each side", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 0.5, "length of each run", lower_bound=0.0)
+_JSON = options.json()
+_REPEATS = options.repeats()
+_SECONDS = options.seconds()
 
 
 class Ratio(NamedTuple):
@@ -88,7 +87,6 @@ def novelty(rates: Callable[[Any], Any]) -> list[Ratio]:
 def replay(rates: Callable[[Any], Any]) -> list[Ratio]:
     """Appending to, and sampling from, a large and a small replay; bytes of a timestep."""
     from benchmarks import parts
-    from benchmarks.throughput import bytes_per_timestep
 
     runs = {size: parts.Parts(settings_of(replay=size), with_environments=False) for size in (10_240, 327_680)}
     samplers = {size: parts.StillSampler(run) for size, run in runs.items()}
@@ -100,7 +98,7 @@ def replay(rates: Callable[[Any], Any]) -> list[Ratio]:
     return [
         Ratio("append: replay 32 times as large / small, time", found[f"append {small}"] / found[f"append {large}"], 1.5, False),
         Ratio("sample: replay 32 times as large / small, time", found[f"sample {small}"] / found[f"sample {large}"], 2.0, False),
-        Ratio("bytes of a stored timestep", bytes_per_timestep(runs[large]), 7_400, False),
+        Ratio("bytes of a stored timestep", runs[large].bytes_per_timestep(), 7_400, False),
     ]
 
 

@@ -83,6 +83,11 @@ class Parts:
         jax.block_until_ready(self.learner.updates)
         return float(counters.steps - before)
 
+    def bytes_per_timestep(self) -> float:
+        """Of the whole replay, recurrent states and priorities included."""
+        slots = self.store.num_groups * self.store.envs_per_group * self.store.capacity_per_env
+        return memory.replay_bytes(self.parts, self.capacity) / slots
+
     def close(self) -> None:
         """Ends the environments."""
         if self.driver is not None:

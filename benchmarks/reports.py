@@ -44,3 +44,11 @@ def record(module: str, content: dict[str, Any], settings: Settings | None = Non
         found["settings"] = config.to_dict(settings)
     rounded: dict[str, Any] = records.rounded(found)
     return rounded
+
+
+def readable(value: float) -> str:
+    """Three significant digits with a prefix: 1.23 G."""
+    for size, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{prefix}"
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"

@@ -20,14 +20,15 @@ from absl import flags
 
 from agent57_jax import command_line
 from agent57_jax.config import Precision, Settings
+from benchmarks import options
 
-_CONFIG = command_line.define_config()
+_CONFIG = options.config()
 _PARTS = flags.DEFINE_list("parts", ["environments", "device", "acting", "learner", "together", "compile"], "what to measure")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "runs of each measurement", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 3.0, "length of each run", lower_bound=0.0)
+_REPEATS = options.repeats()
+_SECONDS = options.seconds()
 _FILL = flags.DEFINE_integer("fill", 1_000, "embeddings in each episodic memory while the act program is measured alone", lower_bound=0)
 _UPDATES = flags.DEFINE_integer("updates", 4, "updates of a run of acting and learning together", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "file for the record")
+_JSON = options.json()
 
 PARTS = ("environments", "device", "acting", "learner", "together", "baseline", "compile")
 
@@ -105,7 +106,7 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
     facts: dict[str, Any] = {
         "FLOP of an act of one environment": act_flops,
         "FLOP of an update": update_flops,
-        "bytes of a stored timestep": bytes_per_timestep(run),
+        "bytes of a stored timestep": run.bytes_per_timestep(),
         "bytes of its observation": work.stored_bytes_of_frame(run.spec),
         "replay timesteps": run.capacity,
     }
@@ -176,14 +177,6 @@ def is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def bytes_per_timestep(run: Any) -> float:
-    """Of the whole replay, recurrent states and priorities included."""
-    from agent57_jax import memory
-
-    slots = run.store.num_groups * run.store.envs_per_group * run.store.capacity_per_env
-    return memory.replay_bytes(run.parts, run.capacity) / slots
-
-
 def compile_times() -> dict[str, float]:
     """Seconds that two starts spend on tracing and compiling everything, the first without a cache, the second with the first one's."""
     with tempfile.TemporaryDirectory() as cache:
@@ -205,20 +198,14 @@ def compile_times() -> dict[str, float]:
 
 def table(rows: list[Row]) -> list[tuple[str, ...]]:
     """Lines of cells: rates with their spread, and the share of the roof."""
+    from benchmarks import reports
+
     lines: list[tuple[str, ...]] = [("part", "what", "median /s", "lowest to highest", "unit", "of its roof")]
     for row in rows:
-        share = "" if row.roof is None else f"{row.rate.median / row.roof:.0%} of {readable(row.roof)} ({row.roof_is})"
-        spread = f"{readable(row.rate.lowest)} to {readable(row.rate.highest)}"
-        lines.append((row.part, row.name, readable(row.rate.median), spread, row.unit, share))
+        share = "" if row.roof is None else f"{row.rate.median / row.roof:.0%} of {reports.readable(row.roof)} ({row.roof_is})"
+        spread = f"{reports.readable(row.rate.lowest)} to {reports.readable(row.rate.highest)}"
+        lines.append((row.part, row.name, reports.readable(row.rate.median), spread, row.unit, share))
     return lines
-
-
-def readable(value: float) -> str:
-    """Three significant digits with a prefix: 1.23 G."""
-    for size, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{prefix}"
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""Command-line flags that several benchmarks have, each defined once however many of them are imported."""
+
+import functools
+from typing import Any
+
+from absl import flags
+
+from agent57_jax import command_line
+
+
+@functools.cache
+def config() -> Any:
+    """--config and its overrides."""
+    return command_line.define_config()
+
+
+@functools.cache
+def repeats() -> Any:
+    """--repeats."""
+    return flags.DEFINE_integer("repeats", 5, "runs of each measurement", lower_bound=1)
+
+
+@functools.cache
+def seconds() -> Any:
+    """--seconds."""
+    return flags.DEFINE_float("seconds", 1.0, "length of each run", lower_bound=0.0)
+
+
+@functools.cache
+def json() -> Any:
+    """--json."""
+    return flags.DEFINE_string("json", None, "file for the record")
