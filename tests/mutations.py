@@ -154,6 +154,20 @@ MUTATIONS = (
         "acting_embedding=state.acting_embedding",
         ("tests/test_learner.py",),
     ),
+    Mutation(
+        "the LSTM's gradient crosses a border",
+        "agent57_jax/networks/lstm.py",
+        "return (_reset(d_hidden, keep), _reset(d_cell * forget, keep)), d_gates",
+        "return (_reset(d_hidden, keep), d_cell * forget), d_gates",
+        ("tests/networks/test_lstm.py",),
+    ),
+    Mutation(
+        "gradient of a convolution without its ReLU",
+        "agent57_jax/networks/convolutions.py",
+        "d = jnp.where(outputs[level] > 0, d, 0)",
+        "d = jnp.where((outputs[level] > 0) | True, d, 0)",
+        ("tests/networks/test_convolutions.py",),
+    ),
 )
 
 
