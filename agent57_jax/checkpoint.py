@@ -1,5 +1,6 @@
 """Checkpoints of a run: arrays as Orbax items, everything else as JSON, nothing pickled. The only importer of Orbax."""
 
+import itertools
 import json
 import logging
 from collections.abc import Mapping
@@ -29,6 +30,10 @@ logging.getLogger("absl").addFilter(_is_news)
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read; the message is one line that says why."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is there, but whose files cannot be read. An older one may serve."""
 
 
 class Checkpoints:
@@ -140,6 +145,17 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
+    def set_aside(self, step: int) -> Path:
+        """Renames a damaged checkpoint, so that its number is free and it is not tried again; returns where it is now."""
+        number = itertools.count(1)
+        place = self._directory / f"{step}.damaged"
+        while place.exists():
+            place = self._directory / f"{step}.damaged{next(number)}"
+        (self._directory / str(step)).rename(place)
+        if self._manager is not None:
+            self._manager.reload()
+        return place
+
     def has_item(self, step: int, name: str) -> bool:
         """Whether the checkpoint holds the item."""
         return (self._directory / str(step) / name).is_dir()
@@ -148,12 +164,16 @@ class Checkpoints:
         """Reads the JSON part only.
 
         Raises:
-          CheckpointError: if there is no such checkpoint or another version of this program wrote it.
+          CheckpointError: if there is no such checkpoint or another version of this program wrote it; a DamagedCheckpointError if it
+            cannot be read.
         """
         self.wait()
         self._need_item(step, META)
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            record = reader.restore(self._directory / str(step) / META)
+        try:
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+                record = reader.restore(self._directory / str(step) / META)
+        except Exception as error:  # Orbax, JSON and the file system each raise their own
+            raise self._damaged(step, META, error) from error
         found = record.get("format") if isinstance(record, dict) else None
         if found != FORMAT:
             raise CheckpointError(
@@ -172,8 +192,8 @@ class Checkpoints:
           The arrays, in the structure of `targets` and safe to donate, and the meta data.
 
         Raises:
-          CheckpointError: if the checkpoint or an item is missing, the format is another one, or a leaf is missing, left over, or has
-            another shape or dtype than its target.
+          CheckpointError: if there is no such checkpoint, the format is another one, or a leaf is missing, left over, or has another
+            shape or dtype than its target; a DamagedCheckpointError if an item is missing or cannot be read.
         """
         meta = self.meta(step)
         for name, target in targets.items():
@@ -181,8 +201,11 @@ class Checkpoints:
             self._need_equal(step, name, target)
         restored: dict[str, Any] = {}
         for name, target in targets.items():  # one after the other, for the peak of memory
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-                stored = reader.restore(self._directory / str(step) / name, args=ocp.args.StandardRestore(target))
+            try:
+                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                    stored = reader.restore(self._directory / str(step) / name, args=ocp.args.StandardRestore(target))
+            except Exception as error:  # Orbax, TensorStore and the file system each raise their own
+                raise self._damaged(step, name, error) from error
             shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
             # On GPUs a restored array may not be donatable; what comes out of a program is. Donating it to that program costs no memory
             # where it works.
@@ -190,15 +213,24 @@ class Checkpoints:
             restored[name] = own(stored)
         return restored, meta
 
+    def _damaged(self, step: int, name: str, error: Exception) -> DamagedCheckpointError:
+        reason = " ".join(str(error).split())[:300]
+        return DamagedCheckpointError(
+            f"item '{name}' of checkpoint {step} in {self._directory} cannot be read: {type(error).__name__}: {reason}"
+        )
+
     def _need_item(self, step: int, name: str) -> None:
         if not (self._directory / str(step)).is_dir():
             raise CheckpointError(f"there is no checkpoint {step} in {self._directory}")
         if not self.has_item(step, name):
-            raise CheckpointError(f"checkpoint {step} in {self._directory} has no item '{name}'")
+            raise DamagedCheckpointError(f"checkpoint {step} in {self._directory} has no item '{name}'")
 
     def _need_equal(self, step: int, name: str, target: Any) -> None:
         """Orbax casts dtypes and reports other differences by the page, so they are compared before it reads a byte."""
-        metadata = ocp.StandardCheckpointHandler().metadata(self._directory / str(step) / name)
+        try:
+            metadata = ocp.StandardCheckpointHandler().metadata(self._directory / str(step) / name)
+        except Exception as error:  # Orbax, JSON and the file system each raise their own
+            raise self._damaged(step, name, error) from error
         stored = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(getattr(metadata, "tree", metadata))}
         wanted = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(target)}
         where = f"checkpoint {step} does not fit this run's settings"

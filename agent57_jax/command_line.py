@@ -62,7 +62,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         fail(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
     except FileNotFoundError as error:
         fail(f"no config file {error.filename or error}")
-    except (SettingsError, ValueError, TypeError, KeyError, AttributeError, ImportError, SyntaxError) as error:
+    except Exception as error:  # a config file is code, which can raise anything
         fail(f"{type(error).__name__} in the config file or an override: {error}")
     if len(rest) > 1:
         fail(f"'{rest[1]}' is not understood; flags begin with two dashes")

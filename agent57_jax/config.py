@@ -10,6 +10,8 @@ import dataclasses
 import difflib
 import enum
 import json
+import math
+import pathlib
 import types
 import typing
 from collections.abc import Mapping
@@ -358,6 +360,21 @@ def to_json(settings: Settings) -> str:
     return json.dumps(to_dict(settings), indent=2) + "\n"
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The plain values in a run's config.json.
+
+    Raises:
+      SettingsError: if it is no JSON object; OSError: if it cannot be opened.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise SettingsError(f"{path} is damaged, it is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} is damaged: it holds {values!r} instead of settings")
+    return values
+
+
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Other settings, finalised: `values` has plain ones under names such as "replay.trace".
 
@@ -503,6 +520,10 @@ def problems(settings: Settings) -> list[str]:
         settings.novelty.train_timesteps <= replay.trace,
         f"novelty.train_timesteps {settings.novelty.train_timesteps} exceeds replay.trace {replay.trace}",
     )
+    for path in ("policy.beta_max", "replay.samples_per_insert", "learner.learning_rate", "learner.novelty_learning_rate"):
+        section, name = path.split(".")
+        value = getattr(getattr(settings, section), name)
+        need(value < math.inf, f"{path} is {value}, but must be finite")
     if not found:
         found.extend(_capacity_problems(settings))
     return found

@@ -45,7 +45,7 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
     folder = pathlib.Path(folder)
     if not (folder / "config.json").exists():
         raise SettingsError(f"{folder} holds no run: there is no config.json in it")
-    settings = config.from_dict(json.loads((folder / "config.json").read_text()))
+    settings = config.from_dict(config.read_json(folder / "config.json"))
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpoint.keep, read_only=True)
     step = checkpoints.latest()
     if step is None:

@@ -1,6 +1,5 @@
 """The training loop: act, learn by the schedule, evaluate, report, save; resumes and stops cleanly."""
 
-import json
 import os
 import pathlib
 import signal
@@ -12,14 +11,15 @@ import jax
 import numpy as np
 
 from agent57_jax import config, memory, parallel, programs, reporting
-from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.config import Settings, SettingsError
 from agent57_jax.console import Console
 from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.environments import factory
 from agent57_jax.evaluator import Episode, Evaluator
-from agent57_jax.learner import acting_parameters
+from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.metrics import MetricsWriter
+from agent57_jax.replay import ReplayState
 from agent57_jax.schedule import Counters, Schedule
 from agent57_jax.stopwatch import Stopwatch
 from agent57_jax.types import ActingParameters, HostEnvironment, JaxEnvironment
@@ -60,6 +60,11 @@ class Shutdown:
 class Trainer:
     """One run in one folder."""
 
+    replay: ReplayState
+    learner: LearnerState
+    update_metrics: programs.UpdateMetrics
+    schedule: Schedule
+
     def __init__(self, settings: Settings, workdir: str | os.PathLike[str], shutdown: Shutdown) -> None:
         """Builds environments, programs and states, or restores them from the folder's last checkpoint.
 
@@ -74,34 +79,11 @@ class Trainer:
             raise SettingsError("\n".join(found))
         self.workdir.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
-        resumed = self.checkpoints.latest()
-        saved = self.checkpoints.meta(resumed) if resumed is not None else {}
-        self._refuse_other_run(resumed)
-        self.counters = Counters(**saved.get(SAVED_COUNTERS, {}))
-        self.counters.starts += 1
+        self._refuse_other_run()
         key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
         self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
         self.stopwatch = Stopwatch()
-
-        environments, evaluation, simulated = self._make_environments()
-        self.parts = programs.build(settings, evaluation.spec)
-        self.capacity, table = memory.plan(self.parts, self.mesh.size, saved.get(SAVED_CAPACITY))
-        self.store = memory.make_replay(self.parts, self.capacity)
-        self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
-        self.driver: Driver = (
-            SimulationDriver(self.programs, self.root, self.stopwatch)
-            if simulated is not None
-            else HostDriver(self.programs, environments, self.root, self.stopwatch)
-        )
-        evaluation_actor, num_envs = self.parts.evaluation_actor, settings.evaluation.num_envs
-        self.evaluator = Evaluator(evaluation_actor, evaluation, num_envs, self.root, self.counters.evaluation_acts)
-        self.learner = self.programs.init_learner(self.root)
-        self.replay = self.programs.init_replay()
-        self.update_metrics = self.programs.init_update_metrics()
-        self.schedule = Schedule(settings.replay, settings.learner)
-        self.acting = self._current_parameters()
-        if resumed is not None:
-            self._restore(resumed, saved)
+        resumed, damaged, table = self._open()
 
         self._evaluated: list[Episode] = []
         self._last_report = self._last_save = self._loop_since = time.monotonic()
@@ -111,6 +93,8 @@ class Trainer:
         temporary.replace(self.workdir / "config.json")
         self.metrics = MetricsWriter(self.workdir, self.counters.steps if resumed is not None else None, settings.logging.tensorboard)
         self.console = Console(settings.total_steps, str(self.workdir), self._header(table))
+        for sentence in damaged:
+            self.console.say(sentence, warning=True)
         self.console.say(
             f"resumed from checkpoint {resumed} of {self.workdir}: {self.counters.updates} updates"
             if resumed is not None
@@ -257,6 +241,60 @@ class Trainer:
         self.checkpoints.save(self.counters.checkpoints, arrays, meta)
         return f"{self.workdir}/checkpoints/{self.counters.checkpoints}"
 
+    def _open(self) -> tuple[int | None, list[str], dict[str, int]]:
+        """Builds the run from its newest checkpoint that can be read, or anew if there is none.
+
+        Returns:
+          The number of that checkpoint; a sentence for each newer one that is damaged, which is set aside; the table of bytes.
+
+        Raises:
+          CheckpointError: if none of several can be read. A run is not begun anew over what may be mended.
+        """
+        steps = self.checkpoints.steps()
+        found: list[tuple[int, DamagedCheckpointError]] = []
+        for step in reversed(steps):
+            try:
+                table = self._build(step)
+            except DamagedCheckpointError as error:
+                found.append((step, error))
+                continue
+            return step, [f"{error}; it is now {self.checkpoints.set_aside(number).name}" for number, error in found], table
+        if found:
+            raise CheckpointError(f"no checkpoint can be read: {found[0][1]}. To begin anew choose another --workdir")
+        return None, [], self._build(None)
+
+    def _build(self, resumed: int | None) -> dict[str, int]:
+        """Environments, programs and states, those of a checkpoint if there is one; returns the table of bytes."""
+        settings = self.settings
+        saved = self.checkpoints.meta(resumed) if resumed is not None else {}
+        self.counters = Counters(**saved.get(SAVED_COUNTERS, {}))
+        self.counters.starts += 1
+        environments, evaluation, simulated = self._make_environments()
+        self.parts = programs.build(settings, evaluation.spec)
+        self.capacity, table = memory.plan(self.parts, self.mesh.size, saved.get(SAVED_CAPACITY))
+        self.store = memory.make_replay(self.parts, self.capacity)
+        self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
+        self.driver: Driver = (
+            SimulationDriver(self.programs, self.root, self.stopwatch)
+            if simulated is not None
+            else HostDriver(self.programs, environments, self.root, self.stopwatch)
+        )
+        evaluation_actor, num_envs = self.parts.evaluation_actor, settings.evaluation.num_envs
+        self.evaluator = Evaluator(evaluation_actor, evaluation, num_envs, self.root, self.counters.evaluation_acts)
+        self.learner = self.programs.init_learner(self.root)
+        self.replay = self.programs.init_replay()
+        self.update_metrics = self.programs.init_update_metrics()
+        self.schedule = Schedule(settings.replay, settings.learner)
+        self.acting = self._current_parameters()
+        if resumed is not None:
+            try:
+                self._restore(resumed, saved)
+            except CheckpointError:
+                self.driver.close()
+                self.evaluator.close()
+                raise
+        return table
+
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
         """Replaces the fresh states by those of a checkpoint."""
         fresh = self._state()
@@ -291,12 +329,12 @@ class Trainer:
             items["evaluator_bandit"] = self.evaluator.state.bandit
         return items
 
-    def _refuse_other_run(self, resumed: int | None) -> None:
+    def _refuse_other_run(self) -> None:
         """A folder holds one run: other settings than its own end here, before they mix with what was learnt."""
         path = self.workdir / "config.json"
-        if resumed is None or not path.exists():
+        if not self.checkpoints.steps() or not path.exists():
             return
-        before = config.flatten(json.loads(path.read_text()))
+        before = config.flatten(config.read_json(path))
         now = config.flatten(config.to_dict(self.settings))
         changed = [
             f"{name} was {before.get(name)}, is {value}"

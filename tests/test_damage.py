@@ -1,0 +1,135 @@
+"""Checkpoints that were damaged after they were written: the one before serves, in words, and nothing is begun anew by itself."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agent57_jax import config, judging
+from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
+from agent57_jax.trainer import Trainer
+from tests import tiny
+
+
+class Stop:
+    """Stands in for signals."""
+
+    requested = False
+
+
+def opened(folder: pathlib.Path) -> Trainer:
+    return Trainer(config.finalise(tiny.coin_settings()), folder, Stop())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run with two checkpoints."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    training = opened(folder)
+    for _ in range(2):
+        for _ in range(6):
+            training._act_and_learn()
+        training._save()
+    training.close()
+    assert Checkpoints(folder / "checkpoints", 2, read_only=True).steps() == [1, 2]
+    return folder
+
+
+@pytest.fixture
+def run(saved: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(saved, tmp_path / "run"))
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def halve(folder: pathlib.Path) -> None:
+    """Every file of the item ends in the middle."""
+    for path in files(folder):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(folder: pathlib.Path) -> None:
+    """Every file of the item is empty."""
+    for path in files(folder):
+        path.write_bytes(b"")
+
+
+def lose_data(folder: pathlib.Path) -> None:
+    """The arrays are gone, what describes them is there."""
+    for path in files(folder):
+        if "ocdbt" in str(path) or path.parent.name == "d":
+            path.unlink()
+
+
+def remove(folder: pathlib.Path) -> None:
+    """The item is gone."""
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "item"),
+    [
+        *((halve, item) for item in ("learner", "shared", "actors", "evaluator_bandit", "replay", "meta")),
+        (empty, "learner"),
+        (empty, "meta"),
+        (lose_data, "replay"),
+        (remove, "learner"),
+        (remove, "meta"),
+    ],
+)
+def test_the_checkpoint_before_serves(
+    damage: Callable[[pathlib.Path], None], item: str, run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(run / "checkpoints" / "2" / item)
+    training = opened(run)
+    assert (training.counters.checkpoints, training.counters.starts) == (1, 2)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "checkpoint 2 in" in shown and f"'{item}'" in shown and "it is now 2.damaged" in shown
+    assert "resumed from checkpoint 1" in shown
+    # It goes on, under the number that is free again, and what was damaged stays for whoever wants to look at it.
+    for _ in range(6):
+        training._act_and_learn()
+    training._save()
+    training.close()
+    assert training.checkpoints.steps() == [1, 2]
+    assert (run / "checkpoints" / "2.damaged").is_dir()
+    again = opened(run)
+    assert again.counters.checkpoints == 2
+    again.close()
+
+
+def test_when_none_can_be_read_nothing_is_begun_anew(run: pathlib.Path) -> None:
+    for step in (1, 2):
+        halve(run / "checkpoints" / str(step) / "learner")
+    with pytest.raises(CheckpointError, match=r"^no checkpoint can be read: .*checkpoint 2 .*To begin anew choose another --workdir$"):
+        opened(run)
+    assert Checkpoints(run / "checkpoints", 2, read_only=True).steps() == [1, 2]  # both are still where they were
+
+
+def test_evaluate_says_what_is_damaged(run: pathlib.Path) -> None:
+    halve(run / "checkpoints" / "2" / "learner")
+    with pytest.raises(DamagedCheckpointError, match=r"^item 'learner' of checkpoint 2 in \S+ cannot be read: "):
+        judging.evaluate(run, episodes=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is damaged, it is no JSON"), ("[]", r"is damaged: it holds \[\]"), ("", "no JSON")]
+)
+def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.Path) -> None:
+    (run / "config.json").write_text(content)
+    for use in (opened, lambda folder: judging.evaluate(folder, episodes=1, seed=0)):
+        with pytest.raises(config.SettingsError, match=message):
+            use(run)
+
+
+def test_settings_of_another_version_are_one_line(run: pathlib.Path) -> None:
+    values: dict[str, Any] = json.loads((run / "config.json").read_text())
+    values["replay"]["novel_idea"] = 1
+    (run / "config.json").write_text(json.dumps(values))
+    with pytest.raises(config.SettingsError, match=r"^config.json does not fit this version of agent57_jax: replay.novel_idea$"):
+        judging.evaluate(run, episodes=1, seed=0)
