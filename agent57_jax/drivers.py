@@ -23,6 +23,7 @@ class Driver(Protocol):
 
     shared: Shared
     appended: list[int]  # timesteps written per environment, of every group
+    states: list[ActorState]  # the actors of every group; a simulation has one
 
     def dispatch(self, parameters: ActingParameters, store: ReplayState, counters: Counters) -> ReplayState:
         """Starts the next acts; returns the replay with them. `store` is consumed."""
@@ -47,7 +48,7 @@ class HostDriver:
         self._programs, self._environments, self._root, self._stopwatch = programs, environments, root, stopwatch
         self.shared: Shared = programs.init_shared()
         self.appended = [0] * len(environments)
-        self._states: list[ActorState] = [programs.init_actor(programs.actor_index(group)) for group in range(len(environments))]
+        self.states: list[ActorState] = [programs.init_actor(programs.actor_index(group)) for group in range(len(environments))]
         self._pending: tuple[int, jax.Array] | None = None
         for environment in environments:
             environment.reset()
@@ -60,8 +61,8 @@ class HostDriver:
         mesh = self._programs.mesh
         counter, number = parallel.upload(mesh, parallel.REPLICATED, (np.uint32(counters.acts % 2**32), np.int32(group)))
         uploaded = parallel.upload(mesh, parallel.BY_ENVIRONMENT, timestep)
-        self._states[group], self.shared, store, action = self._programs.act(
-            parameters, self._states[group], self.shared, store, uploaded, self._root, counter, number
+        self.states[group], self.shared, store, action = self._programs.act(
+            parameters, self.states[group], self.shared, store, uploaded, self._root, counter, number
         )
         self._pending = group, action
         steps = int(np.count_nonzero(timestep.step_type != FIRST))
@@ -83,11 +84,11 @@ class HostDriver:
 
     def state_to_save(self) -> Any:
         """Bandits and episode counts; emulators cannot be saved, so episodes in flight start anew and with them all the rest."""
-        return [{"bandit": state.bandit, "episodes_started": state.episodes_started} for state in self._states]
+        return [{"bandit": state.bandit, "episodes_started": state.episodes_started} for state in self.states]
 
     def load(self, state: Any) -> None:
         """Puts saved bandits into fresh actors."""
-        self._states = [fresh._replace(**saved) for fresh, saved in zip(self._states, state, strict=True)]
+        self.states = [fresh._replace(**saved) for fresh, saved in zip(self.states, state, strict=True)]
 
     def close(self) -> None:
         """Ends the emulators."""
@@ -103,7 +104,7 @@ class SimulationDriver:
         self.shared: Shared = programs.init_shared()
         self.appended = [0]
         index = programs.actor_index(0)
-        self._state: ActorState = programs.init_actor(index)
+        self.states: list[ActorState] = [programs.init_actor(index)]
         self._simulation: Simulation = programs.init_simulation(root, index)
         self._pending: jax.Array | None = None
 
@@ -111,8 +112,8 @@ class SimulationDriver:
         """Starts `acts_per_dispatch` acts."""
         settings = self._programs.parts.settings
         counter = parallel.upload(self._programs.mesh, parallel.REPLICATED, np.uint32(counters.acts % 2**32))
-        self._simulation, self._state, self.shared, store, self._pending = self._programs.rollout(
-            parameters, self._simulation, self._state, self.shared, store, self._root, counter
+        self._simulation, self.states[0], self.shared, store, self._pending = self._programs.rollout(
+            parameters, self._simulation, self.states[0], self.shared, store, self._root, counter
         )
         counters.acts += settings.actor.acts_per_dispatch
         counters.timesteps += settings.actor.acts_per_dispatch * settings.envs_per_group
@@ -129,11 +130,11 @@ class SimulationDriver:
 
     def state_to_save(self) -> Any:
         """Everything: such a run continues bit for bit."""
-        return {"actor": self._state, "simulation": self._simulation}
+        return {"actor": self.states[0], "simulation": self._simulation}
 
     def load(self, state: Any) -> None:
         """Continues where the saved run stood."""
-        self._state, self._simulation = state["actor"], state["simulation"]
+        self.states[0], self._simulation = state["actor"], state["simulation"]
 
     def close(self) -> None:
         """Nothing runs outside the device."""

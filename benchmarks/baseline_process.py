@@ -75,8 +75,12 @@ class Baseline:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._ask({"make": "actor", "num_envs": self._rows, "fill": fill, **sizes})
-        self._ask({"make": "learner", **sizes})
+        try:
+            self._ask({"make": "actor", "num_envs": self._rows, "fill": fill, **sizes})
+            self._ask({"make": "learner", **sizes})
+        except BaselineError:
+            self._end()
+            raise
 
     def act(self) -> float:
         """One act; agent steps."""
@@ -92,6 +96,9 @@ class Baseline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.wait()
 

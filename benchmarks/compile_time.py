@@ -36,7 +36,7 @@ def main() -> None:
     start = time.perf_counter()
     run = parts.Parts(settings)
     run.act()
-    run.update()
+    run.learn()
     environment = (
         factory.make_host_environment(settings.environment, settings.evaluation.num_envs, settings.seed, "evaluation")
         if settings.is_host_environment

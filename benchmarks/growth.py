@@ -17,6 +17,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from absl import flags
 
@@ -33,10 +34,19 @@ _ENVIRONMENTS = flags.DEFINE_list("environments", ["16", "64", "256", "1024", "4
 _BATCHES = flags.DEFINE_list("batches", ["4", "8", "16", "32", "64"], "sequences of a batch")
 _TRACES = flags.DEFINE_list("traces", ["20", "40", "80", "160"], "transitions of a sequence")
 _FILLS = flags.DEFINE_list("fills", ["0", "1000", "3000", "10000", "30000"], "embeddings in a memory")
-_REPLAYS = flags.DEFINE_list("replays", ["40960", "204800", "1024000"], "timesteps of replay")
+_REPLAYS = flags.DEFINE_list("replays", ["61440", "245760", "983040"], "timesteps of replay")
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "simulated devices")
 
 Row = dict[str, float]  # "size" and the columns
+# Where no update is measured none needs memory: the shortest sequences, one for each of up to 8 devices.
+ONLY_ACTS: dict[str, Any] = {
+    "novelty.train_timesteps": 1,
+    "learner.batch_size": 8,
+    "replay.burn_in": 0,
+    "replay.trace": 10,
+    "replay.period": 10,
+    "replay.min_sequences": 1,
+}
 
 
 class MeasurementError(RuntimeError):
@@ -98,16 +108,16 @@ def environments(settings: Settings) -> Iterator[Row]:
     from benchmarks import measure, parts
 
     for count in (int(x) for x in _ENVIRONMENTS.value):
-        # A replay of the least size, and memories no larger than is compared: neither is what grows here.
-        num_envs = count * settings.environment.num_groups
+        # The least replay, no update, and memories no larger than is compared: none of them is what grows here.
         small = {
-            "environment.num_envs": num_envs,
-            "novelty.memory_capacity": 1_000,
-            "replay.capacity": str(num_envs * (settings.replay.span + settings.replay.period)),
-            "replay.min_sequences": 1,
+            **ONLY_ACTS,
+            "environment.num_envs": count,
+            "environment.num_groups": 1,
+            "novelty.memory_capacity": min(settings.novelty.memory_capacity, 1_000),
+            "replay.capacity": str(count * 20),
         }
         run = parts.Parts(config.changed(settings, small), with_environments=False)
-        still = parts.StillActor(run, 1_000)
+        still = parts.StillActor(run, run.settings.novelty.memory_capacity)
         rate = measure.in_turn({"act": still.act}, _REPEATS.value, _SECONDS.value)["act"]
         yield {"size": count, "steps a second": rate.median, "ms an act": 1e3 * count / rate.median}
         del run, still
@@ -123,13 +133,19 @@ def trace(settings: Settings) -> Iterator[Row]:
     yield from updates(settings, {int(x): {"replay.trace": int(x), "replay.period": max(1, int(x) // 2)} for x in _TRACES.value})
 
 
-def updates(settings: Settings, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[Row]:
+def updates(settings: Settings, sizes: Mapping[int, Mapping[str, Any]]) -> Iterator[Row]:
     """The update under the settings of each size."""
     from benchmarks import measure, parts, work
 
-    for size, values in sizes.items():
-        run = parts.Parts(config.changed(settings, {"replay.min_sequences": 1, **values}), with_environments=False)
-        rate = measure.in_turn({"update": run.update}, _REPEATS.value, _SECONDS.value)["update"]
+    num_envs = settings.environment.num_envs
+    for size, own in sizes.items():
+        # A replay for two batches: a larger one makes no difference to an update, as the table "replay" shows.
+        values = config.to_dict(settings)["replay"] | {name.removeprefix("replay."): value for name, value in own.items()}
+        period, batch = values["period"], own.get("learner.batch_size", settings.learner.batch_size)
+        columns = -(-(values["burn_in"] + values["trace"]) // period) + 1 + -(-2 * batch // num_envs)
+        small = {"replay.min_sequences": 1, "replay.capacity": str(num_envs * columns * period)}
+        run = parts.Parts(config.changed(settings, {**small, **own}), with_environments=False)
+        rate = measure.in_turn({"update": run.learn}, _REPEATS.value, _SECONDS.value)["update"]
         flops = work.update(run.settings, run.spec)
         yield {"size": size, "s an update": 1 / rate.median, "GFLOP/s": flops * rate.median / 1e9}
         del run
@@ -139,7 +155,7 @@ def fill(settings: Settings) -> Iterator[Row]:
     """The act program, against the embeddings that the memories hold."""
     from benchmarks import measure, parts
 
-    run = parts.Parts(settings, with_environments=False)
+    run = parts.Parts(config.changed(settings, ONLY_ACTS), with_environments=False)
     sizes = [size for size in (int(x) for x in _FILLS.value) if size <= settings.novelty.memory_capacity]
     still = parts.StillActor(run, 0)  # one for all sizes: its memories are large
     tasks = {str(size): functools.partial(still.act, size) for size in sizes}
@@ -154,7 +170,8 @@ def replay(settings: Settings) -> Iterator[Row]:
     from benchmarks import measure, parts
 
     for size in (int(x) for x in _REPLAYS.value):
-        run = parts.Parts(config.changed(settings, {"replay.capacity": str(size), "replay.min_sequences": 1}), with_environments=False)
+        small = {"replay.capacity": str(size), "replay.min_sequences": 1, "learner.batch_size": 8}
+        run = parts.Parts(config.changed(settings, small), with_environments=False)
         sampler = parts.StillSampler(run)
         rates = measure.in_turn({"sample": sampler.sample, "append": sampler.append}, _REPEATS.value, _SECONDS.value)
         yield {"size": size, "ms a batch": 1e3 / rates["sample"].median, "ms an append": 1e3 / rates["append"].median}
@@ -167,8 +184,7 @@ def devices(settings: Settings) -> Iterator[Row]:
     for count in (int(x) for x in _DEVICES.value):
         simulated = f"--xla_force_host_platform_device_count={count}"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {simulated}".strip()}
-        overrides = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
-        command = [sys.executable, "-m", "benchmarks.collectives", *overrides, f"--config.num_devices={count}"]
+        command = [sys.executable, "-m", "benchmarks.collectives", *options.config_arguments(), f"--config.num_devices={count}"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise MeasurementError(f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")

@@ -1,6 +1,7 @@
 """Command-line flags that several benchmarks have, each defined once however many of them are imported."""
 
 import functools
+import sys
 from typing import Any
 
 from absl import flags
@@ -12,6 +13,12 @@ from agent57_jax import command_line
 def config() -> Any:
     """--config and its overrides."""
     return command_line.define_config()
+
+
+def config_arguments() -> list[str]:
+    """--config and its overrides as they were given, for a process that is to have the same settings."""
+    overrides = [argument for argument in sys.argv[1:] if argument.lstrip("-").startswith("config.")]
+    return [f"--config={command_line.config_path()}", *overrides]
 
 
 @functools.cache

@@ -26,7 +26,8 @@ class Parts:
 
     def __init__(self, settings: Settings, with_environments: bool = True) -> None:
         """`with_environments`: without, there is no driver, only what runs on the device."""
-        settings = config.changed(settings, {"checkpoint.save_replay": False})  # else room for a second replay is planned on CPUs
+        # Saved replays would need room beside them on CPUs, and this replay is full from the start, however small.
+        settings = config.changed(settings, {"checkpoint.save_replay": False, "replay.min_sequences": 1})
         self.settings = settings
         self.mesh = parallel.make_mesh(settings.num_devices)
         self.root = parallel.upload(self.mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(settings.seed))))
@@ -63,14 +64,31 @@ class Parts:
         self.driver.complete(self.counters)
         return float(self.counters.steps - before)
 
-    def update(self) -> float:
-        """One update, waited for; updates."""
-        self._update()
+    def learn(self, count: int = 1) -> float:
+        """So many updates, the last of which is waited for; updates."""
+        self._update(count)
+        self.wait()
+        return float(count)
+
+    def wait(self) -> None:
+        """Until all updates are done."""
         jax.block_until_ready(self.learner.updates)
-        return 1.0
+
+    def fill_memories(self, fill: int) -> None:
+        """Puts so many embeddings into every episodic memory of the fleet. An episode that ends empties its own."""
+        assert self.driver is not None
+        self.driver.states = [self.remembering(state, fill) for state in self.driver.states]
+
+    def remembering(self, state: ActorState, fill: int) -> ActorState:
+        """The state with so many embeddings in every episodic memory; it is consumed. Without a memory there is nothing to do."""
+        if state.novelty is None or state.novelty.memory is None:
+            return state
+        by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
+        remember = parallel.sharded(_remembered, self.mesh, (by_env, everywhere), by_env, donate=(0,))
+        return state._replace(novelty=state.novelty._replace(memory=remember(state.novelty.memory, np.int32(fill))))
 
     def act_and_learn(self, updates: int) -> float:
-        """The trainer's loop until so many updates more are done, and waited for; agent steps."""
+        """The trainer's loop until so many updates more are started; agent steps. `wait` waits for them."""
         assert self.driver is not None
         schedule, counters = Schedule(self.settings.replay, self.settings.learner), self.counters
         before, until = counters.steps, counters.updates + updates
@@ -80,7 +98,6 @@ class Parts:
             if due:
                 self._update(due)
             self.driver.complete(counters)
-        jax.block_until_ready(self.learner.updates)
         return float(counters.steps - before)
 
     def bytes_per_timestep(self) -> float:
@@ -107,10 +124,7 @@ class StillActor:
         """`fill` is kept up by putting the counts of the memories back before every act."""
         self._parts, self._usual_fill = parts, fill
         mesh, settings, by_env = parts.mesh, parts.settings, parallel.BY_ENVIRONMENT
-        self._state: ActorState = parts.programs.init_actor(parts.programs.actor_index(0))
-        if self._state.novelty is not None and self._state.novelty.memory is not None:
-            remember = parallel.sharded(_remembered, mesh, (by_env,), by_env, donate=(0,))
-            self._state = self._state._replace(novelty=self._state.novelty._replace(memory=remember(self._state.novelty.memory)))
+        self._state = parts.remembering(parts.programs.init_actor(parts.programs.actor_index(0)), fill)
         self._shared = parts.programs.init_shared()
         rows = settings.envs_per_group
         generator = np.random.default_rng(0)
@@ -182,13 +196,14 @@ class StillSampler:
         return 1.0
 
 
-def _remembered(memory: EpisodicMemory) -> EpisodicMemory:
-    """Embeddings that differ from each other in every slot."""
+def _remembered(memory: EpisodicMemory, fill: jax.Array) -> EpisodicMemory:
+    """So many embeddings in each memory, and numbers that differ from each other in every slot."""
     shape = memory.embeddings.shape
     numbers = jax.lax.broadcasted_iota(jnp.uint32, shape, 1) * np.uint32(2_654_435_761) + jax.lax.broadcasted_iota(
         jnp.uint32, shape, 2
     ) * np.uint32(40_503)
-    return memory._replace(embeddings=(numbers % 65_536).astype(jnp.float32) / 65_536)
+    embeddings = (numbers % 65_536).astype(jnp.float32) / 65_536
+    return memory._replace(embeddings=embeddings, inserted=jnp.full_like(memory.inserted, fill))
 
 
 def host_environments(settings: Settings) -> list[Any]:
@@ -268,6 +283,7 @@ def raw_and_adapter(settings: Settings) -> tuple[dict[str, Callable[[], float]],
     def close() -> None:
         for pool in pools:
             pool.recv()
+            pool.close()
         for environment in ours:
             environment.close()
 

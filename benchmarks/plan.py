@@ -30,6 +30,7 @@ _CAPACITY = flags.DEFINE_float("capacity", 141e9, "bytes of a GPU's memory", low
 _HOST_MEMORY = flags.DEFINE_float("host_memory", 300e9, "bytes a second of the box's memory", lower_bound=1.0)
 _PCIE = flags.DEFINE_float("pcie", 63e9, "bytes a second to one GPU", lower_bound=1.0)
 _LINK = flags.DEFINE_float("link", 450e9, "bytes a second from one GPU to the others", lower_bound=1.0)
+_ACTS = flags.DEFINE_float("acts", 500.0, "acts a second that one process can start and wait for, however small", lower_bound=1.0)
 _JSON = options.json()
 
 
@@ -62,7 +63,9 @@ class Sizes(NamedTuple):
     memories: int  # the numbers of one environment's episodic memory, full
     recurrent: int  # states of one environment
     learner: int  # parameters, targets and optimisers, on each device
-    parameters: int  # those that are trained, on each device
+    parameters: int  # those that actors read, on each device
+    gradients: int  # on each device
+    frames_per_step: int
     activations: int  # of one update
     state: int  # all that is allocated, on each device
 
@@ -83,10 +86,11 @@ def needs(settings: Settings, load: Load, sizes: Sizes, act_flops: float, update
         "activations of updates, written and read": 2 * sizes.activations * per_gpu,
         "optimisers, read and written": 2 * sizes.learner * load.updates,
     }
-    summed = 2 * (load.gpus - 1) / load.gpus * sizes.parameters * load.updates  # a ring of devices
+    summed = 2 * (load.gpus - 1) / load.gpus * sizes.gradients * load.updates  # a ring of devices
     steps = load.gpus * load.steps
     return [
         Need("emulators", "cores", steps / _STEPS_PER_CORE.value, _CORES.value),
+        Need("acts", "/s", acts, _ACTS.value),
         # Written by the emulators, read and written by the copy for the upload, read by the upload.
         Need("host memory", "B/s", 4 * sizes.observation * steps, _HOST_MEMORY.value),
         Need("PCIe, upwards", "B/s", (sizes.observation + 20) * load.steps, _PCIE.value),
@@ -126,6 +130,8 @@ def sizes_of(settings: Settings, gpus: int) -> tuple[Sizes, float, float]:
         recurrent=memory.tree_bytes(actor.recurrent),
         learner=memory.tree_bytes(learner),
         parameters=memory.tree_bytes(acting_parameters(learner)),
+        gradients=memory.tree_bytes(learner.parameters),
+        frames_per_step=spec.frames_per_step,
         activations=activations,
         state=memory.tree_bytes(learner) + (fleet + activations + memory.replay_bytes(parts, capacity)) // gpus,
     )
@@ -140,8 +146,8 @@ def main() -> None:
     from benchmarks import reports
     from reproductions import records
 
-    load = Load(_GPUS.value, _FRAMES.value / 4, _UPDATES.value)
-    sizes, act_flops, update_flops = sizes_of(settings, load.gpus)
+    sizes, act_flops, update_flops = sizes_of(settings, _GPUS.value)
+    load = Load(_GPUS.value, _FRAMES.value / sizes.frames_per_step, _UPDATES.value)
     found = needs(settings, load, sizes, act_flops, update_flops)
     lines = [("resource", "needed", "there is", "unit", "share")]
     lines += [

@@ -8,6 +8,7 @@ update beside the same sizes in plain PyTorch, which requirements-bench.txt brin
 an earlier start). Rates are medians of several runs. The replay is full from the start, so that learning need not wait.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ _PARTS = flags.DEFINE_list("parts", ["environments", "device", "acting", "learne
 _REPEATS = options.repeats()
 _SECONDS = options.seconds()
 _FILL = flags.DEFINE_integer("fill", 1_000, "embeddings in each episodic memory while the act program is measured alone", lower_bound=0)
-_UPDATES = flags.DEFINE_integer("updates", 4, "updates of a run of acting and learning together", lower_bound=1)
+_UPDATES = flags.DEFINE_integer("updates_per_run", 4, "updates of a run of learning, and of acting and learning together", lower_bound=1)
 _JSON = options.json()
 
 PARTS = ("environments", "device", "acting", "learner", "together", "baseline", "compile")
@@ -117,15 +118,21 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
         rows.append(Row("device", f"act program, {fill} memories", "step", rate, devices * products.median / act_flops, "matrix products"))
         del still
     if "acting" in wanted:
-        rate = measure.in_turn({"acting": run.act}, repeats, seconds)["acting"]
+        fills = sorted({min(fill, settings.novelty.memory_capacity) for fill in (_FILL.value, settings.novelty.memory_capacity)})
         on_device = devices * products.median / act_flops
         # On a CPU emulators and networks take turns on the same cores; beside a device they run at the same time.
         roof = None if raw is None else 1 / (1 / raw.median + 1 / on_device) if is_cpu() else min(raw.median, on_device)
-        rows.append(Row("acting", "environments, act, append", "step", rate, roof, "EnvPool and matrix products"))
+        for fill in fills:
+            run.fill_memories(fill)
+            rate = measure.in_turn({"acting": run.act}, repeats, seconds)["acting"]
+            rows.append(Row("acting", f"environments, act, append; {fill:,} memories", "step", rate, roof, "EnvPool and matrix products"))
     if "learner" in wanted:
-        rate = measure.in_turn({"update": run.update}, repeats, seconds)["update"]
+        # Waited for one by one they would be latencies; on a CPU there is nothing to overlap.
+        learn = functools.partial(run.learn, 1 if is_cpu() else _UPDATES.value)
+        rate = measure.in_turn({"update": learn}, repeats, seconds)["update"]
         rows.append(Row("learner", "update", "update", rate, devices * products.median / update_flops, "matrix products"))
     if "together" in wanted:
+        run.fill_memories(min(_FILL.value, settings.novelty.memory_capacity))
         steps, updates = together(run, repeats)
         rows.append(Row("together", "acting while learning", "step", steps, None, ""))
         rows.append(Row("together", "learning while acting", "update", updates, None, ""))
@@ -143,11 +150,13 @@ def together(run: Any, repeats: int) -> tuple[Any, Any]:
 
     run.counters.learning_since_timesteps, run.counters.learning_since_updates = run.counters.timesteps, run.counters.updates
     run.act_and_learn(1)
+    run.wait()
     steps, updates = [], []
     for _ in range(repeats):
         before, taken, start = run.counters.updates, 0.0, time.perf_counter()
         while run.counters.updates - before < _UPDATES.value or time.perf_counter() - start < _SECONDS.value:
             taken += run.act_and_learn(1)
+        run.wait()
         elapsed = time.perf_counter() - start
         steps.append(taken / elapsed)
         updates.append((run.counters.updates - before) / elapsed)
@@ -161,7 +170,7 @@ def beside_baseline(settings: Settings, run: Any, repeats: int, seconds: float) 
     still = parts.StillActor(run, min(_FILL.value, settings.novelty.memory_capacity))
     with baseline_process.Baseline(settings, run.spec, min(_FILL.value, settings.novelty.memory_capacity)) as baseline:
         acts = measure.in_turn({"ours": still.act, "PyTorch": baseline.act}, repeats, seconds)
-        updates = measure.in_turn({"ours": run.update, "PyTorch": baseline.update}, repeats, seconds)
+        updates = measure.in_turn({"ours": run.learn, "PyTorch": baseline.update}, repeats, seconds)
     return [
         Row("baseline", "act, PyTorch", "step", acts["PyTorch"], None, ""),
         Row("baseline", "act, ours", "step", acts["ours"], acts["PyTorch"].median, "PyTorch"),
@@ -184,7 +193,7 @@ def compile_times() -> dict[str, float]:
             sys.executable,
             "-m",
             "benchmarks.compile_time",
-            *(argument for argument in sys.argv[1:] if argument.startswith("--config")),
+            *options.config_arguments(),
         ]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
         found = []

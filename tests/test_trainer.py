@@ -285,7 +285,7 @@ def test_an_act_copies_no_episodic_memory(tmp_path: pathlib.Path) -> None:
     settings.novelty.memory_capacity = 4_999  # a size that nothing else has
     training = make(settings, tmp_path)
     timestep = training.driver._environments[0].recv()  # type: ignore[attr-defined]
-    arguments = (training.acting, training.driver._states[0], training.driver.shared, training.replay, timestep)  # type: ignore[attr-defined]
+    arguments = (training.acting, training.driver.states[0], training.driver.shared, training.replay, timestep)
     compiled = training.programs.act.lower(*arguments, training.root, np.uint32(0), np.int32(0)).compile().as_text()
     assert "4,4999,4]" in compiled
     assert not [line for line in compiled.splitlines() if " copy(" in line and "f32[4,4999,4]" in line.split("copy(")[0]]

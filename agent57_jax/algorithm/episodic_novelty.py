@@ -33,7 +33,7 @@ def insert(memory: EpisodicMemory, embedding: jax.Array) -> EpisodicMemory:
 
 
 def insert_and_compare(
-    memory: EpisodicMemory, embedding: jax.Array, num_neighbours: int, block_size: int = 512
+    memory: EpisodicMemory, embedding: jax.Array, num_neighbours: int, block_size: int | None = None
 ) -> tuple[EpisodicMemory, jax.Array]:
     """Appends an embedding [E, D] to every memory and compares it with the other ones that are held.
 
@@ -49,7 +49,7 @@ def insert_and_compare(
 
 
 def nearest_squared_distances(
-    memory: EpisodicMemory, query: jax.Array, num_neighbours: int, block_size: int = 512, left_out: jax.Array | None = None
+    memory: EpisodicMemory, query: jax.Array, num_neighbours: int, block_size: int | None = None, left_out: jax.Array | None = None
 ) -> jax.Array:
     """Squared Euclidean distances of each query to its nearest memories.
 
@@ -58,14 +58,15 @@ def nearest_squared_distances(
     Args:
       query: [E, D].
       num_neighbours: K.
-      block_size: slots visited at a time.
+      block_size: slots visited at a time; None for what suits the device.
       left_out: [E] int32, a slot of each memory that is not compared; None compares all.
 
     Returns:
       [E, K] ascending; NO_NEIGHBOUR where there are fewer than K memories.
     """
     num_envs, capacity, _ = memory.embeddings.shape
-    block = min(block_size, capacity)
+    # A CPU keeps a block in its caches; on a GPU a turn of the loop costs some launches, whatever it does.
+    block = min(block_size or (512 if jax.default_backend() == "cpu" else 8_192), capacity)
     fill = jnp.minimum(memory.inserted, capacity)
 
     def visit(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -51,17 +51,41 @@ def uses_patches() -> bool:
 
 
 def by_convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], num_trained: int) -> jax.Array:
-    """`convolutions` by XLA's, one network after the other: batched over kernels they would become grouped ones, which are slower."""
-    image = observation.astype(layers[0].kernel.dtype) / 255
+    """`convolutions` by XLA's. The first layer is one for all networks that are trained and one for the others: they see the same image.
+    Further layers go network by network: batched over kernels they would become grouped convolutions, which are slower.
+    """
+    others = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[num_trained:], layers))
     outputs = []
-    for v in range(layers[0].kernel.shape[0]):
-        x = image
-        for layer, stride in zip(layers, strides, strict=True):
-            kernel, bias = (leaf[v] if v < num_trained else jax.lax.stop_gradient(leaf[v]) for leaf in layer)
-            x = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            x = jax.nn.relu(x + bias[None, None, None])
-        outputs.append(x.reshape(x.shape[0], -1))
+    for part in (jax.tree.map(lambda leaf: leaf[:num_trained], layers), others):
+        number = part[0].kernel.shape[0]
+        if not number:
+            continue
+        first = _folded_convolution(part[0], observation, strides[0])
+        for v in range(number):
+            x = first[..., v, :]
+            for layer, stride in zip(part[1:], strides[1:], strict=True):
+                x = _convolution(x, layer.kernel[v], stride)
+                x = jax.nn.relu(x + layer.bias[None, None, None, v])
+            outputs.append(x.reshape(x.shape[0], -1))
     return jnp.stack(outputs)
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _folded_convolution(layer: Layer, observation: jax.Array, stride: int) -> jax.Array:
+    """The first layer's outputs [n, h, w, V, f], from an image whose space is folded into depth: a grey one has too few channels for
+    tensor cores.
+    """
+    number, size, _, channels, features = layer.kernel.shape
+    _, seen_rows, cell, taps = _geometry(observation.shape[1], size, stride)
+    _, seen_columns, _, _ = _geometry(observation.shape[2], size, stride)
+    image = _folded(observation[:, :seen_rows, :seen_columns], cell).astype(layer.kernel.dtype)
+    kernel = jax.vmap(lambda kernel: _matrix(kernel, stride))(layer.kernel) / 255  # [V, K, f]
+    kernel = jnp.moveaxis(kernel, 0, 1).reshape(taps, taps, cell * cell * channels, number * features)
+    x = _convolution(image, kernel, stride // cell)
+    return jax.nn.relu(x.reshape(*x.shape[:-1], number, features) + layer.bias[None, None, None])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

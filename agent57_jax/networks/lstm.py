@@ -28,7 +28,7 @@ def unroll(
     Returns:
       outputs [T, V, B, H] float32; hidden and cell state [V, B, H] after the last timestep.
     """
-    return forward(gates, kernel, hidden, cell, keep)[0]
+    return forward(gates, kernel, hidden, cell, keep, num_trained)[0]
 
 
 def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:
@@ -38,9 +38,11 @@ def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:
 
 
 def forward(
-    gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array
+    gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array, num_trained: int
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """The results of `unroll`, and what its gradient needs beside them: activated gates [T, V, B, 4H] and cells [T, V, B, H]."""
+    """The results of `unroll`, and what its gradient needs beside them, of the trained networks alone: activated gates [T, V, B, 4H] and
+    cells [T, V, B, H].
+    """
 
     def step(
         carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, jax.Array]
@@ -54,7 +56,8 @@ def forward(
         candidate = jnp.tanh(candidate)
         cell = forget * cell + update * candidate
         hidden = output * jnp.tanh(cell)
-        return (hidden, cell), (hidden, cell, jnp.concatenate([update, forget, candidate, output], axis=-1))
+        activated = jnp.concatenate([gate[:num_trained] for gate in (update, forget, candidate, output)], axis=-1)
+        return (hidden, cell), (hidden, cell[:num_trained], activated)
 
     (hidden, cell), (outputs, cells, activated) = jax.lax.scan(step, (hidden, cell), (gates, keep))
     return (outputs, hidden, cell), (activated, cells)
@@ -63,9 +66,9 @@ def forward(
 def _unroll_forward(
     gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array, num_trained: int
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    results, (activated, cells) = forward(gates, kernel, hidden, cell, keep)
+    results, (activated, cells) = forward(gates, kernel, hidden, cell, keep, num_trained)
     mine = slice(num_trained)
-    residuals = (kernel, hidden[mine], cell[mine], keep, results[0][:, mine], activated[:, mine], cells[:, mine])
+    residuals = (kernel, hidden[mine], cell[mine], keep, results[0][:, mine], activated, cells)
     return results, residuals
 
 

@@ -42,8 +42,10 @@ def test_acting_and_learning_keep_the_ratio_of_the_settings(zaxxon: parts.Parts)
 
 def test_act_and_update_say_how_much_they_did(zaxxon: parts.Parts) -> None:
     before = int(zaxxon.learner.updates)
-    assert zaxxon.update() == 1.0
+    assert zaxxon.learn() == 1.0
     assert int(zaxxon.learner.updates) == before + 1
+    assert zaxxon.learn(3) == 3.0
+    assert int(zaxxon.learner.updates) == before + 4
     taken = [zaxxon.act() for _ in range(4)]
     assert all(0 <= steps <= zaxxon.settings.envs_per_group for steps in taken)
     assert sum(taken) > 0
@@ -59,6 +61,13 @@ def test_memories_hold_what_they_are_said_to_hold(zaxxon: parts.Parts, fill: int
     assert len(np.unique(jax.device_get(memory.embeddings)[0, :, 0])) > 30  # neighbours differ from each other
 
 
+def test_the_fleets_memories_are_filled(zaxxon: parts.Parts) -> None:
+    zaxxon.fill_memories(20)
+    zaxxon.act()
+    inserted = [jax.device_get(state.novelty.memory.inserted) for state in zaxxon.driver.states]
+    assert np.all(np.concatenate(inserted) <= 21) and np.concatenate(inserted).max() == 21
+
+
 def test_the_sampler_draws_and_appends(zaxxon: parts.Parts) -> None:
     sampler = parts.StillSampler(zaxxon)
     before = jax.device_get(zaxxon.replay.appended).sum()
@@ -69,7 +78,7 @@ def test_the_sampler_draws_and_appends(zaxxon: parts.Parts) -> None:
 def test_a_simulated_run_has_the_same_parts() -> None:
     run = parts.Parts(config.finalise(tiny.coin_settings()))
     assert run.act() > 0
-    assert run.update() == 1.0
+    assert run.learn() == 1.0
     assert run.act_and_learn(3) > 0
 
 

@@ -40,18 +40,29 @@ def test_shares_are_of_the_roof_that_is_named() -> None:
 
 def test_the_plan_is_arithmetic_on_its_sizes() -> None:
     flags.FLAGS.unparse_flags()
-    flags.FLAGS(["plan", "--steps_per_core=2000", "--cores=64", "--pcie=1e9", "--link=4e9", "--arithmetic=1e12"])
+    flags.FLAGS(["plan", "--steps_per_core=2000", "--cores=64", "--pcie=1e9", "--link=4e9", "--arithmetic=1e12", "--acts=100"])
     settings = Settings()
     settings.learner.batch_size = 512
-    sizes = plan.Sizes(observation=7_056, memories=1_000, recurrent=100, learner=50, parameters=20, activations=30, state=40)
+    sizes = plan.Sizes(
+        observation=7_056,
+        memories=1_000,
+        recurrent=100,
+        learner=50,
+        parameters=20,
+        gradients=16,
+        frames_per_step=4,
+        activations=30,
+        state=40,
+    )
     load = plan.Load(gpus=8, steps=1_000.0, updates=4.0)
     found = {need.resource.strip(): need for need in plan.needs(config.finalise(settings), load, sizes, act_flops=5e6, update_flops=8e9)}
     flags.FLAGS.unparse_flags()
     assert found["emulators"].needed == 4.0
     assert found["emulators"].share == 4 / 64
+    assert found["acts"].needed == 1_000 / (256 / 2 / 8)
     assert found["PCIe, upwards"].needed == 7_076 * 1_000
     assert found["GPU arithmetic"].needed == 5e6 * 1_000 + 8e9 * 4 / 8
-    assert found["links between GPUs"].needed == 2 * 7 / 8 * 20 * 4
+    assert found["links between GPUs"].needed == 2 * 7 / 8 * 16 * 4
     assert found["episodic memories, full"].needed == 1_000 * 1_000
     parts = [need.needed for need in found.values() if need.resource.startswith("  ")]
     assert found["GPU memory, traffic"].needed == sum(parts)
