@@ -1,6 +1,7 @@
 """Random network distillation: a fixed random network g and the predictor that learns it (Burda et al. 2018; NGU §2, Agent57 App. F)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from agent57_jax.config import NetworkSettings, NoveltySettings
-from agent57_jax.networks.torsos import build_torso
+from agent57_jax.networks.torsos import Convolutions, build_torso
 from agent57_jax.types import EnvironmentSpec
 
 Parameters = Any
@@ -19,8 +20,11 @@ class _Features(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self, observation: jax.Array) -> jax.Array:
-        return nn.Dense(self.size)(build_torso(self.network, jnp.dtype("float32"))(observation))
+    def __call__(self, observation: jax.Array, features: jax.Array | None = None) -> jax.Array:
+        """`features` stands for what the torso makes of the observations, where that has been computed already."""
+        if features is None:
+            features = build_torso(self.network, jnp.dtype("float32"))(observation)
+        return nn.Dense(self.size)(features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,5 +43,10 @@ class DistillationNetwork:
     def error(self, predictor: Parameters, target: Parameters, observation: jax.Array) -> jax.Array:
         """err(x) = ||g^(x) - g(x)||^2: [..., *observation_shape] -> [...]. No gradient reaches the random network."""
         module = _Features(self.network, self.novelty.distillation_size)
-        wanted = jax.lax.stop_gradient(module.apply({"params": target}, observation))
-        return jnp.sum(jnp.square(module.apply({"params": predictor}, observation) - wanted), axis=-1)
+        torso = build_torso(self.network, jnp.dtype("float32"))
+        seen: Sequence[jax.Array | None] = (None, None)
+        if isinstance(torso, Convolutions):  # both see the same image
+            layers = [torso.layers_of(parameters["Convolutions_0"]) for parameters in (predictor, target)]
+            seen = list(torso.of_networks(layers, observation, num_trained=1))
+        wanted = jax.lax.stop_gradient(module.apply({"params": target}, observation, seen[1]))
+        return jnp.sum(jnp.square(module.apply({"params": predictor}, observation, seen[0]) - wanted), axis=-1)
