@@ -49,6 +49,8 @@ class ActMetrics(NamedTuple):
     arm_pulls: jax.Array  # [N] episodes that ended
     arm_return: jax.Array  # [N] sum over episodes
     novelty: NoveltyMetrics | None
+    non_finite: dict[str, jax.Array]  # scalars, timesteps at which what has this name was not finite
+    clean: dict[str, jax.Array]  # scalars, timesteps before the first of those, of all environments
 
 
 class EpisodeReport(NamedTuple):
@@ -142,7 +144,15 @@ class Actor:
             arm_pulls=jnp.zeros((self.num_policies,), jnp.float32),
             arm_return=jnp.zeros((self.num_policies,), jnp.float32),
             novelty=None if self.novelty is None else self.novelty.init_metrics(),
+            non_finite=dict.fromkeys(self.checked_names, zero),
+            clean=dict.fromkeys(self.checked_names, zero),
         )
+
+    @property
+    def checked_names(self) -> tuple[str, ...]:
+        """What is watched for numbers that are not finite."""
+        of_novelty = () if self.novelty is None else ("intrinsic_reward", "novelty_statistics")
+        return ("observation", "extrinsic_reward", "action_values", *of_novelty)
 
     def act(
         self,
@@ -170,7 +180,9 @@ class Actor:
         bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm)
         novelty = self._novelty(parameters, state, statistics, timestep)
         reward = None if novelty is None else novelty.reward
-        recurrent, action, probability, taken = self._q_step(parameters, state, timestep, reward, policy, is_first, key_action)
+        recurrent, action, probability, taken, values_are_finite = self._q_step(
+            parameters, state, timestep, reward, policy, is_first, key_action
+        )
 
         # The action at LAST is ignored by the environment, so an episode's ratios count the others.
         counts = jnp.where(is_first[:, None], 0, state.action_counts)
@@ -200,7 +212,11 @@ class Actor:
             arm_pulls=jnp.sum(arms, axis=0),
             arm_return=jnp.sum(arms * timestep.episode_return[:, None], axis=0),
             novelty=None if novelty is None else novelty.metrics,
+            non_finite=_non_finite(timestep, values_are_finite, novelty),
+            clean=dict.fromkeys(self.checked_names, jnp.zeros((), jnp.float32)),
         )
+        now = parallel.sum_over_devices(now)
+        clean = {name: jnp.where(metrics.non_finite[name] + bad > 0, 0.0, now.timesteps) for name, bad in now.non_finite.items()}
         return ActOutput(
             state=ActorState(
                 actor=state.actor,
@@ -213,7 +229,7 @@ class Actor:
                 action_counts=counts,
             ),
             statistics=None if novelty is None else novelty.statistics,
-            metrics=jax.tree.map(jnp.add, metrics, parallel.sum_over_devices(now)),
+            metrics=jax.tree.map(jnp.add, metrics, now._replace(clean=clean)),
             experience=experience,
             report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length, timestep.extras),
         )
@@ -294,8 +310,10 @@ class Actor:
         policy: jax.Array,
         is_first: jax.Array,
         key: jax.Array,
-    ) -> tuple[RecurrentState, jax.Array, jax.Array, jax.Array]:
-        """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and their values [V, E]."""
+    ) -> tuple[RecurrentState, jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and values [V, E]; [E] bool, whether all values are
+        finite.
+        """
         inputs = QInputs(timestep.observation, state.recurrent.previous_action, timestep.reward, reward, policy, is_first)
         inputs = jax.tree.map(lambda leaf: leaf[:, None], inputs)
         values, hidden, cell = self.q_network.unroll(parameters.q, state.recurrent, inputs)
@@ -315,4 +333,23 @@ class Actor:
         action = jax.vmap(draw)(state.actor, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
         probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
         taken = jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0]
-        return RecurrentState(hidden, cell, action), action, probability, taken
+        return RecurrentState(hidden, cell, action), action, probability, taken, jnp.all(jnp.isfinite(values), axis=(0, 2))
+
+
+def _non_finite(timestep: TimeStep, values_are_finite: jax.Array, novelty: NoveltyOutput | None) -> dict[str, jax.Array]:
+    """In how many rows of this device what is watched is not finite."""
+
+    def rows(leaf: jax.Array) -> jax.Array:
+        return jnp.sum(~jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)).astype(jnp.float32)
+
+    is_image = jnp.issubdtype(timestep.observation.dtype, jnp.integer)
+    found = {
+        "observation": jnp.zeros((), jnp.float32) if is_image else rows(timestep.observation),
+        "extrinsic_reward": rows(timestep.reward),
+        "action_values": jnp.sum(~values_are_finite).astype(jnp.float32),
+    }
+    if novelty is not None:
+        moments = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(novelty.statistics)])
+        found["intrinsic_reward"] = rows(novelty.reward)
+        found["novelty_statistics"] = jnp.where(jnp.all(moments), 0.0, jnp.float32(timestep.reward.shape[0]))
+    return found

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from agent57_jax import config, memory, parallel, programs, reporting
+from agent57_jax.actor import ActMetrics
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.config import Settings, SettingsError
 from agent57_jax.console import Console
@@ -167,8 +168,15 @@ class Trainer:
         self._evaluated.extend(episodes)
 
     def _finish_evaluation(self) -> None:
-        """A finished run has a score: the evaluator plays on until it has one block of greedy episodes."""
-        while self.counters.greedy_episodes < self.settings.evaluation.greedy_episodes and not self.shutdown.requested:
+        """A finished run has a score: the evaluator plays on until it has one block of greedy episodes, but not for ever."""
+        evaluation = self.settings.evaluation
+        # The episode that is under way, the one that teaches the bandit, and the block.
+        acts = (evaluation.greedy_episodes + 2) * (self.settings.environment.max_episode_steps + 1)
+        while self.counters.greedy_episodes < evaluation.greedy_episodes and not self.shutdown.requested:
+            if not acts:
+                self.console.say("there is no score: evaluation episodes last longer than environment.max_episode_steps", warning=True)
+                return
+            acts -= 1
             self._evaluation_act()
             self._report_when_due()
 
@@ -187,7 +195,7 @@ class Trainer:
         """Writes one line of metrics and refreshes the console."""
         counters = self.counters
         acts, statistics, updates = jax.device_get((self.driver.shared.metrics, self.driver.shared.statistics, self.update_metrics))
-        self._stop_if_not_finite(updates)
+        self._stop_if_not_finite(acts, updates)
         now = time.monotonic()
         counters.seconds += now - self._loop_since
         self._loop_since = self._last_report = now
@@ -218,18 +226,26 @@ class Trainer:
         self.metrics.write(counters.progress(), values)
         self.console.update(counters.progress(), values)
 
-    def _stop_if_not_finite(self, updates: programs.UpdateMetrics) -> None:
+    def _stop_if_not_finite(self, acts: ActMetrics, updates: programs.UpdateMetrics) -> None:
+        """Before anything is saved: what is not finite must not be what a run resumes from."""
+        good = f"Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}"
+        bad = {name: float(acts.clean[name]) for name, count in acts.non_finite.items() if count}
+        if bad:
+            # One spreads to the others: the first are nearest to the cause.
+            first = min(bad.values())
+            names = [name for name in acts.non_finite if bad.get(name) == first]
+            step = self.counters.timesteps - int(acts.timesteps) + int(first)
+            raise TrainingError(f"{', '.join(names)} not finite at timestep {step} of this run. {good}")
         if int(updates.non_finite_update) == programs.NONE:
             return
         names = [name for name, total in updates.total.items() if not np.isfinite(total)]
         raise TrainingError(
-            f"update {int(updates.non_finite_update)} was not finite in {', '.join(names)}; the parameters were left as they were. "
-            f"Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}"
+            f"update {int(updates.non_finite_update)} was not finite in {', '.join(names)}; the parameters were left as they were. {good}"
         )
 
     def _save(self) -> str:
         """Writes a checkpoint of everything that a resumed run needs; returns its path."""
-        self._stop_if_not_finite(jax.device_get(self.update_metrics))
+        self._stop_if_not_finite(*jax.device_get((self.driver.shared.metrics, self.update_metrics)))
         arrays = self._state()
         if not self.settings.checkpoint.save_replay:
             del arrays["replay"]
