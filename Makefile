@@ -23,7 +23,7 @@ endif
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench-smoke lint types reproductions lock clean
+.PHONY: help train test test-slow bench-smoke chaos lint types reproductions lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,7 +38,10 @@ test: lint types  ## lint, types and the fast tests
 	$(RUN) pytest -n 2 --dist worksteal
 
 test-slow: lint types bench-smoke  ## the same with the slow tests, and bench-smoke
-	$(RUN) pytest -n 2 --dist worksteal -m "not gpu"
+	$(RUN) pytest -n 2 --dist worksteal -m "not gpu and not chaos"
+
+chaos: $(READY)  ## kill a training at sixty random instants and expect nothing lost: a quarter of an hour
+	$(RUN) pytest -m chaos tests/chaos
 
 bench-smoke: $(READY)  ## ratios of speed that must not get worse: two minutes, on cores that do nothing else
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements-bench.txt
