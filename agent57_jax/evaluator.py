@@ -43,6 +43,8 @@ class Evaluator:
         self._host = cast(HostEnvironment, environment) if hasattr(environment, "recv") else None
         self._root: jax.Array = programs.one_device_copy(root)
         self.acts = acts
+        self._pending: list[EpisodeReport] = []
+        self._action: jax.Array | None = None
         mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
         self._by_env, self._everywhere = NamedSharding(mesh, by_env), NamedSharding(mesh, everywhere)
@@ -59,16 +61,27 @@ class Evaluator:
 
     def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> list[Episode]:
         """One act in every environment; returns the episodes that it finds finished."""
+        self.dispatch(parameters, statistics)
+        return self.complete()
+
+    def dispatch(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> None:
+        """Starts an act without waiting for it, so that updates can be queued behind it. Host environments need `complete` in between."""
         parameters, statistics = programs.one_device_copy((parameters, statistics))
         counter = jax.device_put(np.uint32(self.acts % 2**32), self._everywhere)
         self.acts += 1
         if self._host is not None:
             timestep = jax.device_put(self._host.recv(), self._by_env)
-            self.state, action, report = self._act(parameters, self.state, statistics, timestep, self._root, counter)
-            self._host.send(jax.device_get(action))
+            self.state, self._action, report = self._act(parameters, self.state, statistics, timestep, self._root, counter)
         else:
             self.state, self.simulation, report = self._act(parameters, self.state, statistics, self.simulation, self._root, counter)
-        report = EpisodeReport(*jax.device_get(report))
+        self._pending.append(report)
+
+    def complete(self) -> list[Episode]:
+        """Waits for the acts that were started and lets the emulators run; returns the episodes that they find finished."""
+        if self._host is not None and self._pending:
+            self._host.send(jax.device_get(self._action))
+        reports = [EpisodeReport(*jax.device_get(report)) for report in self._pending]
+        self._pending.clear()
         return [
             Episode(
                 environment=int(i),
@@ -78,6 +91,7 @@ class Evaluator:
                 length=int(report.episode_length[i]),
                 extras={name: float(values[i]) for name, values in report.extras.items()},
             )
+            for report in reports
             for i in np.flatnonzero(report.finished)
         ]
 

@@ -111,7 +111,6 @@ class Trainer:
         try:
             while self.counters.steps < self.settings.total_steps and not self.shutdown.requested:
                 self._act_and_learn()
-                self._evaluate()
                 self._report_when_due()
             if not self.shutdown.requested:
                 self._finish_evaluation()
@@ -131,11 +130,12 @@ class Trainer:
         self.checkpoints.close()
 
     def _act_and_learn(self) -> None:
-        """One group's act (or one scan of acts) and, behind it on the device, the updates that are due."""
+        """One group's act (or one scan of acts), the evaluator's when it is due and, behind both on the device, updates that are due."""
         counters = self.counters
         if counters.acts // self._acts_per_dispatch % self.settings.actor.refresh_period == 0:
             self.acting = self._current_parameters()
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
+        self._start_evaluation()
         due = self.schedule.updates_due(counters, self._drawable_sequences())
         if due:
             self.learner, self.replay, self.update_metrics = self.programs.learn(
@@ -143,6 +143,7 @@ class Trainer:
             )
             counters.updates += due
         self.driver.complete(counters)
+        self._count_evaluation()
 
     def _drawable_sequences(self) -> int:
         return sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
@@ -154,16 +155,20 @@ class Trainer:
         copied: ActingParameters = current if self.settings.actor.refresh_period == 1 else self.programs.copy(current)
         return copied
 
-    def _evaluate(self) -> None:
+    def _start_evaluation(self) -> None:
         """One act of the evaluator after every `period_acts` acts."""
         period = self.settings.evaluation.period_acts
         for _ in range(self.counters.acts // period - (self.counters.acts - self._acts_per_dispatch) // period):
-            self._evaluation_act()
+            self._start_evaluation_act()
 
-    def _evaluation_act(self) -> None:
+    def _start_evaluation_act(self) -> None:
         with self.stopwatch("evaluation"):
-            episodes = self.evaluator.step(acting_parameters(self.learner), self.driver.shared.statistics)
+            self.evaluator.dispatch(acting_parameters(self.learner), self.driver.shared.statistics)
         self.counters.evaluation_acts = self.evaluator.acts
+
+    def _count_evaluation(self) -> None:
+        with self.stopwatch("evaluation"):
+            episodes = self.evaluator.complete()
         self.counters.greedy_episodes += sum(episode.is_greedy for episode in episodes)
         self._evaluated.extend(episodes)
 
@@ -177,7 +182,8 @@ class Trainer:
                 self.console.say("there is no score: evaluation episodes last longer than environment.max_episode_steps", warning=True)
                 return
             acts -= 1
-            self._evaluation_act()
+            self._start_evaluation_act()
+            self._count_evaluation()
             self._report_when_due()
 
     @property

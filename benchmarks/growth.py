@@ -146,7 +146,7 @@ def updates(settings: Settings, sizes: Mapping[int, Mapping[str, Any]]) -> Itera
         small = {"replay.min_sequences": 1, "replay.capacity": str(num_envs * columns * period)}
         run = parts.Parts(config.changed(settings, {**small, **own}), with_environments=False)
         rate = measure.in_turn({"update": run.learn}, _REPEATS.value, _SECONDS.value)["update"]
-        flops = work.update(run.settings, run.spec)
+        flops = work.update(run.settings, run.spec).total
         yield {"size": size, "s an update": 1 / rate.median, "GFLOP/s": flops * rate.median / 1e9}
         del run
 

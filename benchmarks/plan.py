@@ -135,7 +135,7 @@ def sizes_of(settings: Settings, gpus: int) -> tuple[Sizes, float, float]:
         activations=activations,
         state=memory.tree_bytes(learner) + (fleet + activations + memory.replay_bytes(parts, capacity)) // gpus,
     )
-    return sizes, work.act(settings, spec), work.update(settings, spec)
+    return sizes, work.act(settings, spec).total, work.update(settings, spec).total
 
 
 def main() -> None:

@@ -89,9 +89,12 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
     repeats, seconds = _REPEATS.value, _SECONDS.value
     rows: list[Row] = []
     devices = settings.num_devices or len(jax.devices())
-    products = measure.product_rate(jnp.bfloat16 if settings.precision.compute is Precision.BFLOAT16 else jnp.float32, repeats)
+    products = compute = measure.product_rate(jnp.float32, repeats)
     copies = measure.copy_rate(repeats)
     rows.append(Row("machine", "matrix product", "FLOP", products, None, ""))
+    if settings.precision.compute is Precision.BFLOAT16:
+        compute = measure.product_rate(jnp.bfloat16, repeats)
+        rows.append(Row("machine", "matrix product, bfloat16", "FLOP", compute, None, ""))
     rows.append(Row("machine", "memory, read and written", "byte", copies, None, ""))
     raw = None
     if "environments" in wanted and settings.is_host_environment:
@@ -103,10 +106,11 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
         rows.append(Row("environments", "our adapter", "step", rates["adapter"], raw.median, "EnvPool alone"))
 
     run = parts.Parts(settings, with_environments=bool(wanted & {"acting", "together"}))
-    act_flops, update_flops = work.act(settings, run.spec), work.update(settings, run.spec)
+    act, update = work.act(settings, run.spec), work.update(settings, run.spec)
+    act_roof, update_roof = (devices * one.rate(compute.median, products.median) for one in (act, update))
     facts: dict[str, Any] = {
-        "FLOP of an act of one environment": act_flops,
-        "FLOP of an update": update_flops,
+        "FLOP of an act of one environment": act.total,
+        "FLOP of an update": update.total,
         "bytes of a stored timestep": run.bytes_per_timestep(),
         "bytes of its observation": work.stored_bytes_of_frame(run.spec),
         "replay timesteps": run.capacity,
@@ -115,13 +119,12 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
         fill = min(_FILL.value, settings.novelty.memory_capacity)
         still = parts.StillActor(run, fill)
         rate = measure.in_turn({"act": still.act}, repeats, seconds)["act"]
-        rows.append(Row("device", f"act program, {fill} memories", "step", rate, devices * products.median / act_flops, "matrix products"))
+        rows.append(Row("device", f"act program, {fill} memories", "step", rate, act_roof, "matrix products"))
         del still
     if "acting" in wanted:
         fills = sorted({min(fill, settings.novelty.memory_capacity) for fill in (_FILL.value, settings.novelty.memory_capacity)})
-        on_device = devices * products.median / act_flops
         # On a CPU emulators and networks take turns on the same cores; beside a device they run at the same time.
-        roof = None if raw is None else 1 / (1 / raw.median + 1 / on_device) if is_cpu() else min(raw.median, on_device)
+        roof = None if raw is None else 1 / (1 / raw.median + 1 / act_roof) if is_cpu() else min(raw.median, act_roof)
         for fill in fills:
             run.fill_memories(fill)
             rate = measure.in_turn({"acting": run.act}, repeats, seconds)["acting"]
@@ -130,7 +133,7 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
         # Waited for one by one they would be latencies; on a CPU there is nothing to overlap.
         learn = functools.partial(run.learn, 1 if is_cpu() else _UPDATES.value)
         rate = measure.in_turn({"update": learn}, repeats, seconds)["update"]
-        rows.append(Row("learner", "update", "update", rate, devices * products.median / update_flops, "matrix products"))
+        rows.append(Row("learner", "update", "update", rate, update_roof, "matrix products"))
     if "together" in wanted:
         run.fill_memories(min(_FILL.value, settings.novelty.memory_capacity))
         steps, updates = together(run, repeats)

@@ -75,28 +75,44 @@ def distillation(settings: Settings, spec: EnvironmentSpec) -> Forward:
     return Forward(layers[0], sum(layers[1:]) + 2 * features * settings.novelty.distillation_size)
 
 
-def act(settings: Settings, spec: EnvironmentSpec) -> int:
+class Work(NamedTuple):
+    """Operations by the precision that they are done in."""
+
+    compute: int  # in `precision.compute`: the Q-networks
+    float32: int  # the networks of novelty
+
+    @property
+    def total(self) -> int:
+        """Of both."""
+        return self.compute + self.float32
+
+    def rate(self, compute: float, float32: float) -> float:
+        """How often a second it can be done at these operations a second."""
+        return 1 / (self.compute / compute + self.float32 / float32)
+
+
+def act(settings: Settings, spec: EnvironmentSpec) -> Work:
     """One act of one environment, but for the episodic memory."""
-    total = settings.num_values * q_network(settings, spec).total
+    novelty = 0
     if settings.novelty.reward is not IntrinsicReward.NONE:
-        total += 2 * distillation(settings, spec).total
+        novelty += 2 * distillation(settings, spec).total
     if settings.novelty.reward is IntrinsicReward.NGU:
-        total += embedding(settings, spec).total
-    return total
+        novelty += embedding(settings, spec).total
+    return Work(settings.num_values * q_network(settings, spec).total, novelty)
 
 
-def update(settings: Settings, spec: EnvironmentSpec) -> int:
+def update(settings: Settings, spec: EnvironmentSpec) -> Work:
     """One update of every part."""
     batch, network = settings.learner.batch_size, q_network(settings, spec)
     learnt, warmed = settings.replay.trace + 1, settings.replay.burn_in
-    total = settings.num_values * batch * (learnt * (network.with_gradient + network.total) + warmed * 2 * network.total)
-    last = settings.novelty.train_timesteps
+    values = settings.num_values * batch * (learnt * (network.with_gradient + network.total) + warmed * 2 * network.total)
+    last, novelty = settings.novelty.train_timesteps, 0
     if settings.novelty.reward is not IntrinsicReward.NONE:
         one = distillation(settings, spec)
-        total += batch * last * (one.with_gradient + one.total)
+        novelty += batch * last * (one.with_gradient + one.total)
     if settings.novelty.reward is IntrinsicReward.NGU and settings.novelty.embedding is Embedding.LEARNT:
-        total += batch * ((last + 1) * embedding(settings, spec).with_gradient + 3 * last * inverse_dynamics(settings, spec))
-    return total
+        novelty += batch * ((last + 1) * embedding(settings, spec).with_gradient + 3 * last * inverse_dynamics(settings, spec))
+    return Work(values, novelty)
 
 
 def stored_bytes_of_frame(spec: EnvironmentSpec) -> int:

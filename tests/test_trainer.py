@@ -353,9 +353,7 @@ def test_nothing_crosses_between_host_and_device_but_what_is_sent_on_purpose(mak
     training = make(settings, tmp_path)
     while training.counters.updates < 2:
         training._act_and_learn()
-        training._evaluate()
     before = training.counters.updates
     with jax.transfer_guard("disallow"):
         while training.counters.updates < before + 3:
             training._act_and_learn()
-            training._evaluate()

@@ -1,8 +1,9 @@
 """The convolutional torso of several networks over the same images: ReLU(conv) layer after layer, with ways to compute it by device.
 
 On GPUs these are XLA's convolutions. On CPUs XLA's convolutions reach a fraction of what its matrix products do, so here each layer is
-patches and one matrix product, over blocks of images that stay in the cache from the first layer to the last, forward and backward.
-All networks share the patches of the image itself. What is computed is the same up to rounding.
+one matrix product, over blocks of images that stay in the cache from the first layer to the last, forward and backward: of patches, or of
+the pixels themselves with the results added up where they belong, whichever moves fewer numbers. All networks share the patches of the
+image. What is computed is the same up to rounding.
 """
 
 import functools
@@ -108,7 +109,7 @@ def _patches_forward(
             outputs = []
             for layer, stride in zip(layers[1:], strides[1:], strict=True):
                 kernel = layer.kernel[v]
-                x = jax.nn.relu(_product(_taps(x, kernel.shape[0], stride), _matrix(kernel, stride)) + layer.bias[None, None, None, v])
+                x = jax.nn.relu(_outputs(x, kernel, stride) + layer.bias[None, None, None, v])
                 outputs.append(x)
             further.append(outputs)
         last = [outputs[-1] for outputs in further] if len(layers) > 1 else [first[..., v, :] for v in range(num_networks)]
@@ -144,9 +145,8 @@ def _patches_backward(
             of_network: list[Layer] = []
             for level in range(len(layers) - 1, 0, -1):
                 d = jnp.where(outputs[level] > 0, d, 0)
-                kernel, stride = layers[level].kernel[v], strides[level]
-                of_network.insert(0, _parameter_gradients(_taps(outputs[level - 1], kernel.shape[0], stride), d, kernel.shape, stride))
-                d = _image_gradient(_product(d, _matrix(kernel, stride).T), outputs[level - 1].shape, kernel.shape[0], stride)
+                gradient_of_layer, d = _gradients(outputs[level - 1], d, layers[level].kernel[v], strides[level])
+                of_network.insert(0, gradient_of_layer)
             gradients.append(of_network)
             firsts.append(jnp.where(outputs[0] > 0, d, 0))
         # The first layer of all networks together: they see the same patches.
@@ -181,6 +181,55 @@ def _first_layer(layer: Layer, images: jax.Array, stride: int) -> jax.Array:
     matrix = jnp.moveaxis(jax.vmap(lambda kernel: _matrix(kernel, stride))(layer.kernel), 0, 1) / 255  # [K, V, f]
     wide = _product(_taps(images.astype(matrix.dtype), size, stride), matrix.reshape(matrix.shape[0], -1))
     return jax.nn.relu(wide.reshape(*wide.shape[:-1], num_networks, -1) + layer.bias[None, None, None])
+
+
+def _outputs(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """A convolution [n, h, w, f] of images [n, H, W, c], without its bias."""
+    if not _is_wide(x.shape, kernel.shape, stride):
+        return _product(_taps(x, kernel.shape[0], stride), _matrix(kernel, stride))
+    cells, places = _cells(x, kernel.shape[0], stride), _places(x.shape, kernel.shape[0], stride)
+    wide = _product(cells, _wide_matrix(kernel, stride))
+    parts = jnp.split(wide, len(places), axis=-1)
+    total = parts[0][places[0]]
+    for part, place in zip(parts[1:], places[1:], strict=True):
+        total += part[place]
+    return total
+
+
+def _gradients(x: jax.Array, d: jax.Array, kernel: jax.Array, stride: int) -> tuple[Layer, jax.Array]:
+    """What `_outputs` and the bias give back for the gradient d [n, h, w, f]: gradients of the layer in float32, and of x."""
+    size = kernel.shape[0]
+    if not _is_wide(x.shape, kernel.shape, stride):
+        layer = _parameter_gradients(_taps(x, size, stride), d, kernel.shape, stride)
+        return layer, _image_gradient(_product(d, _matrix(kernel, stride).T), x.shape, size, stride)
+    cells, places = _cells(x, size, stride), _places(x.shape, size, stride)
+    wide = jnp.concatenate([_placed(d, place, cells.shape) for place in places], axis=-1)
+    matrix = jnp.einsum("nhwk,nhwf->kf", cells, wide, preferred_element_type=jnp.float32)
+    matrix = matrix.reshape(-1, len(places), kernel.shape[-1]).swapaxes(0, 1)  # [taps, depth, f]: the rows of `_matrix`
+    layer = Layer(_kernel(matrix, kernel.shape, stride), jnp.sum(d, axis=(0, 1, 2), dtype=jnp.float32))
+    return layer, _pixels(_product(wide, _wide_matrix(kernel, stride).T), x.shape, _cell(size, stride))
+
+
+def _is_wide(shape: Sequence[int], kernel_shape: Sequence[int], stride: int) -> bool:
+    """Whether every cell times all taps of the kernel, added up afterwards, moves fewer numbers than patches do."""
+    _, height, width, channels = shape
+    size, features = kernel_shape[0], kernel_shape[-1]
+    (rows, seen_rows, cell, taps), (columns, seen_columns, _, _) = (_geometry(side, size, stride) for side in (height, width))
+    return (seen_rows // cell) * (seen_columns // cell) * taps**2 * features < rows * columns * size**2 * channels
+
+
+def _cells(x: jax.Array, kernel_size: int, stride: int) -> jax.Array:
+    """What the kernel sees of images, folded into cells."""
+    seen_rows, seen_columns = (_geometry(side, kernel_size, stride)[1] for side in x.shape[1:3])
+    return _folded(x[:, :seen_rows, :seen_columns], _cell(kernel_size, stride))
+
+
+def _places(shape: Sequence[int], kernel_size: int, stride: int) -> list[tuple[slice, ...]]:
+    """For each tap of the kernel, which cells it meets as it moves over the image."""
+    (rows, _, cell, taps), (columns, _, _, _) = (_geometry(side, kernel_size, stride) for side in shape[1:3])
+    step = stride // cell
+    starts = [(i, j) for i in range(taps) for j in range(taps)]
+    return [(slice(None), slice(i, i + (rows - 1) * step + 1, step), slice(j, j + (columns - 1) * step + 1, step)) for i, j in starts]
 
 
 def _cached_images(layers: Layers, shape: Sequence[int], strides: Sequence[int]) -> int:
@@ -235,43 +284,39 @@ def _geometry(size: int, kernel_size: int, stride: int) -> tuple[int, int, int, 
 
 def _taps(x: jax.Array, kernel_size: int, stride: int) -> jax.Array:
     """Patches [n, h, w, taps * taps * cell * cell * c] of images [n, H, W, c]."""
-    _, height, width, _ = x.shape
-    rows, seen_rows, cell, taps = _geometry(height, kernel_size, stride)
-    columns, seen_columns, _, _ = _geometry(width, kernel_size, stride)
-    x = _folded(x[:, :seen_rows, :seen_columns], cell)
-    step = stride // cell
-    parts = [x[:, i : i + (rows - 1) * step + 1 : step, j : j + (columns - 1) * step + 1 : step] for i in range(taps) for j in range(taps)]
-    return jnp.concatenate(parts, axis=-1)
+    cells = _cells(x, kernel_size, stride)
+    return jnp.concatenate([cells[place] for place in _places(x.shape, kernel_size, stride)], axis=-1)
 
 
 def _image_gradient(taps: jax.Array, shape: Sequence[int], kernel_size: int, stride: int) -> jax.Array:
     """The transpose of `_taps`: gradients of patches [n, h, w, K] added up to those of images of the shape [n, H, W, c]."""
-    n, height, width, channels = shape
-    rows, seen_rows, cell, count = _geometry(height, kernel_size, stride)
-    columns, seen_columns, _, _ = _geometry(width, kernel_size, stride)
-    step, depth = stride // cell, cell * cell * channels
-    total = jnp.zeros((n, seen_rows // cell, seen_columns // cell, depth), taps.dtype)
-    for tap in range(count * count):
-        i, j = divmod(tap, count)
-        at = (0, i, j, 0), (0, total.shape[1] - i - (rows - 1) * step - 1, total.shape[2] - j - (columns - 1) * step - 1, 0)
-        part = taps[..., tap * depth : (tap + 1) * depth]
-        total += jax.lax.pad(
-            part,
-            jnp.zeros((), taps.dtype),
-            [(low, high, step - 1 if 0 < axis < 3 else 0) for axis, (low, high) in enumerate(zip(*at, strict=True))],
-        )
-    images = _unfolded(total, cell)
-    return jnp.pad(images, ((0, 0), (0, height - seen_rows), (0, width - seen_columns), (0, 0)))
+    _, height, width, channels = shape
+    (_, seen_rows, cell, _), (_, seen_columns, _, _) = (_geometry(side, kernel_size, stride) for side in (height, width))
+    cells = seen_rows // cell, seen_columns // cell
+    places = _places(shape, kernel_size, stride)
+    total = jnp.zeros((taps.shape[0], *cells, cell * cell * channels), taps.dtype)
+    for part, place in zip(jnp.split(taps, len(places), axis=-1), places, strict=True):
+        total += _placed(part, place, total.shape)
+    return _pixels(total, shape, cell)
+
+
+def _placed(part: jax.Array, place: tuple[slice, ...], shape: Sequence[int]) -> jax.Array:
+    """[n, h, w, f] where a tap has met the cells [n, H, W, ...], zeros elsewhere."""
+    room = [(along.start, size - along.stop, along.step - 1) for along, size in zip(place[1:], shape[1:3], strict=True)]
+    return jax.lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *room, (0, 0, 0)])
+
+
+def _pixels(cells: jax.Array, shape: Sequence[int], cell: int) -> jax.Array:
+    """Cells as the image [n, H, W, c] that they are of, zeros where no kernel looks."""
+    image = _unfolded(cells, cell)
+    unseen = [(0, whole - seen) for whole, seen in zip(shape[1:3], image.shape[1:3], strict=True)]
+    return jnp.pad(image, ((0, 0), *unseen, (0, 0)))
 
 
 def _parameter_gradients(taps: jax.Array, gradient: jax.Array, shape: Sequence[int], stride: int) -> Layer:
     """Float32 gradients of a kernel of this shape and its bias, from patches [n, h, w, K] and the gradient before the bias [n, h, w, f]."""
-    size, _, channels, features = shape
-    cell = _cell(size, stride)
-    count = size // cell
     matrix = jnp.einsum("nhwk,nhwf->kf", taps, gradient, preferred_element_type=jnp.float32)
-    kernel = matrix.reshape(count, count, cell, cell, channels, features).transpose(0, 2, 1, 3, 4, 5).reshape(shape)
-    return Layer(kernel, jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32))
+    return Layer(_kernel(matrix, shape, stride), jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32))
 
 
 def _matrix(kernel: jax.Array, stride: int) -> jax.Array:
@@ -281,6 +326,21 @@ def _matrix(kernel: jax.Array, stride: int) -> jax.Array:
     count = size // cell
     folded = kernel.reshape(count, cell, count, cell, channels, features).transpose(0, 2, 1, 3, 4, 5)
     return folded.reshape(size * size * channels, features)
+
+
+def _wide_matrix(kernel: jax.Array, stride: int) -> jax.Array:
+    """A kernel [k, k, c, f] as the matrix [depth of a cell, taps * f] that cells are multiplied by."""
+    size, features = kernel.shape[0], kernel.shape[-1]
+    taps = (size // _cell(size, stride)) ** 2
+    return _matrix(kernel, stride).reshape(taps, -1, features).swapaxes(0, 1).reshape(-1, taps * features)
+
+
+def _kernel(matrix: jax.Array, shape: Sequence[int], stride: int) -> jax.Array:
+    """The inverse of `_matrix`."""
+    size, _, channels, features = shape
+    cell = _cell(size, stride)
+    count = size // cell
+    return matrix.reshape(count, count, cell, cell, channels, features).transpose(0, 2, 1, 3, 4, 5).reshape(tuple(shape))
 
 
 def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -94,8 +94,8 @@ def counted(agent: str) -> tuple[Settings, int, int]:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_operations_are_those_of_the_programs(agent: str) -> None:
     settings, act, update = counted(agent)
-    assert act / (2 * work.act(settings, SPEC)) == pytest.approx(1.0, abs=0.002)
-    assert update / work.update(settings, SPEC) == pytest.approx(1.0, abs=0.01)
+    assert act / (2 * work.act(settings, SPEC).total) == pytest.approx(1.0, abs=0.002)
+    assert update / work.update(settings, SPEC).total == pytest.approx(1.0, abs=0.01)
 
 
 def test_the_papers_networks() -> None:
@@ -103,3 +103,7 @@ def test_the_papers_networks() -> None:
     assert work.q_network(settings, SPEC).total == pytest.approx(19e6, rel=0.03)
     assert work.embedding(settings, SPEC).total == pytest.approx(11e6, rel=0.03)
     assert work.distillation(settings, SPEC).total == pytest.approx(11e6, rel=0.05)
+
+
+def test_two_precisions_take_the_time_of_both() -> None:
+    assert work.Work(compute=600, float32=100).rate(compute=200.0, float32=50.0) == pytest.approx(1 / (3 + 2))
