@@ -150,9 +150,9 @@ class Actor:
 
     @property
     def checked_names(self) -> tuple[str, ...]:
-        """What is watched for numbers that are not finite."""
-        of_novelty = () if self.novelty is None else ("intrinsic_reward", "novelty_statistics")
-        return ("observation", "extrinsic_reward", "action_values", *of_novelty)
+        """What is watched for numbers that are not finite, causes before effects."""
+        of_novelty = () if self.novelty is None else ("novelty_statistics", "intrinsic_reward")
+        return ("observation", "extrinsic_reward", *of_novelty, "action_values")
 
     def act(
         self,

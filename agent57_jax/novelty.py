@@ -127,6 +127,8 @@ class Novelty:
         memory = episodic_novelty.reset_memory(memory, is_first)
         embedding = self.embedding.embed(parameters.embedding, observation)
         memory, distances = episodic_novelty.insert_and_compare(memory, embedding, settings.num_neighbours)
+        # Sorted, a NaN may end up behind missing neighbours: it must show.
+        distances = jnp.where(jnp.all(jnp.isfinite(embedding), axis=-1, keepdims=True), distances, jnp.nan)
         everywhere = parallel.gather_over_devices(distances)
         present = (everywhere != episodic_novelty.NO_NEIGHBOUR).astype(jnp.float32)
         moments = lifelong_novelty.update_moments(moments, everywhere, present, settings.statistics_horizon)

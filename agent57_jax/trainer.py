@@ -235,11 +235,11 @@ class Trainer:
     def _stop_if_not_finite(self, acts: ActMetrics, updates: programs.UpdateMetrics) -> None:
         """Before anything is saved: what is not finite must not be what a run resumes from."""
         good = f"Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}"
-        bad = {name: float(acts.clean[name]) for name, count in acts.non_finite.items() if count}
+        bad = {name: float(acts.clean[name]) for name in self.parts.actor.checked_names if acts.non_finite[name]}
         if bad:
             # One spreads to the others: the first are nearest to the cause.
             first = min(bad.values())
-            names = [name for name in acts.non_finite if bad.get(name) == first]
+            names = [name for name, since in bad.items() if since == first]
             step = self.counters.timesteps - int(acts.timesteps) + int(first)
             raise TrainingError(f"{', '.join(names)} not finite at timestep {step} of this run. {good}")
         if int(updates.non_finite_update) == programs.NONE:

@@ -13,6 +13,8 @@ from agent57_jax.config import Settings
 from benchmarks import growth, guard
 from tests import tiny
 
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # config files are loaded by it
+
 
 @pytest.fixture
 def asked(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
