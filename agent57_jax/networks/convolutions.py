@@ -204,8 +204,7 @@ def _gradients(x: jax.Array, d: jax.Array, kernel: jax.Array, stride: int) -> tu
         return layer, _image_gradient(_product(d, _matrix(kernel, stride).T), x.shape, size, stride)
     cells, places = _cells(x, size, stride), _places(x.shape, size, stride)
     wide = jnp.concatenate([_placed(d, place, cells.shape) for place in places], axis=-1)
-    matrix = jnp.einsum("nhwk,nhwf->kf", cells, wide, preferred_element_type=jnp.float32)
-    matrix = matrix.reshape(-1, len(places), kernel.shape[-1]).swapaxes(0, 1)  # [taps, depth, f]: the rows of `_matrix`
+    matrix = _correlated(cells, wide).reshape(-1, len(places), kernel.shape[-1]).swapaxes(0, 1)  # [taps, depth, f]: the rows of `_matrix`
     layer = Layer(_kernel(matrix, kernel.shape, stride), jnp.sum(d, axis=(0, 1, 2), dtype=jnp.float32))
     return layer, _pixels(_product(wide, _wide_matrix(kernel, stride).T), x.shape, _cell(size, stride))
 
@@ -315,8 +314,7 @@ def _pixels(cells: jax.Array, shape: Sequence[int], cell: int) -> jax.Array:
 
 def _parameter_gradients(taps: jax.Array, gradient: jax.Array, shape: Sequence[int], stride: int) -> Layer:
     """Float32 gradients of a kernel of this shape and its bias, from patches [n, h, w, K] and the gradient before the bias [n, h, w, f]."""
-    matrix = jnp.einsum("nhwk,nhwf->kf", taps, gradient, preferred_element_type=jnp.float32)
-    return Layer(_kernel(matrix, shape, stride), jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32))
+    return Layer(_kernel(_correlated(taps, gradient), shape, stride), jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32))
 
 
 def _matrix(kernel: jax.Array, stride: int) -> jax.Array:
@@ -341,6 +339,13 @@ def _kernel(matrix: jax.Array, shape: Sequence[int], stride: int) -> jax.Array:
     cell = _cell(size, stride)
     count = size // cell
     return matrix.reshape(count, count, cell, cell, channels, features).transpose(0, 2, 1, 3, 4, 5).reshape(tuple(shape))
+
+
+def _correlated(x: jax.Array, d: jax.Array) -> jax.Array:
+    """The sum over images and places of x [n, h, w, K] times d [n, h, w, f]: [K, f] float32."""
+    # As one product of matrices: over three axes at once XLA would copy both sides first.
+    sides = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
+    return jax.lax.dot_general(*sides, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
