@@ -98,7 +98,10 @@ def by_patches(layers: Layers, observation: jax.Array, strides: tuple[int, ...],
 def _patches_forward(
     layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None, keep: bool = True
 ) -> tuple[jax.Array, tuple[Layers, jax.Array, Any]]:
-    """Outputs, and with `keep` what the gradient needs: the layers' outputs, block by block."""
+    """Outputs, and with `keep` what the gradient needs: the layers' outputs, block by block.
+
+    Those of the first layer, the largest, are computed again: its gradient needs the patches anyway, and what is kept goes through memory.
+    """
     num_networks = layers[0].kernel.shape[0]
 
     def one_block(images: jax.Array) -> tuple[jax.Array, Any]:
@@ -113,7 +116,7 @@ def _patches_forward(
                 outputs.append(x)
             further.append(outputs)
         last = [outputs[-1] for outputs in further] if len(layers) > 1 else [first[..., v, :] for v in range(num_networks)]
-        kept = (first[..., :num_trained, :], further[:num_trained]) if keep else ()
+        kept = further[:num_trained] if keep else ()
         return jnp.stack([x.reshape(x.shape[0], -1) for x in last]), kept
 
     blocks = _blocks(observation, block or _cached_images(layers, observation.shape, strides))
@@ -135,8 +138,11 @@ def _patches_backward(
     cotangent = jnp.pad(cotangent[:num_trained], ((0, 0), (0, number * size - observation.shape[0]), (0, 0)))
     cotangent = jnp.moveaxis(cotangent.reshape(num_trained, number, size, -1), 0, 1)  # [m, V, b, features]
 
+    trained: Layer = jax.tree.map(lambda leaf: leaf[:num_trained], layers[0])
+
     def one_block(sums: Layers, x: tuple[jax.Array, Any, jax.Array]) -> tuple[Layers, None]:
-        images, (first, further), gradient = x
+        images, further, gradient = x
+        first = _first_layer(trained, images, strides[0])
         gradients: list[list[Layer]] = []
         firsts = []
         for v in range(num_trained):
