@@ -54,8 +54,8 @@ def compared(settings: Settings) -> list[dict[str, Any]]:
     from agent57_jax.replay import ReplayState
     from benchmarks import parts
 
-    run = parts.Parts(config.changed(settings, {"precision.compute": Precision.FLOAT32}))
-    half = programs.build(config.changed(settings, {"precision.compute": Precision.BFLOAT16}), run.spec).learner
+    run = parts.Parts(config.changed(settings, {"precision.compute": Precision.FLOAT32.value}))
+    half = programs.build(config.changed(settings, {"precision.compute": Precision.BFLOAT16.value}), run.spec).learner
     for _ in range(run.store.capacity_per_env * run.settings.environment.num_groups):
         run.act()
     for _ in range(_UPDATES.value):
