@@ -37,8 +37,9 @@ train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profil
 test: lint types  ## lint, types and the fast tests
 	$(RUN) pytest -n 2 --dist worksteal
 
-test-slow: lint types bench-smoke  ## the same with the slow tests, and bench-smoke
+test-slow: lint types  ## the same with the slow tests, then bench-smoke
 	$(RUN) pytest -n 2 --dist worksteal -m "not gpu and not chaos"
+	@$(MAKE) bench-smoke
 
 chaos: $(READY)  ## kill a training at sixty random instants and expect nothing lost: a quarter of an hour
 	$(RUN) pytest -m chaos tests/chaos
