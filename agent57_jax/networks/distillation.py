@@ -22,9 +22,10 @@ class _Features(nn.Module):
     @nn.compact
     def __call__(self, observation: jax.Array, features: jax.Array | None = None) -> jax.Array:
         """`features` stands for what the torso makes of the observations, where that has been computed already."""
+        last = nn.Dense(self.size)  # made before the torso: names, and with them checkpoints, count in this order
         if features is None:
             features = build_torso(self.network, jnp.dtype("float32"))(observation)
-        return nn.Dense(self.size)(features)
+        return last(features)
 
 
 @dataclasses.dataclass(frozen=True)
