@@ -73,7 +73,8 @@ def coin() -> Settings:
     settings.environment.grid_size = 4
     settings.environment.max_episode_steps = 40
     settings.policy.num_policies = 4
-    settings.policy.gamma_0, settings.policy.gamma_1, settings.policy.gamma_2 = 0.95, 0.93, 0.9
+    # Neighbouring cells differ by gamma squared: nearer to 1, one more update can send the greedy policy in circles between two of them.
+    settings.policy.gamma_0, settings.policy.gamma_1, settings.policy.gamma_2 = 0.9, 0.88, 0.85
     settings.bandit.group_size = 4
     settings.novelty.memory_capacity = 40
     settings.replay.samples_per_insert = 16.0
