@@ -369,8 +369,11 @@ def test_metrics_are_sums_over_acts_and_over_episodes(variant: str) -> None:
     final = outputs[-1].metrics
     assert jax.tree.structure(final) == jax.tree.structure(actor_of(variant).init_metrics())
     found = {**final._asdict(), **final.episode_extras}
-    for name in ("episode_extras", "novelty"):
+    for name in ("episode_extras", "novelty", "non_finite", "clean"):
         del found[name]
+    assert set(final.non_finite) == set(final.clean) == set(actor_of(variant).checked_names)
+    assert all(count == 0 for count in final.non_finite.values())
+    assert all(timesteps == final.timesteps for timesteps in final.clean.values())
     if kind is not IntrinsicReward.NONE:
         found |= final.novelty._asdict()
         assert (found["episodic_reward"] is None) == (kind is IntrinsicReward.LIFELONG)
