@@ -4,13 +4,14 @@ The functions work on one device's share of the batch, inside a sharded program;
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from agent57_jax import parallel
+from agent57_jax import adam, parallel
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
 from agent57_jax.algorithm.retrace import transformed_retrace_targets
@@ -71,11 +72,9 @@ class Learner:
     def _transform(self) -> ValueTransform:
         return SQUASHED if self.settings.transform is Transform.SQUASHED else IDENTITY
 
-    def _optimiser(self, learning_rate: float) -> optax.GradientTransformation:
+    def _optimiser(self, learning_rate: float) -> adam.Optimiser:
         s = self.settings
-        return optax.chain(
-            optax.clip_by_global_norm(s.max_gradient_norm), optax.adam(learning_rate, s.adam_b1, s.adam_b2, eps=s.adam_epsilon)
-        )
+        return adam.Optimiser(learning_rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm)
 
     def init(self, key: jax.Array) -> LearnerState:
         """Random parameters, targets equal to them, empty optimisers."""
@@ -87,7 +86,6 @@ class Learner:
         return LearnerState(
             parameters=parameters,
             optimiser=Trainable(
-                # One Adam a value function: the leading axis is mapped, so that each clips its own gradient.
                 jax.vmap(self._optimiser(self.settings.learning_rate).init)(parameters.q),
                 None if parameters.embedding is None else novelty_optimiser.init(parameters.embedding),
                 None if parameters.predictor is None else novelty_optimiser.init(parameters.predictor),
@@ -115,22 +113,27 @@ class Learner:
         metrics = metrics | norms
         finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
 
-        q_step, q_optimiser = jax.vmap(self._optimiser(self.settings.learning_rate).update)(gradients.q, state.optimiser.q)
-        novelty_optimiser = self._optimiser(self.settings.novelty_learning_rate)
-        embedding_step = predictor_step = embedding_optimiser = predictor_optimiser = None
-        if gradients.embedding is not None:
-            embedding_step, embedding_optimiser = novelty_optimiser.update(gradients.embedding, state.optimiser.embedding)
-        if gradients.predictor is not None:
-            predictor_step, predictor_optimiser = novelty_optimiser.update(gradients.predictor, state.optimiser.predictor)
-        parameters = optax.apply_updates(state.parameters, Trainable(q_step, embedding_step, predictor_step))
-        updates = state.updates + 1
+        q_optimiser, novelty_optimiser = (
+            self._optimiser(rate) for rate in (self.settings.learning_rate, self.settings.novelty_learning_rate)
+        )
+        # One Adam a value function: the leading axis is mapped, so that each clips its own gradient.
+        step_q = jax.vmap(functools.partial(q_optimiser.step, finite=finite))
+        step_novelty = functools.partial(novelty_optimiser.step, finite=finite)
+        stepped = [
+            None if gradient is None else step(gradient, optimiser, old)
+            for step, gradient, optimiser, old in zip(
+                (step_q, step_novelty, step_novelty), gradients, state.optimiser, state.parameters, strict=True
+            )
+        ]
+        parameters, optimiser = (Trainable(*(None if part is None else part[i] for part in stepped)) for i in range(2))
+        updates = state.updates + finite
 
         def every(period: int, fresh: Parameters, old: Parameters) -> Parameters:
-            return jax.tree.map(lambda new, kept: jnp.where(updates % period == 0, new, kept), fresh, old)
+            return jax.tree.map(lambda new, kept: jnp.where(finite & (updates % period == 0), new, kept), fresh, old)
 
         new = LearnerState(
             parameters=parameters,
-            optimiser=Trainable(q_optimiser, embedding_optimiser, predictor_optimiser),
+            optimiser=optimiser,
             target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),
             random_target=state.random_target,
             acting_embedding=every(self.novelty.embedding_refresh_period_updates, parameters.embedding["embedding"], state.acting_embedding)
@@ -138,7 +141,6 @@ class Learner:
             else state.acting_embedding,
             updates=updates,
         )
-        new = jax.tree.map(lambda fresh, old: jnp.where(finite, fresh, old), new, state)
         return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})
 
     @property

@@ -17,7 +17,7 @@ LAYERS = (
     ("config",),
     ("algorithm", "parallel"),
     ("networks",),
-    ("novelty",),
+    ("novelty", "adam"),
     ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video"),
     ("programs",),
     ("evaluator", "drivers", "memory"),

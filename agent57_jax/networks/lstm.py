@@ -1,116 +1,146 @@
 """The LSTM of several networks along time, with a gradient written for long sequences (Hochreiter & Schmidhuber 1997).
 
-All networks go through time together: a step is one batched matrix product, however many there are. The derivative of the recurrent kernel
-is one product over all timesteps at the end; differentiated as it stands, the loop would add a matrix of the kernel's size at every
-timestep.
+All networks go through time together: a step is one batched matrix product a part. The derivative of the recurrent kernel is one product
+over all timesteps at the end; differentiated as it stands, the loop would add a matrix of the kernel's size at every timestep.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def unroll(
-    gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array, num_trained: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs V LSTMs along T timesteps.
+class Part(NamedTuple):
+    """V LSTMs whose arrays lie together."""
+
+    gates: jax.Array  # [V, T, B, 4H], the input's part of the gates' pre-activations, in the order update, forget, candidate, output
+    kernel: jax.Array  # [V, H, 4H], of the same type
+    hidden: jax.Array  # [V, B, H] float32, before the first timestep
+    cell: jax.Array  # [V, B, H] float32
+
+
+class Unrolled(NamedTuple):
+    """What a part gives."""
+
+    outputs: jax.Array  # [V, T, B, H] float32
+    hidden: jax.Array  # [V, B, H] float32, after the last timestep
+    cell: jax.Array  # [V, B, H] float32
+
+
+Parts = tuple[Part, ...]
+Kept = tuple[jax.Array, jax.Array]  # activated gates [V, T, B, 4H] and cells [V, T, B, H] of the trained networks
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def unroll(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[Unrolled, ...]:
+    """Runs all LSTMs along T timesteps.
 
     Args:
-      gates: [T, V, B, 4H], the input's part of the gates' pre-activations, in the order update, forget, candidate, output.
-      kernel: [V, H, 4H], of the same type.
-      hidden, cell: [V, B, H] float32, before the first timestep.
+      parts: one or more.
       keep: [T, B] bool, False where the state is reset before the timestep.
-      num_trained: gradients are computed for so many of the V, the first ones; those of the others are 0.
+      num_trained: gradients are computed for so many of the first part's V, the first ones; all others are 0.
 
     Returns:
-      outputs [T, V, B, H] float32; hidden and cell state [V, B, H] after the last timestep.
+      For each part its outputs and states.
     """
-    return forward(gates, kernel, hidden, cell, keep, num_trained)[0]
+    return forward(parts, keep, num_trained)[0]
 
 
 def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:
-    """[..., V, B, H] where keep [..., B], else 0."""
+    """[V, ..., H] where keep [...], else 0."""
     # Selected, not multiplied: a state that overflowed in the old episode must not leak NaN into the new one.
-    return jnp.where(keep[..., None, :, None], state, 0.0)
+    return jnp.where(keep[None, ..., None], state, 0.0)
 
 
-def forward(
-    gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array, num_trained: int
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """The results of `unroll`, and what its gradient needs beside them, of the trained networks alone: activated gates [T, V, B, 4H] and
-    cells [T, V, B, H].
-    """
-
-    def step(
-        carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-        from_input, keep = x
-        hidden, cell = _reset(carry[0], keep), _reset(carry[1], keep)
-        recurrent = jnp.einsum("vbh,vhg->vbg", hidden.astype(kernel.dtype), kernel)
-        update, forget, candidate, output = jnp.split((from_input + recurrent).astype(jnp.float32), 4, axis=-1)
-        # The forget gate starts open (Jozefowicz et al. 2015), so that gradients reach far back from the beginning.
-        update, forget, output = jax.nn.sigmoid(update), jax.nn.sigmoid(forget + 1.0), jax.nn.sigmoid(output)
-        candidate = jnp.tanh(candidate)
-        cell = forget * cell + update * candidate
-        hidden = output * jnp.tanh(cell)
-        activated = jnp.concatenate([gate[:num_trained] for gate in (update, forget, candidate, output)], axis=-1)
-        return (hidden, cell), (hidden, cell[:num_trained], activated)
-
-    (hidden, cell), (outputs, cells, activated) = jax.lax.scan(step, (hidden, cell), (gates, keep))
-    return (outputs, hidden, cell), (activated, cells)
+def _at(x: jax.Array, t: jax.Array) -> jax.Array:
+    """[V, T, ...] -> [V, ...]."""
+    return jax.lax.dynamic_index_in_dim(x, t, axis=1, keepdims=False)
 
 
-def _unroll_forward(
-    gates: jax.Array, kernel: jax.Array, hidden: jax.Array, cell: jax.Array, keep: jax.Array, num_trained: int
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    results, (activated, cells) = forward(gates, kernel, hidden, cell, keep, num_trained)
-    mine = slice(num_trained)
-    residuals = (kernel, hidden[mine], cell[mine], keep, results[0][:, mine], activated, cells)
-    return results, residuals
+def _put(x: jax.Array, value: jax.Array, t: jax.Array) -> jax.Array:
+    """The array [V, T, ...] with [V, ...] at timestep t."""
+    return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), t, axis=1)
 
 
-def _unroll_backward(
-    num_trained: int, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, np.ndarray]:
-    kernel, hidden, cell, keep, outputs, activated, cells = residuals
-    d_outputs, d_hidden, d_cell = (leaf[:, :num_trained] if leaf.ndim == 4 else leaf[:num_trained] for leaf in cotangents)
-    trained = kernel[:num_trained]
-    hidden_before = _reset(jnp.concatenate([hidden[None], outputs[:-1]]), keep)
-    cell_before = _reset(jnp.concatenate([cell[None], cells[:-1]]), keep)
+def forward(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[tuple[Unrolled, ...], Kept]:
+    """The results of `unroll`, and what its gradient needs beside them."""
+    length = keep.shape[0]
 
-    def step(carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        d_hidden, d_cell = carry
-        d_output, activated, cell, cell_before, keep = x
-        update, forget, candidate, output = jnp.split(activated, 4, axis=-1)
-        squashed = jnp.tanh(cell)
-        d_hidden = d_hidden + d_output
+    def step(carry: tuple[tuple[Unrolled, ...], Kept], t: jax.Array) -> tuple[tuple[tuple[Unrolled, ...], Kept], None]:
+        before, (all_activated, all_cells) = carry
+        keep_now = jax.lax.dynamic_index_in_dim(keep, t, keepdims=False)
+        after = []
+        for i, (part, (outputs, hidden, cell)) in enumerate(zip(parts, before, strict=True)):
+            recurrent = jnp.einsum("vbh,vhg->vbg", _reset(hidden, keep_now).astype(part.kernel.dtype), part.kernel)
+            update, forget, candidate, output = jnp.split((_at(part.gates, t) + recurrent).astype(jnp.float32), 4, axis=-1)
+            # The forget gate starts open (Jozefowicz et al. 2015), so that gradients reach far back from the beginning.
+            update, forget, output = jax.nn.sigmoid(update), jax.nn.sigmoid(forget + 1.0), jax.nn.sigmoid(output)
+            candidate = jnp.tanh(candidate)
+            new_cell = forget * _reset(cell, keep_now) + update * candidate
+            new_hidden = output * jnp.tanh(new_cell)
+            after.append(Unrolled(_put(outputs, new_hidden, t), new_hidden, new_cell))
+            if i == 0:
+                activated = jnp.concatenate([gate[:num_trained] for gate in (update, forget, candidate, output)], axis=-1)
+                all_activated, all_cells = _put(all_activated, activated, t), _put(all_cells, new_cell[:num_trained], t)
+        return (tuple(after), (all_activated, all_cells)), None
+
+    def room(shape: tuple[int, ...], networks: int, width: int = 1) -> jax.Array:
+        return jnp.zeros((networks, length, shape[1], width * shape[2]), jnp.float32)
+
+    shape = parts[0].hidden.shape
+    kept = room(shape, num_trained, 4), room(shape, num_trained)
+    start = tuple(Unrolled(room(part.hidden.shape, part.hidden.shape[0]), part.hidden, part.cell) for part in parts)
+    (results, kept), _ = jax.lax.scan(step, (start, kept), jnp.arange(length))
+    return results, kept
+
+
+_Residuals = tuple[Parts, jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+def _unroll_forward(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[tuple[Unrolled, ...], _Residuals]:
+    results, (activated, cells) = forward(parts, keep, num_trained)
+    return results, (parts, keep, results[0].outputs[:num_trained], activated, cells)
+
+
+def _unroll_backward(num_trained: int, residuals: _Residuals, cotangents: tuple[Unrolled, ...]) -> tuple[Parts, np.ndarray]:
+    parts, keep, outputs, activated, cells = residuals
+    first: Part = parts[0]
+    kernel, hidden, cell = (leaf[:num_trained] for leaf in (first.kernel, first.hidden, first.cell))
+    d_outputs, d_hidden, d_cell = (leaf[:num_trained] for leaf in cotangents[0])
+    hidden_before = _reset(jnp.concatenate([hidden[:, None], outputs[:, :-1]], axis=1), keep)
+    cell_before = _reset(jnp.concatenate([cell[:, None], cells[:, :-1]], axis=1), keep)
+
+    def step(carry: tuple[jax.Array, jax.Array, jax.Array], t: jax.Array) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+        d_hidden, d_cell, all_d_gates = carry
+        keep_now = jax.lax.dynamic_index_in_dim(keep, t, keepdims=False)
+        update, forget, candidate, output = jnp.split(_at(activated, t), 4, axis=-1)
+        squashed = jnp.tanh(_at(cells, t))
+        d_hidden = d_hidden + _at(d_outputs, t)
         d_cell = d_cell + d_hidden * output * (1 - squashed**2)
         d_gates = jnp.concatenate(
             [
                 d_cell * candidate * update * (1 - update),
-                d_cell * cell_before * forget * (1 - forget),
+                d_cell * _at(cell_before, t) * forget * (1 - forget),
                 d_cell * update * (1 - candidate**2),
                 d_hidden * squashed * output * (1 - output),
             ],
             axis=-1,
         ).astype(kernel.dtype)
-        d_hidden = jnp.einsum("vbg,vhg->vbh", d_gates, trained, preferred_element_type=jnp.float32)
-        return (_reset(d_hidden, keep), _reset(d_cell * forget, keep)), d_gates
+        d_hidden = jnp.einsum("vbg,vhg->vbh", d_gates, kernel, preferred_element_type=jnp.float32)
+        return (_reset(d_hidden, keep_now), _reset(d_cell * forget, keep_now), _put(all_d_gates, d_gates, t)), None
 
-    carry = (d_hidden, d_cell)
-    (d_hidden, d_cell), d_gates = jax.lax.scan(step, carry, (d_outputs, activated, cells, cell_before, keep), reverse=True)
-    d_kernel = jnp.einsum("tvbh,tvbg->vhg", hidden_before.astype(kernel.dtype), d_gates, preferred_element_type=jnp.float32)
+    start = (d_hidden, d_cell, jnp.zeros(activated.shape, first.gates.dtype))
+    (d_hidden, d_cell, d_gates), _ = jax.lax.scan(step, start, jnp.arange(keep.shape[0]), reverse=True)
+    flat = [x.astype(kernel.dtype).reshape(num_trained, -1, x.shape[-1]) for x in (hidden_before, d_gates)]
+    d_kernel = jnp.einsum("vnh,vng->vhg", *flat, preferred_element_type=jnp.float32).astype(kernel.dtype)
 
-    def filled(leaf: jax.Array, axis: int) -> jax.Array:
-        others = list(leaf.shape)
-        others[axis] = kernel.shape[0] - num_trained
-        return jnp.concatenate([leaf, jnp.zeros(others, leaf.dtype)], axis=axis)
-
-    no_gradient = np.zeros(keep.shape, jax.dtypes.float0)
-    return filled(d_gates, 1), filled(d_kernel.astype(kernel.dtype), 0), filled(d_hidden, 0), filled(d_cell, 0), no_gradient
+    gradients: Parts = jax.tree.map(jnp.zeros_like, parts)
+    trained = Part(d_gates, d_kernel, d_hidden, d_cell)
+    if num_trained < first.kernel.shape[0]:
+        trained = jax.tree.map(lambda d, zeros: jnp.concatenate([d, zeros[num_trained:]]), trained, gradients[0])
+    return (trained, *gradients[1:]), np.zeros(keep.shape, jax.dtypes.float0)
 
 
 unroll.defvjp(_unroll_forward, _unroll_backward)

@@ -167,32 +167,37 @@ class QNetwork:
         Returns:
           For each set values [V, B, T, A], hidden and cell state [B, V, H].
         """
+        V = self.num_values
         hidden, cell = states or ([state.hidden] * len(sets), [state.cell] * len(sets))
-        networks = [jax.tree.map(lambda leaf, v=v: leaf[v], tree) for tree in sets for v in range(self.num_values)]
-        encoders = [network["encoder"] for network in networks]
-        features: Sequence[jax.Array | None] = [None] * len(networks)
+        # Timesteps first, as one axis with the streams: what the recurrence reads and writes then needs no transposition.
+        shape = inputs.is_first.shape[::-1]  # T, B
+        flat: QInputs = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), inputs)
+        features: list[jax.Array | None] = [None] * len(sets)
         torso = build_torso(self.settings, self._dtype)
         if isinstance(torso, Convolutions):
-            layers = [torso.layers_of(encoder["Convolutions_0"]) for encoder in encoders]
-            seen_by_all = torso.of_networks(layers, inputs.observation, self.num_values)
+            layers = [
+                torso.layers_of(jax.tree.map(lambda leaf, v=v: leaf[v], tree["encoder"]["Convolutions_0"]))
+                for tree in sets
+                for v in range(V)
+            ]
+            features = list(torso.of_networks(layers, flat.observation, V).reshape(len(sets), V, shape[0] * shape[1], -1))
             # What the other sets give is constant: else its gradient would be computed all the way, only to be dropped.
-            features = [x if v < self.num_values else jax.lax.stop_gradient(x) for v, x in enumerate(seen_by_all)]
-        encoded = zip(encoders, features, strict=True)
-        gates = jnp.stack([self._encoder.apply({"params": encoder}, inputs, seen) for encoder, seen in encoded])  # [V', B, T, 4H]
-        outputs, last_hidden, last_cell = lstm.unroll(
-            jnp.moveaxis(gates, 2, 0),
-            jnp.concatenate([tree["recurrent"] for tree in sets]).astype(self._dtype),
-            jnp.concatenate([jnp.swapaxes(one, 0, 1) for one in hidden]),
-            jnp.concatenate([jnp.swapaxes(one, 0, 1) for one in cell]),
-            ~jnp.swapaxes(inputs.is_first, 0, 1),
-            self.num_values,
+            features[1:] = jax.lax.stop_gradient(features[1:])
+        encode = jax.vmap(lambda parameters, seen: self._encoder.apply({"params": parameters}, flat, seen))
+        parts = tuple(
+            lstm.Part(
+                encode(tree["encoder"], seen).reshape(V, *shape, -1),
+                tree["recurrent"].astype(self._dtype),
+                jnp.swapaxes(hidden, 0, 1),
+                jnp.swapaxes(cell, 0, 1),
+            )
+            for tree, seen, hidden, cell in zip(sets, features, hidden, cell, strict=True)
         )
-        by_set = jnp.moveaxis(outputs, 0, 2).reshape(len(sets), self.num_values, *inputs.is_first.shape, -1)  # [sets, V, B, T, H]
+        unrolled = lstm.unroll(parts, ~jnp.swapaxes(inputs.is_first, 0, 1), V)
         apply_heads = jax.vmap(lambda parameters, x: self._heads.apply({"params": parameters}, x))
-        values = [
-            apply_heads(tree["heads"], x if i == 0 else jax.lax.stop_gradient(x))
-            for i, (tree, x) in enumerate(zip(sets, by_set, strict=True))
-        ]
-
-        last = [list(jnp.swapaxes(leaf.reshape(len(sets), self.num_values, *leaf.shape[1:]), 1, 2)) for leaf in (last_hidden, last_cell)]
-        return values, last[0], last[1]
+        values = []
+        for i, (tree, part) in enumerate(zip(sets, unrolled, strict=True)):
+            outputs = part.outputs if i == 0 else jax.lax.stop_gradient(part.outputs)
+            of_set = apply_heads(tree["heads"], outputs.reshape(V, shape[0] * shape[1], -1)).reshape(V, *shape, -1)
+            values.append(jnp.swapaxes(of_set, 1, 2))
+        return values, [jnp.swapaxes(part.hidden, 0, 1) for part in unrolled], [jnp.swapaxes(part.cell, 0, 1) for part in unrolled]

@@ -16,7 +16,7 @@ T, V, B, H = 9, 3, 4, 5
 def arguments() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        "gates": rng.normal(size=(T, V, B, 4 * H)).astype(np.float32),
+        "gates": rng.normal(size=(V, T, B, 4 * H)).astype(np.float32),
         "kernel": 0.5 * rng.normal(size=(V, H, 4 * H)).astype(np.float32),
         "hidden": rng.normal(size=(V, B, H)).astype(np.float32),
         "cell": rng.normal(size=(V, B, H)).astype(np.float32),
@@ -32,26 +32,30 @@ def resets() -> np.ndarray:
 
 def twin(x: dict[str, np.ndarray], keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x = {name: np.asarray(leaf, np.float64) for name, leaf in x.items()}
-    outputs, hidden, cell = np.zeros((T, V, B, H)), x["hidden"].copy(), x["cell"].copy()
+    outputs, hidden, cell = np.zeros((V, T, B, H)), x["hidden"].copy(), x["cell"].copy()
     for v in range(V):
         for b in range(B):
             for t in range(T):
                 if not keep[t, b]:
                     hidden[v, b] = cell[v, b] = 0.0
-                gates = x["gates"][t, v, b] + hidden[v, b] @ x["kernel"][v]
+                gates = x["gates"][v, t, b] + hidden[v, b] @ x["kernel"][v]
                 hidden[v, b], cell[v, b] = lstm_step(gates, cell[v, b])
-                outputs[t, v, b] = hidden[v, b]
+                outputs[v, t, b] = hidden[v, b]
     return outputs, hidden, cell
 
 
-def unroll(x: dict[str, Any], keep: np.ndarray, num_trained: int = V) -> tuple[jax.Array, jax.Array, jax.Array]:
-    result: tuple[jax.Array, jax.Array, jax.Array] = lstm.unroll(x["gates"], x["kernel"], x["hidden"], x["cell"], keep, num_trained)
+def part(x: dict[str, Any], networks: slice = slice(None)) -> lstm.Part:
+    return lstm.Part(*(x[name][networks] for name in lstm.Part._fields))
+
+
+def unroll(x: dict[str, Any], keep: np.ndarray, num_trained: int = V) -> lstm.Unrolled:
+    result: lstm.Unrolled = lstm.unroll((part(x),), keep, num_trained)[0]
     return result
 
 
 def weights() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
-    return rng.normal(size=(T, V, B, H)), rng.normal(size=(V, B, H)), rng.normal(size=(V, B, H))
+    return rng.normal(size=(V, T, B, H)), rng.normal(size=(V, B, H)), rng.normal(size=(V, B, H))
 
 
 def test_equals_the_twin() -> None:
@@ -79,24 +83,42 @@ def test_gradients_equal_differences_of_the_twin(name: str) -> None:
 def test_gradients_equal_automatic_ones_and_stop_at_networks_that_are_not_trained(dtype: Any) -> None:
     trained, keep = 2, resets()
     x = arguments() | {name: jnp.asarray(arguments()[name], dtype) for name in ("gates", "kernel")}
-    factors = [jnp.asarray(weight, jnp.float32).at[..., trained:, :, :].set(0.0) for weight in weights()]
+    factors = [jnp.asarray(weight, jnp.float32).at[trained:].set(0.0) for weight in weights()]
 
     def total(results: Any) -> jax.Array:
         return sum((jnp.sum(leaf * weight) for leaf, weight in zip(results, factors, strict=True)), jnp.float32(0))
 
-    automatic = jax.jit(jax.grad(lambda x: total(lstm.forward(x["gates"], x["kernel"], x["hidden"], x["cell"], keep, 0)[0])))(x)
+    automatic = jax.jit(jax.grad(lambda x: total(lstm.forward((part(x),), keep, 0)[0][0])))(x)
     ours = jax.jit(jax.grad(lambda x: total(unroll(x, keep, trained))))(x)
     tolerance = 1e-5 if dtype is jnp.float32 else 0.05
     for name in x:
         assert ours[name].dtype == x[name].dtype
         got, expected = (np.asarray(leaf[name], np.float32) for leaf in (ours, automatic))
         np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * float(np.max(np.abs(expected))))
-        by_network = np.moveaxis(got, 1 if name == "gates" else 0, 0)
-        assert np.any(by_network[:trained]) and not np.any(by_network[trained:])
+        assert np.any(got[:trained]) and not np.any(got[trained:])
+
+
+def test_parts_are_networks_side_by_side_and_only_the_first_has_a_gradient() -> None:
+    x, keep, first = arguments(), resets(), 2
+
+    def run(parts: tuple[lstm.Part, ...]) -> tuple[lstm.Unrolled, ...]:
+        results: tuple[lstm.Unrolled, ...] = lstm.unroll(parts, keep, first)
+        return results
+
+    parts = part(x, slice(first)), part(x, slice(first, None))
+    together: lstm.Unrolled = jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.jit(run)(parts))
+    for ours, expected in zip(together, twin(x, keep), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+    gradient = jax.jit(jax.grad(lambda parts: sum(jnp.sum(leaf) for result in run(parts) for leaf in result)))(parts)
+    alone = jax.jit(jax.grad(lambda part: sum(jnp.sum(leaf) for leaf in run((part,))[0])))(parts[0])
+    for name in lstm.Part._fields:
+        np.testing.assert_allclose(getattr(gradient[0], name), getattr(alone, name), rtol=1e-5, atol=1e-6)
+        assert not np.any(getattr(gradient[1], name))
 
 
 def test_no_gradient_crosses_a_reset() -> None:
     keep = resets()
     keep[5] = False
-    gradient = jax.jit(jax.grad(lambda gates: jnp.sum(unroll({**arguments(), "gates": gates}, keep)[0][5:])))(arguments()["gates"])
-    assert not np.any(gradient[:5]) and np.any(gradient[5])
+    gradient = jax.jit(jax.grad(lambda gates: jnp.sum(unroll({**arguments(), "gates": gates}, keep).outputs[:, 5:])))(arguments()["gates"])
+    assert not np.any(gradient[:, :5]) and np.any(gradient[:, 5])
