@@ -112,7 +112,8 @@ def _patches_forward(
             outputs = []
             for layer, stride in zip(layers[1:], strides[1:], strict=True):
                 kernel = layer.kernel[v]
-                x = jax.nn.relu(_outputs(x, kernel, stride) + layer.bias[None, None, None, v])
+                # Finished here: XLA would compute it again for every tap of the next layer.
+                x = jax.lax.optimization_barrier(jax.nn.relu(_outputs(x, kernel, stride) + layer.bias[None, None, None, v]))
                 outputs.append(x)
             further.append(outputs)
         last = [outputs[-1] for outputs in further] if len(layers) > 1 else [first[..., v, :] for v in range(num_networks)]
@@ -186,7 +187,7 @@ def _first_layer(layer: Layer, images: jax.Array, stride: int) -> jax.Array:
     num_networks, size = layer.kernel.shape[:2]
     matrix = jnp.moveaxis(jax.vmap(lambda kernel: _matrix(kernel, stride))(layer.kernel), 0, 1) / 255  # [K, V, f]
     wide = _product(_taps(images.astype(matrix.dtype), size, stride), matrix.reshape(matrix.shape[0], -1))
-    return jax.nn.relu(wide.reshape(*wide.shape[:-1], num_networks, -1) + layer.bias[None, None, None])
+    return jax.lax.optimization_barrier(jax.nn.relu(wide.reshape(*wide.shape[:-1], num_networks, -1) + layer.bias[None, None, None]))
 
 
 def _outputs(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
