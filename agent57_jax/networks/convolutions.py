@@ -27,7 +27,10 @@ class Layer(NamedTuple):
 Layers = tuple[Layer, ...]
 
 
-def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], dtype: jnp.dtype, num_trained: int) -> jax.Array:
+Outputs = tuple[jax.Array, jax.Array]  # [V, n, features] of the trained networks, and of the others
+
+
+def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], dtype: jnp.dtype, num_trained: int) -> Outputs:
     """Unpadded convolutions with ReLU over images divided by 255.
 
     Args:
@@ -38,7 +41,7 @@ def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int],
       num_trained: gradients are computed for so many of the V networks, the first ones; those of the others are 0. None for the images.
 
     Returns:
-      [V, n, features], the last layer's output flat.
+      The last layer's output flat: [num_trained, n, features] and [V - num_trained, n, features].
     """
     layers = tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), layer) for layer in layers)
     if uses_patches():
@@ -51,24 +54,26 @@ def uses_patches() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def by_convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], num_trained: int) -> jax.Array:
+def by_convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], num_trained: int) -> Outputs:
     """`convolutions` by XLA's. The first layer is one for all networks that are trained and one for the others: they see the same image.
     Further layers go network by network: batched over kernels they would become grouped convolutions, which are slower.
     """
-    others = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[num_trained:], layers))
-    outputs = []
-    for part in (jax.tree.map(lambda leaf: leaf[:num_trained], layers), others):
+    trained, others = (jax.tree.map(lambda leaf, part=part: leaf[part], layers) for part in (slice(num_trained), slice(num_trained, None)))
+
+    def run(part: Layers) -> jax.Array:
         number = part[0].kernel.shape[0]
-        if not number:
-            continue
         first = _folded_convolution(part[0], observation, strides[0])
+        outputs = []
         for v in range(number):
             x = first[..., v, :]
             for layer, stride in zip(part[1:], strides[1:], strict=True):
                 x = _convolution(x, layer.kernel[v], stride)
                 x = jax.nn.relu(x + layer.bias[None, None, None, v])
             outputs.append(x.reshape(x.shape[0], -1))
-    return jnp.stack(outputs)
+        return jnp.stack(outputs)
+
+    seen = run(trained)
+    return seen, run(jax.lax.stop_gradient(others)) if others[0].kernel.shape[0] else jnp.zeros((0, *seen.shape[1:]), seen.dtype)
 
 
 def _convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -90,23 +95,26 @@ def _folded_convolution(layer: Layer, observation: jax.Array, stride: int) -> ja
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def by_patches(layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None = None) -> jax.Array:
+def by_patches(layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None = None) -> Outputs:
     """`convolutions` by patches and matrix products, `block` images at a time; None for as many as the caches hold."""
     return _patches_forward(layers, observation, strides, num_trained, block, keep=False)[0]
 
 
+_Kept = list[list[jax.Array]]  # for each trained network the outputs [n, h, w, f] of every layer but the first
+
+
 def _patches_forward(
     layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None, keep: bool = True
-) -> tuple[jax.Array, tuple[Layers, jax.Array, Any]]:
-    """Outputs, and with `keep` what the gradient needs: the layers' outputs, block by block.
+) -> tuple[Outputs, tuple[Layers, jax.Array, _Kept]]:
+    """Outputs, and with `keep` what the gradient needs: the layers' outputs.
 
     Those of the first layer, the largest, are computed again: its gradient needs the patches anyway, and what is kept goes through memory.
     """
     num_networks = layers[0].kernel.shape[0]
 
-    def one_block(images: jax.Array) -> tuple[jax.Array, Any]:
+    def one_block(images: jax.Array) -> tuple[list[jax.Array], _Kept]:
         first = _first_layer(layers[0], images, strides[0])  # [b, h, w, V, f]
-        further: list[list[jax.Array]] = []
+        further: _Kept = []
         for v in range(num_networks):
             x = first[..., v, :]
             outputs = []
@@ -117,32 +125,79 @@ def _patches_forward(
                 outputs.append(x)
             further.append(outputs)
         last = [outputs[-1] for outputs in further] if len(layers) > 1 else [first[..., v, :] for v in range(num_networks)]
-        kept = further[:num_trained] if keep else ()
-        return jnp.stack([x.reshape(x.shape[0], -1) for x in last]), kept
+        flat = [x.reshape(x.shape[0], -1) for x in last]
+        nothing = jnp.zeros((0, *flat[0].shape), flat[0].dtype)
+        parts = [jnp.stack(part) if part else nothing for part in (flat[:num_trained], flat[num_trained:])]
+        return parts, further[:num_trained] if keep else []
 
-    blocks = _blocks(observation, block or _cached_images(layers, observation.shape, strides))
-    if blocks.shape[0] == 1:  # outside a loop, where programs share what several of their parts compute alike
-        outputs, kept = jax.tree.map(lambda leaf: leaf[None], one_block(blocks[0]))
-    else:
-        outputs, kept = jax.lax.map(one_block, blocks)
-    outputs = jnp.moveaxis(outputs, 0, 1).reshape(num_networks, -1, outputs.shape[-1])
-    return outputs[:, : observation.shape[0]], (layers, observation, kept)
+    blocks = _Blocks.of(observation.shape[0], block or _cached_images(layers, observation.shape, strides))
+    if blocks.number == 1:  # outside a loop, where programs share what several of their parts compute alike
+        (trained, others), kept = one_block(observation)
+        return (trained, others), (layers, observation, kept)
+
+    shapes = jax.eval_shape(one_block, blocks.cut(observation, jnp.int32(0)))
+    rooms = jax.tree.map(blocks.room, shapes, _axes(shapes))
+
+    def step(rooms: Any, i: jax.Array) -> tuple[Any, None]:
+        found = one_block(blocks.cut(observation, i))
+        return jax.tree.map(lambda room, leaf, axis: blocks.put(room, leaf, i, axis), rooms, found, _axes(shapes)), None
+
+    (results, kept), _ = jax.lax.scan(step, rooms, jnp.arange(blocks.number))
+    return (results[0], results[1]), (layers, observation, kept)
+
+
+def _axes(shapes: tuple[list[jax.Array], _Kept]) -> tuple[list[int], list[list[int]]]:
+    """The axis of the images in what a block gives."""
+    outputs, kept = shapes
+    return [1 for _ in outputs], [[0 for _ in leaves] for leaves in kept]
+
+
+class _Blocks(NamedTuple):
+    """Images [n, ...] in blocks of one size; the last begins early enough to end with the last image."""
+
+    images: int
+    number: int
+    size: int
+
+    @classmethod
+    def of(cls, images: int, block: int) -> "_Blocks":
+        """At most `block` images each, as even as can be."""
+        number = -(-images // block)
+        return cls(images, number, -(-images // number))
+
+    def start(self, i: jax.Array) -> jax.Array:
+        """First image of block i."""
+        return jnp.minimum(i * self.size, self.images - self.size)
+
+    def cut(self, x: jax.Array, i: jax.Array, axis: int = 0) -> jax.Array:
+        """The block's part of an array."""
+        return jax.lax.dynamic_slice_in_dim(x, self.start(i), self.size, axis)
+
+    def put(self, room: jax.Array, x: jax.Array, i: jax.Array, axis: int) -> jax.Array:
+        """The array with the block's part in it."""
+        return jax.lax.dynamic_update_slice_in_dim(room, x, self.start(i), axis)
+
+    def room(self, part: jax.Array | jax.ShapeDtypeStruct, axis: int) -> jax.Array:
+        """Zeros for all blocks' parts."""
+        return jnp.zeros((*part.shape[:axis], self.images, *part.shape[axis + 1 :]), part.dtype)
+
+    def is_new(self, i: jax.Array) -> jax.Array:
+        """Which of the block's images no block before it had: [size] bool."""
+        return self.start(i) + jnp.arange(self.size) >= i * self.size
 
 
 def _patches_backward(
-    strides: tuple[int, ...], num_trained: int, block: int | None, residuals: tuple[Layers, jax.Array, Any], cotangent: jax.Array
+    strides: tuple[int, ...],
+    num_trained: int,
+    block: int | None,
+    residuals: tuple[Layers, jax.Array, _Kept],
+    cotangents: Outputs,
 ) -> tuple[Layers, np.ndarray]:
     layers, observation, kept = residuals
-    blocks = _blocks(observation, block or _cached_images(layers, observation.shape, strides))
-    number, size = blocks.shape[:2]
-    # What lies behind the last image has no gradient.
-    cotangent = jnp.pad(cotangent[:num_trained], ((0, 0), (0, number * size - observation.shape[0]), (0, 0)))
-    cotangent = jnp.moveaxis(cotangent.reshape(num_trained, number, size, -1), 0, 1)  # [m, V, b, features]
-
+    cotangent = cotangents[0]
     trained: Layer = jax.tree.map(lambda leaf: leaf[:num_trained], layers[0])
 
-    def one_block(sums: Layers, x: tuple[jax.Array, Any, jax.Array]) -> tuple[Layers, None]:
-        images, further, gradient = x
+    def one_block(images: jax.Array, further: _Kept, gradient: jax.Array) -> Layers:
         first = _first_layer(trained, images, strides[0])
         gradients: list[list[Layer]] = []
         firsts = []
@@ -164,14 +219,23 @@ def _patches_backward(
         kernel = wide.kernel.reshape(*sides, channels, num_trained, features)
         lowest = Layer(jnp.moveaxis(kernel, -2, 0) / 255, wide.bias.reshape(num_trained, features))
         rest = [Layer(*(jnp.stack(leaves) for leaves in zip(*level, strict=True))) for level in zip(*gradients, strict=True)]
-        return jax.tree.map(jnp.add, sums, (lowest, *rest)), None
+        return (lowest, *rest)
+
+    blocks = _Blocks.of(observation.shape[0], block or _cached_images(layers, observation.shape, strides))
+
+    def step(sums: Layers, i: jax.Array) -> tuple[Layers, None]:
+        gradient = blocks.cut(cotangent, i, axis=1)
+        if blocks.number * blocks.size > blocks.images:
+            gradient = jnp.where(blocks.is_new(i)[None, :, None], gradient, 0)
+        further = jax.tree.map(lambda leaf: blocks.cut(leaf, i), kept)
+        return jax.tree.map(jnp.add, sums, one_block(blocks.cut(observation, i), further, gradient)), None
 
     # Summed in float32 whatever the layers are computed in: what a block adds is small beside the sum of hundreds.
     sums: Layers = jax.tree.map(lambda leaf: jnp.zeros((num_trained, *leaf.shape[1:]), jnp.float32), layers)
-    if number == 1:
-        sums, _ = one_block(sums, jax.tree.map(lambda leaf: leaf[0], (blocks, kept, cotangent)))
+    if blocks.number == 1:
+        sums = one_block(observation, kept, cotangent)
     else:
-        sums, _ = jax.lax.scan(one_block, sums, (blocks, kept, cotangent))
+        sums, _ = jax.lax.scan(step, sums, jnp.arange(blocks.number))
     others = layers[0].kernel.shape[0] - num_trained
     filled = jax.tree.map(
         lambda leaf, layer: jnp.concatenate([leaf, jnp.zeros((others, *leaf.shape[1:]))]).astype(layer.dtype), sums, layers
@@ -247,15 +311,6 @@ def _cached_images(layers: Layers, shape: Sequence[int], strides: Sequence[int])
         height, width = (height - size) // stride + 1, (width - size) // stride + 1
         largest = max(largest, height * width * size * size * channels * layer.kernel.dtype.itemsize)
     return max(1, BLOCK_BYTES // largest)
-
-
-def _blocks(images: jax.Array, block: int) -> jax.Array:
-    """[n, ...] -> [m, b, ...] with b at most `block` and as even as can be; zeros behind the last image."""
-    count = images.shape[0]
-    number = -(-count // block)
-    size = -(-count // number)
-    padded = jnp.pad(images, ((0, number * size - count), *((0, 0) for _ in images.shape[1:])))
-    return padded.reshape(number, size, *images.shape[1:])
 
 
 def _cell(kernel_size: int, stride: int) -> int:
@@ -350,9 +405,13 @@ def _kernel(matrix: jax.Array, shape: Sequence[int], stride: int) -> jax.Array:
 
 def _correlated(x: jax.Array, d: jax.Array) -> jax.Array:
     """The sum over images and places of x [n, h, w, K] times d [n, h, w, f]: [K, f] float32."""
-    # As one product of matrices: over three axes at once XLA would copy both sides first.
-    sides = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
-    return jax.lax.dot_general(*sides, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    # As one product of matrices: over three axes at once XLA would copy both sides first. The narrower side is transposed beforehand:
+    # products along the first axes of both are slower by more than that. The barriers keep XLA from undoing it.
+    x, d = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
+    narrow, wide = (d, x) if d.shape[-1] < x.shape[-1] else (x, d)
+    transposed = jax.lax.optimization_barrier(narrow.T)
+    product = jax.lax.optimization_barrier(jnp.dot(transposed, wide, preferred_element_type=jnp.float32))
+    return product if narrow is x else product.T
 
 
 def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -48,6 +48,6 @@ class DistillationNetwork:
         seen: Sequence[jax.Array | None] = (None, None)
         if isinstance(torso, Convolutions):  # both see the same image
             layers = [torso.layers_of(parameters["Convolutions_0"]) for parameters in (predictor, target)]
-            seen = list(torso.of_networks(layers, observation, num_trained=1))
+            seen = [part[0] for part in torso.of_networks(layers, observation, num_trained=1)]
         wanted = jax.lax.stop_gradient(module.apply({"params": target}, observation, seen[1]))
         return jnp.sum(jnp.square(module.apply({"params": predictor}, observation, seen[0]) - wanted), axis=-1)

@@ -180,9 +180,9 @@ class QNetwork:
                 for tree in sets
                 for v in range(V)
             ]
-            features = list(torso.of_networks(layers, flat.observation, V).reshape(len(sets), V, shape[0] * shape[1], -1))
+            trained, others = torso.of_networks(layers, flat.observation, V)
             # What the other sets give is constant: else its gradient would be computed all the way, only to be dropped.
-            features[1:] = jax.lax.stop_gradient(features[1:])
+            features = [trained, *jax.lax.stop_gradient(others).reshape(len(sets) - 1, *trained.shape)]
         encode = jax.vmap(lambda parameters, seen: self._encoder.apply({"params": parameters}, flat, seen))
         parts = tuple(
             lstm.Part(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from agent57_jax.config import NetworkSettings, Torso
-from agent57_jax.networks.convolutions import Layer, Layers, convolutions
+from agent57_jax.networks.convolutions import Layer, Layers, Outputs, convolutions
 from agent57_jax.types import EnvironmentSpec
 
 
@@ -38,10 +38,10 @@ class Convolutions(nn.Module):
         for i, (features, kernel) in enumerate(zip(self.features, self.kernels, strict=True)):
             layers.append(_Convolution((kernel, kernel, channels, features), name=f"Conv_{i}")())
             channels = features
-        return self.of_networks([tuple(layers)], observation, num_trained=1)[0]
+        return self.of_networks([tuple(layers)], observation, num_trained=1)[0][0]
 
-    def of_networks(self, networks: Sequence[Layers], observation: jax.Array, num_trained: int) -> jax.Array:
-        """Several networks over the same images: [..., H, W, channels] -> [V, ..., features].
+    def of_networks(self, networks: Sequence[Layers], observation: jax.Array, num_trained: int) -> Outputs:
+        """Several networks over the same images: [..., H, W, channels] -> [V, ..., features] of the trained ones and of the others.
 
         Args:
           networks: `layers_of` each of the V networks.
@@ -49,8 +49,11 @@ class Convolutions(nn.Module):
         """
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
         images = observation.reshape((-1, *observation.shape[-3:]))
-        outputs = convolutions(stacked, images, self.strides, self.dtype, num_trained)
-        return outputs.reshape(len(networks), *observation.shape[:-3], -1)
+        trained, others = (
+            part.reshape(part.shape[0], *observation.shape[:-3], part.shape[-1])
+            for part in convolutions(stacked, images, self.strides, self.dtype, num_trained)
+        )
+        return trained, others
 
     @staticmethod
     def layers_of(parameters: Any) -> Layers:

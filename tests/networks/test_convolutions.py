@@ -55,6 +55,16 @@ def loss(function: Any, layers: Layers, weights: jax.Array) -> jax.Array:
     return jnp.sum(function(layers) * weights)
 
 
+def by_patches(*arguments: Any) -> jax.Array:
+    """Of the trained networks and of the others: [V, n, features]."""
+    return jnp.concatenate(convolutions.by_patches(*arguments))
+
+
+def by_convolutions(*arguments: Any) -> jax.Array:
+    """The same, the other way."""
+    return jnp.concatenate(convolutions.by_convolutions(*arguments))
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_both_ways_equal_the_twin(name: str) -> None:
     layers, images, strides = layers_of(name), images_of(name, 2), FORMS[name].strides
@@ -65,20 +75,21 @@ def test_both_ways_equal_the_twin(name: str) -> None:
         ]
     )
     assert np.mean(expected > 0) > 0.2
-    for function in (convolutions.by_patches, convolutions.by_convolutions):
-        got = jax.jit(function, static_argnums=(2, 3))(layers, images, strides, V)
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    for function in (by_patches, by_convolutions):
+        for trained in (1, V):
+            got = jax.jit(function, static_argnums=(2, 3))(layers, images, strides, trained)
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize(("count", "block"), [(5, 8), (5, 2), (4, 2)])
 def test_gradients_equal_those_of_xla_and_stop_at_networks_that_are_not_trained(name: str, count: int, block: int) -> None:
     layers, images, strides, trained = layers_of(name), images_of(name, count), FORMS[name].strides, 2
-    features = jax.eval_shape(lambda: convolutions.by_convolutions(layers, images, strides, trained)).shape
+    features = jax.eval_shape(lambda: by_convolutions(layers, images, strides, trained)).shape
     weights = jnp.asarray(np.random.default_rng(2).normal(size=features), jnp.float32)
     ways = (
-        lambda layers: convolutions.by_patches(layers, images, strides, trained, block),
-        lambda layers: convolutions.by_convolutions(layers, images, strides, trained),
+        lambda layers: by_patches(layers, images, strides, trained, block),
+        lambda layers: by_convolutions(layers, images, strides, trained),
     )
     got, expected = (jax.jit(jax.grad(functools.partial(loss, way)))(layers, weights) for way in ways)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
@@ -103,7 +114,7 @@ def test_gradients_equal_differences_of_the_twin() -> None:
         return float(np.sum(np.array(outputs)[:, None] * weights))
 
     expected = (twin(1e-6) - twin(-1e-6)) / 2e-6
-    way = functools.partial(loss, lambda layers: convolutions.by_patches(layers, image, strides, V))
+    way = functools.partial(loss, lambda layers: by_patches(layers, image, strides, V))
     gradient = jax.jit(jax.grad(way))(layers, jnp.asarray(weights, jnp.float32))
     got = sum(
         float(np.sum(np.asarray(leaf) * way)) for leaf, way in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
@@ -118,7 +129,7 @@ def test_half_precision_loses_no_more_than_its_digits_over_many_blocks() -> None
     wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), half)
 
     def total(layers: Layers) -> jax.Array:
-        return jnp.sum(convolutions.by_patches(layers, images, FORMS["grid"].strides, V, 1).astype(jnp.float32))
+        return jnp.sum(by_patches(layers, images, FORMS["grid"].strides, V, 1).astype(jnp.float32))
 
     gradient = jax.jit(jax.grad(total))
     for got, expected in zip(jax.tree.leaves(gradient(half)), jax.tree.leaves(gradient(wide)), strict=True):
@@ -130,7 +141,7 @@ def test_networks_without_gradient_keep_nothing_for_a_backward_pass() -> None:
     layers, images = layers_of("grid"), images_of("grid", 3)
 
     def total(layers: Layers) -> jax.Array:
-        return jnp.sum(convolutions.by_patches(jax.lax.stop_gradient(layers), images, FORMS["grid"].strides, V))
+        return jnp.sum(by_patches(jax.lax.stop_gradient(layers), images, FORMS["grid"].strides, V))
 
     products = str(jax.make_jaxpr(total)(layers)).count("dot_general")
     assert products > 0
