@@ -3,6 +3,9 @@
 python train.py --config=configs/zaxxon.py[:PROFILE|:AGENT|:PROFILE,AGENT] [--workdir=runs/zaxxon] [--config.total_steps=N ...]
 
 The same command resumes from the last checkpoint in the folder.
+
+Several processes train one model together when each is started with --distributed under Slurm, Open MPI or Kubernetes, or with
+--coordinator=HOST:PORT --num_processes=N --process_id=I (docs/scaling.md).
 """
 
 from absl import flags
@@ -11,23 +14,44 @@ from agent57_jax import command_line
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/ and the config's name")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes that the scheduler tells of each other")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for one of several processes")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0", lower_bound=0)
+
+
+def is_one_of_several() -> bool:
+    """Whether flags ask for several processes; a set that says only half ends the process."""
+    count, number = _NUM_PROCESSES.value, _PROCESS_ID.value
+    given = [_COORDINATOR.value is not None, count is not None, number is not None]
+    if any(given) and not all(given):
+        command_line.fail("--coordinator, --num_processes and --process_id belong together: give all three")
+    if any(given) and _DISTRIBUTED.value:
+        command_line.fail("--distributed asks the scheduler; leave it out where --coordinator is given")
+    if count is not None and number is not None and number >= count:
+        command_line.fail(f"--process_id {number} must be below --num_processes {count}")
+    return any(given) or _DISTRIBUTED.value
 
 
 def main() -> None:
     """Wires settings, signals and trainer."""
+    distributed = is_one_of_several()
     settings = command_line.complete_settings(_CONFIG.value)
     workdir = _WORKDIR.value or f"runs/{command_line.config_name()}"
     command_line.prepare_jax(whole_device=True)
 
     from agent57_jax import checkpoint, config, parallel, trainer
 
-    shutdown = trainer.Shutdown()
     try:
-        training = trainer.Trainer(settings, workdir, shutdown)
+        if distributed:
+            parallel.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        training = trainer.Trainer(settings, workdir, trainer.Shutdown())
     except (config.SettingsError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     try:
         training.run()
+    except trainer.LostProcessError as error:
+        command_line.fail_at_once(str(error), code=1)
     except (trainer.TrainingError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error), code=1)
 

@@ -152,9 +152,13 @@ class Checkpoints:
         while place.exists():
             place = self._directory / f"{step}.damaged{next(number)}"
         (self._directory / str(step)).rename(place)
+        self.reread()
+        return place
+
+    def reread(self) -> None:
+        """Looks into the directory again, after someone has changed it."""
         if self._manager is not None:
             self._manager.reload()
-        return place
 
     def has_item(self, step: int, name: str) -> bool:
         """Whether the checkpoint holds the item."""

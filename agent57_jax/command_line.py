@@ -23,6 +23,13 @@ def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     sys.exit(code)
 
 
+def fail_at_once(message: str, code: int) -> NoReturn:
+    """Like `fail`, without what happens at a process' end: that would wait for processes which are no more."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+
 def setting_names(section: Any, prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings."""
     for field in dataclasses.fields(section):
@@ -112,8 +119,9 @@ def prepare_jax(whole_device: bool) -> None:
       whole_device: take the GPU's memory for this process, as training does; else share it with a run that trains.
     """
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "agent57_jax"
-    # JAX announces every backend that a machine lacks; its warnings and errors still show.
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    # JAX announces every backend that a machine lacks, and each step of joining processes; its warnings and errors still show.
+    for name in ("xla_bridge", "distributed"):
+        logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     if not whole_device:

@@ -25,7 +25,9 @@ _SPEED_MEMORY = 0.7  # weight of the former estimate of steps per second against
 class Console:
     """Shows the progress of a run. Draws only when called: no threads."""
 
-    def __init__(self, total_steps: int, title: str, header_lines: Sequence[str] = (), terminal: Terminal | None = None) -> None:
+    def __init__(
+        self, total_steps: int, title: str, header_lines: Sequence[str] = (), terminal: Terminal | None = None, is_shown: bool = True
+    ) -> None:
         """Prints the header.
 
         Args:
@@ -33,10 +35,12 @@ class Console:
           title: stands above the panel, for example the task.
           header_lines: printed once, for example devices and sizes.
           terminal: where to write; None: standard output.
+          is_shown: False for all processes of a run but the first, which are silent.
         """
         self._total_steps, self._title = total_steps, title
         # Said here, since rich would take FORCE_COLOR of a CI for a terminal.
-        self._terminal = Terminal(highlight=False, force_terminal=sys.stdout.isatty()) if terminal is None else terminal
+        standard = Terminal(highlight=False, force_terminal=is_shown and sys.stdout.isatty(), quiet=not is_shown)
+        self._terminal = standard if terminal is None else terminal
         self._live: Live | None = None
         self._warnings: deque[str] = deque(maxlen=SHOWN_WARNINGS)
         self._seen: dict[str, float] = {}  # values that not every line has: the last one stays in view

@@ -4,6 +4,7 @@ A driver owns the environments and the actors' state. `dispatch` starts acts wit
 queued behind them; `complete` then waits for the acts alone.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -49,7 +50,7 @@ class HostDriver:
         self.shared: Shared = programs.init_shared()
         self.appended = [0] * len(environments)
         self.states: list[ActorState] = [programs.init_actor(programs.actor_index(group)) for group in range(len(environments))]
-        self._pending: tuple[int, jax.Array] | None = None
+        self._pending: tuple[int, jax.Array, Callable[[], list[int]]] | None = None
         for environment in environments:
             environment.reset()
 
@@ -61,26 +62,28 @@ class HostDriver:
         mesh = self._programs.mesh
         counter, number = parallel.upload(mesh, parallel.REPLICATED, (np.uint32(counters.acts % 2**32), np.int32(group)))
         uploaded = parallel.upload(mesh, parallel.BY_ENVIRONMENT, timestep)
+        steps, ends = np.count_nonzero(timestep.step_type != FIRST), np.count_nonzero(timestep.step_type == LAST)
+        counted = parallel.start_sum(mesh, (int(steps), int(ends)))  # before the act: behind it are updates
         self.states[group], self.shared, store, action = self._programs.act(
             parameters, self.states[group], self.shared, store, uploaded, self._root, counter, number
         )
-        self._pending = group, action
-        steps = int(np.count_nonzero(timestep.step_type != FIRST))
+        self._pending = group, action, counted
         counters.acts += 1
-        counters.steps += steps
-        counters.frames += steps * self._programs.parts.spec.frames_per_step
-        counters.episodes += int(np.count_nonzero(timestep.step_type == LAST))
         counters.timesteps += self._programs.parts.settings.envs_per_group
         self.appended[group] += 1
         return store
 
     def complete(self, counters: Counters) -> None:
-        """Fetches the actions and lets the group's emulators run."""
+        """Fetches the actions, lets the group's emulators run, and counts what all processes did."""
         assert self._pending is not None
-        group, action = self._pending
+        group, action, counted = self._pending
         with self._stopwatch("device"):
             actions = parallel.local_rows(action)
         self._environments[group].send(actions)
+        steps, episodes = counted()
+        counters.steps += steps
+        counters.frames += steps * self._programs.parts.spec.frames_per_step
+        counters.episodes += episodes
 
     def state_to_save(self) -> Any:
         """Bandits and episode counts; emulators cannot be saved, so episodes in flight start anew and with them all the rest."""

@@ -103,6 +103,8 @@ class Evaluator:
 
     def load(self, bandit: BanditState | None, state: Any) -> None:
         """Continues from a bandit and a tree of the form of `state_to_save`."""
+        if jax.process_count() > 1:
+            bandit, state = programs.one_device_copy((bandit, state))
         if self._host is not None:
             self.state = self.state._replace(bandit=bandit, **state)
         else:

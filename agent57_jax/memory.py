@@ -57,6 +57,7 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     }
     memory = parallel.device_memory_bytes()
     free = int(memory[1] * DEVICE_SHARE) - memory[0] if memory else int(parallel.host_memory_available_bytes() * HOST_SHARE) // num_devices
+    free = parallel.least_bytes(free)  # every process must come to the same plan
     room = (free - sum(table.values())) * num_devices
     unit = settings.environment.num_envs * settings.replay.period
     # Bytes grow linearly with whole periods: two sizes give the line.

@@ -4,30 +4,103 @@ One axis, `data`, over all devices of all processes. Programs are written for on
 the same program with an axis of size 1.
 """
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 REPLICATED = PartitionSpec()
 BY_ENVIRONMENT = PartitionSpec(AXIS)  # arrays [E, ...]
 BY_GROUPED_ENVIRONMENT = PartitionSpec(None, AXIS)  # arrays [G, E, ...]
+JOIN_SECONDS = 300  # processes wait so long for each other at the start: schedulers start them at different times
+LOST_SECONDS = 30  # after which a process that shows no sign of life is given up
 
 
 class DeviceError(RuntimeError):
     """Devices that are not as a run needs them; the message says what to do."""
 
 
+def start_processes(address: str | None, count: int | None, number: int | None) -> None:
+    """Joins the processes that train one model together; comes before anything else of JAX.
+
+    Args:
+      address: HOST:PORT on which process 0 listens; None, like the others: what Slurm, Open MPI, Kubernetes or a TPU pod say.
+      count: how many processes.
+      number: of this one, from 0.
+
+    Raises:
+      DeviceError: if they do not find each other within `JOIN_SECONDS`.
+    """
+    # It would take SIGTERM away from the trainer.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            number,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=LOST_SECONDS,
+            shutdown_timeout_seconds=LOST_SECONDS,
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DeviceError(
+            f"the processes of this run did not find each other: {reason} (start every one with the same --coordinator and "
+            f"--num_processes, and each with a --process_id of its own)"
+        ) from error
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, shows and evaluates; of one process it is."""
+    return jax.process_index() == 0
+
+
+def start_sum(mesh: Mesh, values: Sequence[int]) -> Callable[[], list[int]]:
+    """Starts to add up a few integers over the processes, each of which calls this in the same place.
+
+    Returns:
+      A function that waits for the sums. On the device they come before whatever is dispatched later.
+    """
+    own = [int(value) for value in values]
+    if jax.process_count() == 1:
+        return lambda: own
+    rows = np.zeros((mesh.local_mesh.size, len(own)), np.int32)
+    rows[0] = own
+    total = _row_sum(mesh)(upload(mesh, BY_ENVIRONMENT, rows))
+    return lambda: [int(value) for value in jax.device_get(total)]
+
+
+@functools.cache
+def _row_sum(mesh: Mesh) -> Any:
+    return sharded(lambda rows: jax.lax.psum(rows[0], AXIS), mesh, BY_ENVIRONMENT, REPLICATED)
+
+
+def least_bytes(value: int) -> int:
+    """The smallest number of bytes that a process gives, in whole MiB where there are several."""
+    # JAX gathers 32-bit integers.
+    return value if jax.process_count() == 1 else int(np.min(multihost_utils.process_allgather(np.int32(value >> 20)))) << 20
+
+
+def from_first_process(mesh: Mesh, tree: Any) -> Any:
+    """The first process' arrays, replicated over all devices; one process keeps them as they lie."""
+    if jax.process_count() == 1:
+        return tree
+    return upload(mesh, REPLICATED, multihost_utils.broadcast_one_to_all(jax.device_get(tree)))
+
+
 def make_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over the first `num_devices` devices (None: all).
 
     Raises:
-      DeviceError: if there are fewer, or if the machine has an NVIDIA driver that this JAX does not use.
+      DeviceError: if there are fewer, if several processes are to leave some out, or if the machine has an NVIDIA driver that this JAX
+        does not use.
     """
     devices = jax.devices()
     if devices[0].platform == "cpu" and os.path.exists("/proc/driver/nvidia/version") and os.environ.get("JAX_PLATFORMS", "") != "cpu":
@@ -39,6 +112,8 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     wanted = len(devices) if num_devices is None else num_devices
     if wanted > len(devices):
         raise DeviceError(f"num_devices is {wanted}, but JAX sees only {len(devices)}: {devices}")
+    if jax.process_count() > 1 and wanted < len(devices):
+        raise DeviceError(f"num_devices is {wanted}, but the processes have {len(devices)}: leave it out, or show each process fewer")
     return Mesh(np.array(devices[:wanted]), (AXIS,))
 
 

@@ -4,8 +4,9 @@ import os
 import pathlib
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,6 +37,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and which checkpoint is good."""
 
 
+class LostProcessError(TrainingError):
+    """Another process of this run has ended or cannot be reached."""
+
+
 class Shutdown:
     """SIGINT and SIGTERM: the first asks the loop to save and exit, a second one ends the process at once.
 
@@ -58,8 +63,16 @@ class Shutdown:
             os._exit(128 + number)
 
 
+class Requests(NamedTuple):
+    """What the processes do together after an act, because one of them wants it."""
+
+    stop: bool
+    report: bool
+    save: bool
+
+
 class Trainer:
-    """One run in one folder."""
+    """One run in one folder, in one process or in several of which the first writes, shows and evaluates."""
 
     replay: ReplayState
     learner: LearnerState
@@ -78,22 +91,26 @@ class Trainer:
         found = config.device_problems(settings, self.mesh.size)
         if found:
             raise SettingsError("\n".join(found))
+        self._is_first = parallel.is_first_process()
         self.workdir.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
         self._refuse_other_run()
         key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
         self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
         self.stopwatch = Stopwatch()
+        self._requests = Requests(stop=False, report=False, save=False)
         resumed, damaged, table = self._open()
 
         self._evaluated: list[Episode] = []
         self._last_report = self._last_save = self._loop_since = time.monotonic()
         self._reported = (self.counters.frames, self.counters.steps, self.counters.updates)
-        temporary = self.workdir / "config.json.tmp"
-        temporary.write_text(config.to_json(settings))
-        temporary.replace(self.workdir / "config.json")
-        self.metrics = MetricsWriter(self.workdir, self.counters.steps if resumed is not None else None, settings.logging.tensorboard)
-        self.console = Console(settings.total_steps, str(self.workdir), self._header(table))
+        self.metrics: MetricsWriter | None = None
+        if self._is_first:
+            temporary = self.workdir / "config.json.tmp"
+            temporary.write_text(config.to_json(settings))
+            temporary.replace(self.workdir / "config.json")
+            self.metrics = MetricsWriter(self.workdir, self.counters.steps if resumed is not None else None, settings.logging.tensorboard)
+        self.console = Console(settings.total_steps, str(self.workdir), self._header(table), is_shown=self._is_first)
         for sentence in damaged:
             self.console.say(sentence, warning=True)
         self.console.say(
@@ -106,32 +123,67 @@ class Trainer:
         """Trains until `total_steps` or until a signal; either way the last thing done is a checkpoint.
 
         Raises:
-          TrainingError: on a non-finite loss or gradient.
+          TrainingError: on a non-finite loss or gradient; LostProcessError when another process is gone.
         """
+        has_lost = False
         try:
-            while self.counters.steps < self.settings.total_steps and not self.shutdown.requested:
-                self._act_and_learn()
-                self._report_when_due()
-            if not self.shutdown.requested:
-                self._finish_evaluation()
-            self._report()
-            path = self._save()
-            self.checkpoints.wait()
-            self.console.say(f"{'stopped by signal' if self.shutdown.requested else 'finished'}; saved checkpoint {path}")
+            self._train()
+        except (jax.errors.JaxRuntimeError, CheckpointError) as error:
+            has_lost = jax.process_count() > 1
+            if not has_lost:
+                raise
+            # What failed is whatever needed the others first: a sum over the devices, a barrier of the checkpoint.
+            raise LostProcessError(
+                f"process {jax.process_index()} lost another one, or failed alone: {' '.join(str(error).split())[:200]}. "
+                f"Start all processes again: they go on from checkpoint {self.checkpoints.latest()} in {self.workdir}"
+            ) from error
         finally:
-            self.close()
+            # Files and emulators of a run that has lost a process would wait for it.
+            self.console.close() if has_lost else self.close()
+
+    def _train(self) -> None:
+        self._ask()()
+        while self.counters.steps < self.settings.total_steps and not self._requests.stop:
+            self._act_and_learn()
+            self._report_when_due()
+        if not self._requests.stop:
+            self._finish_evaluation()
+        self._report()
+        path = self._save()
+        self.checkpoints.wait()
+        self.console.say(f"{'stopped by signal' if self._requests.stop else 'finished'}; saved checkpoint {path}")
 
     def close(self) -> None:
         """Waits for files, ends emulators, gives the terminal back."""
-        self.driver.close()
-        self.evaluator.close()
-        self.metrics.close()
+        self._end_environments()
+        if self.metrics is not None:
+            self.metrics.close()
         self.console.close()
         self.checkpoints.close()
+
+    def _end_environments(self) -> None:
+        self.driver.close()
+        self.evaluator.close()
+
+    def _ask(self) -> Callable[[], None]:
+        """Starts to gather what the processes want; the result waits for it.
+
+        Any may stop all, since a signal may reach only one; time is read from the first one's clock.
+        """
+        now = time.monotonic()
+        report = now - self._last_report >= self.settings.logging.period_seconds
+        save = now - self._last_save >= self.settings.checkpoint.period_seconds
+        gathered = parallel.start_sum(self.mesh, (self.shutdown.requested, self._is_first and report, self._is_first and save))
+
+        def wait() -> None:
+            self._requests = Requests(*map(bool, gathered()))
+
+        return wait
 
     def _act_and_learn(self) -> None:
         """One group's act (or one scan of acts), the evaluator's when it is due and, behind both on the device, updates that are due."""
         counters = self.counters
+        hear = self._ask()
         if counters.acts // self._acts_per_dispatch % self.settings.actor.refresh_period == 0:
             self.acting = self._current_parameters()
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
@@ -144,6 +196,7 @@ class Trainer:
             counters.updates += due
         self.driver.complete(counters)
         self._count_evaluation()
+        hear()
 
     def _drawable_sequences(self) -> int:
         return sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
@@ -156,7 +209,9 @@ class Trainer:
         return copied
 
     def _start_evaluation(self) -> None:
-        """One act of the evaluator after every `period_acts` acts."""
+        """One act of the evaluator after every `period_acts` acts, in the first process."""
+        if not self._is_first:
+            return
         period = self.settings.evaluation.period_acts
         for _ in range(self.counters.acts // period - (self.counters.acts - self._acts_per_dispatch) // period):
             self._start_evaluation_act()
@@ -177,13 +232,19 @@ class Trainer:
         evaluation = self.settings.evaluation
         # The episode that is under way, the one that teaches the bandit, and the block.
         acts = (evaluation.greedy_episodes + 2) * (self.settings.environment.max_episode_steps + 1)
-        while self.counters.greedy_episodes < evaluation.greedy_episodes and not self.shutdown.requested:
-            if not acts:
+        while not self._requests.stop:
+            wants_more = self._is_first and self.counters.greedy_episodes < evaluation.greedy_episodes
+            if wants_more and not acts:
                 self.console.say("there is no score: evaluation episodes last longer than environment.max_episode_steps", warning=True)
+            # The others wait with the first process: they save together.
+            if not any(parallel.start_sum(self.mesh, [wants_more and acts > 0])()):
                 return
             acts -= 1
-            self._start_evaluation_act()
-            self._count_evaluation()
+            hear = self._ask()
+            if self._is_first:
+                self._start_evaluation_act()
+                self._count_evaluation()
+            hear()
             self._report_when_due()
 
     @property
@@ -191,10 +252,9 @@ class Trainer:
         return 1 if self.settings.is_host_environment else self.settings.actor.acts_per_dispatch
 
     def _report_when_due(self) -> None:
-        now = time.monotonic()
-        if now - self._last_report >= self.settings.logging.period_seconds:
+        if self._requests.report:
             self._report()
-        if now - self._last_save >= self.settings.checkpoint.period_seconds:
+        if self._requests.save:
             self.console.say(f"saving checkpoint {self._save()}")
 
     def _report(self) -> None:
@@ -229,7 +289,8 @@ class Trainer:
         self._evaluated.clear()
         self.driver.shared = self.driver.shared._replace(metrics=self.programs.init_act_metrics())
         self.update_metrics = self.programs.init_update_metrics()
-        self.metrics.write(counters.progress(), values)
+        if self.metrics is not None:
+            self.metrics.write(counters.progress(), values)
         self.console.update(counters.progress(), values)
 
     def _stop_if_not_finite(self, acts: ActMetrics, updates: programs.UpdateMetrics) -> None:
@@ -275,12 +336,19 @@ class Trainer:
         steps = self.checkpoints.steps()
         found: list[tuple[int, DamagedCheckpointError]] = []
         for step in reversed(steps):
+            error: DamagedCheckpointError | None = None
             try:
                 table = self._build(step)
-            except DamagedCheckpointError as error:
+            except DamagedCheckpointError as damage:
+                error = damage
+            # What one process cannot read none of them goes on with.
+            if any(parallel.start_sum(self.mesh, [error is not None])()):
+                if error is None:
+                    self._end_environments()
+                    error = DamagedCheckpointError(f"checkpoint {step} in {self.workdir} could not be read by another process")
                 found.append((step, error))
                 continue
-            return step, [f"{error}; it is now {self.checkpoints.set_aside(number).name}" for number, error in found], table
+            return step, self._set_aside(found), table
         if found:
             raise CheckpointError(f"no checkpoint can be read: {found[0][1]}. To begin anew choose another --workdir")
         return None, [], self._build(None)
@@ -312,10 +380,17 @@ class Trainer:
             try:
                 self._restore(resumed, saved)
             except CheckpointError:
-                self.driver.close()
-                self.evaluator.close()
+                self._end_environments()
                 raise
         return table
+
+    def _set_aside(self, damaged: list[tuple[int, DamagedCheckpointError]]) -> list[str]:
+        """Renames checkpoints that cannot be read; returns a sentence for each."""
+        names = [self.checkpoints.set_aside(step).name for step, _ in damaged] if self._is_first else []
+        parallel.start_sum(self.mesh, [0])()  # until the first process has renamed them
+        if damaged:
+            self.checkpoints.reread()
+        return [f"{error}; it is now {name}" for (_, error), name in zip(damaged, names, strict=False)]
 
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
         """Replaces the fresh states by those of a checkpoint."""
@@ -342,13 +417,13 @@ class Trainer:
             "learner": self.learner,
             "shared": self.driver.shared,
             "actors": self.driver.state_to_save(),
-            "evaluator": self.evaluator.state_to_save(),
+            "evaluator": parallel.from_first_process(self.mesh, self.evaluator.state_to_save()),
             "replay": self.replay,
         }
         if self.settings.actor.refresh_period > 1:
             items["acting"] = self.acting
         if self.evaluator.state.bandit is not None:
-            items["evaluator_bandit"] = self.evaluator.state.bandit
+            items["evaluator_bandit"] = parallel.from_first_process(self.mesh, self.evaluator.state.bandit)
         return items
 
     def _refuse_other_run(self) -> None:
