@@ -4,8 +4,11 @@ One axis, `data`, over all devices of all processes. Programs are written for on
 the same program with an axis of size 1.
 """
 
+import ctypes
 import functools
 import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +43,8 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
     """
     # It would take SIGTERM away from the trainer.
     jax.config.update("jax_enable_preemption_service", False)
+    # JAX aborts from a thread of its own when the coordinator is gone. A handler of Python's would wait for the main thread.
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _ABORTED)
     try:
         jax.distributed.initialize(
             address,
@@ -55,6 +60,20 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
             f"the processes of this run did not find each other: {reason} (start every one with the same --coordinator and "
             f"--num_processes, and each with a --process_id of its own)"
         ) from error
+
+
+def _say_why_aborted(number: int) -> None:
+    print(
+        f"error: process {jax.process_index()} was given up by JAX (reason above), most likely since process 0 is gone. "
+        f"Start all processes again: they go on from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+# Kept: C holds no reference to it.
+_ABORTED = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_why_aborted)
 
 
 def is_first_process() -> bool:
