@@ -23,7 +23,7 @@ endif
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench-smoke chaos lint types reproductions lock clean
+.PHONY: help train test test-slow bench-smoke chaos soak lint types reproductions lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,11 +38,14 @@ test: lint types  ## lint, types and the fast tests
 	$(RUN) pytest -n 2 --dist worksteal
 
 test-slow: lint types  ## the same with the slow tests, then bench-smoke
-	$(RUN) pytest -n 2 --dist worksteal -m "not gpu and not chaos"
+	$(RUN) pytest -n 2 --dist worksteal -m "not gpu and not chaos and not soak"
 	@$(MAKE) bench-smoke
 
 chaos: $(READY)  ## kill a training at sixty random instants and expect nothing lost: a quarter of an hour
 	$(RUN) pytest -m chaos tests/chaos
+
+soak: $(READY)  ## train for an hour, twice, and expect that memory, files and threads stay as they were
+	$(RUN) pytest -s -m soak tests/chaos
 
 bench-smoke: $(READY)  ## ratios of speed that must not get worse: two minutes, on cores that do nothing else
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements-bench.txt

@@ -81,7 +81,8 @@ def define_config() -> Any:
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        "configs/NAME.py[:PROFILE|:AGENT|:PROFILE,AGENT]; profiles: paper (default), laptop, smoke; agents: agent57, ngu, r2d2 and others",
+        "configs/NAME.py[:PROFILE|:AGENT|:PROFILE,AGENT], Python code that is run; profiles: paper (default), laptop, smoke; "
+        "agents: agent57, ngu, r2d2 and others",
     )
 
 

@@ -47,13 +47,16 @@ class Console:
         self._pulls: dict[int, float] = {}
         self._former: tuple[float, float] | None = None  # seconds and steps of the last update
         self._steps_per_second: float | None = None
-        self._print(title)
-        for line in header_lines:
-            self._print(line)
+        self.show([title, *header_lines])
         # A terminal that cannot move its cursor, or an output that is no terminal, gets lines.
         if self._terminal.is_terminal and self._terminal.is_interactive and not self._terminal.is_dumb_terminal:
             self._live = Live(console=self._terminal, auto_refresh=False)  # auto_refresh would be a thread
             self._live.start()
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Prints lines as they are, above the panel if there is one."""
+        for line in lines:
+            self._print(line)
 
     def say(self, line: str, warning: bool = False) -> None:
         """Prints a line with the time, above the panel if there is one; the last warnings also stay in the panel."""

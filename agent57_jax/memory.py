@@ -40,45 +40,69 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     Args:
       kept: capacity of the run that is resumed; None for a new run, which takes what the settings say.
 
+    Returns:
+      Capacity, and name of a row -> bytes. "free" is what is left of the device, and "host ..." lies outside of it.
+
     Raises:
       SettingsError: when it does not fit; the message names the largest capacity that does, or what else to make smaller.
     """
     settings = parts.settings
+    groups = settings.environment.num_groups
     learner = jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32))
     actors = jax.eval_shape(
         lambda: parts.actor.init_state(np.arange(settings.envs_per_group, dtype=np.int32))  # type: ignore[arg-type]
     )
     evaluator = jax.eval_shape(lambda: parts.evaluation_actor.init_state(np.arange(settings.evaluation.num_envs, dtype=np.int32)))  # type: ignore[arg-type]
+    memories = tree_bytes(actors.novelty) * groups // num_devices
     table = {
-        "parameters, targets and optimisers": tree_bytes(learner),
-        "actors and episodic memories": tree_bytes(actors) * settings.environment.num_groups // num_devices,
+        "parameters and targets": tree_bytes(learner._replace(optimiser=None)),
+        "optimisers": tree_bytes(learner.optimiser),
+        "episodic memories": memories,
+        "other state of the actors": tree_bytes(actors) * groups // num_devices - memories,
         "evaluator": tree_bytes(evaluator),
         "one update (estimate)": update_bytes(parts) // num_devices,
     }
-    memory = parallel.device_memory_bytes()
-    free = int(memory[1] * DEVICE_SHARE) - memory[0] if memory else int(parallel.host_memory_available_bytes() * HOST_SHARE) // num_devices
+    saves = settings.checkpoint.save_replay
+    device = parallel.device_memory_bytes()
+    host = parallel.host_memory_available_bytes()
+    free = int(device[1] * DEVICE_SHARE) - device[0] if device else int(host * HOST_SHARE) // num_devices
     free = parallel.least_bytes(free)  # every process must come to the same plan
     room = (free - sum(table.values())) * num_devices
     unit = settings.environment.num_envs * settings.replay.period
     # Bytes grow linearly with whole periods: two sizes give the line.
     small = -(-(settings.replay.span + settings.replay.period) // settings.replay.period) * unit
     # On the CPU a replay that is being saved is held by the writer, and training goes on in a copy.
-    copies = 2 if memory is None and settings.checkpoint.save_replay else 1
-    first = copies * replay_bytes(parts, small)
-    per_unit = copies * replay_bytes(parts, small + unit) - first
-    fits = max(0, (room - first) // per_unit * unit + small)
+    copies = 2 if device is None and saves else 1
+    first = replay_bytes(parts, small)
+    per_unit = replay_bytes(parts, small + unit) - first
+    fits = max(0, (room - copies * first) // (copies * per_unit) * unit + small)
+    advice = "replay.capacity, replay.min_sequences, environment.num_envs, novelty.memory_capacity or learner.batch_size"
+    place = f"{free / 2**30:.2f} GiB are free per device, of which " + ", ".join(
+        f"{name} {size / 2**30:.2f} GiB" for name, size in table.items()
+    )
+    place += " go elsewhere"
+    if device is not None and saves:
+        # A device's replay passes through the memory of its host.
+        host_room = parallel.least_bytes(int(host * HOST_SHARE)) * jax.process_count()
+        through_host = max(0, (host_room - first) // per_unit * unit + small)
+        if through_host < fits:
+            fits, place = through_host, f"a checkpoint passes through the host, which has {host / 2**30:.2f} GiB"
+            advice = f"set checkpoint.save_replay=False, or lower {advice}"
     wanted = settings.requested_capacity if kept is None else kept
     capacity = min(settings.replay.auto_limit, fits) if wanted is None else wanted
     capacity = max(capacity // unit * unit, 0)
     if capacity > fits or capacity < settings.min_capacity:
-        lines = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in table.items())
         raise SettingsError(
             f"replay.capacity {wanted or 'auto'}: at most {fits} timesteps fit (replay.min_sequences {settings.replay.min_sequences} needs "
-            f"{settings.min_capacity}); {free / 2**30:.2f} GiB are free per device, of which {lines} go elsewhere: lower "
-            f"replay.capacity, replay.min_sequences, environment.num_envs, novelty.memory_capacity or learner.batch_size"
+            f"{settings.min_capacity}); {place}: {advice if advice.startswith('set') else 'lower ' + advice}"
         )
-    table["replay"] = replay_bytes(parts, capacity) // num_devices
+    held = replay_bytes(parts, capacity)
+    table["replay"] = held // num_devices
+    if copies > 1:
+        table["replay while it is saved"] = held // num_devices
     table["free"] = free - sum(table.values())
+    if device is not None:
+        table["host, while a checkpoint is saved"] = tree_bytes(learner) + (held // jax.process_count() if saves else 0)
     return capacity, table
 
 

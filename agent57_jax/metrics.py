@@ -83,6 +83,7 @@ METRICS = (
     Metric("replay/fill", "Share of the replay's slots that hold a timestep.", "share"),
     Metric("replay/timesteps", "Timesteps in the replay.", "timesteps"),
     Metric("replay/sequences", "Sequences that can be sampled.", "sequences"),
+    Metric("replay/priority_sum", "Sum of the priorities of all sequences that can be sampled.", "value"),
     Metric("replay/max_priority", "Largest priority so far; new sequences get it.", "value"),
     Metric("memory/device_bytes", "Memory in use on the first device of this process.", "bytes"),
     Metric("memory/host_bytes", "Memory that this process uses on the host.", "bytes"),

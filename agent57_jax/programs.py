@@ -55,6 +55,7 @@ class UpdateMetrics(NamedTuple):
 
 
 NONE = -1
+PRIORITY_SUM = "replay/priority_sum"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Programs:
         return self.store.init(self.parts.actor.q_network.initial_state(1))
 
     def _init_update_metrics(self) -> UpdateMetrics:
-        zeros = {name: jnp.zeros((), jnp.float32) for name in self.parts.learner.metric_names}
+        zeros = {name: jnp.zeros((), jnp.float32) for name in (PRIORITY_SUM, *self.parts.learner.metric_names)}
         return UpdateMetrics(zeros, jnp.zeros((), jnp.float32), jnp.full((), NONE, jnp.int32))
 
     def _act(
@@ -291,13 +292,17 @@ class Programs:
         """Samples, learns, writes priorities back."""
         key = jax.random.fold_in(parallel.fold_counter(root, SAMPLE_STREAM, counter), jax.lax.axis_index(parallel.AXIS))
         batch = self.store.sample(store, key, self.parts.settings.learner.batch_size // self.mesh.size)
+        # A stored priority that is not a number would be drawn never, or always, and nothing else would show it.
+        mass = parallel.sum_over_devices(jnp.sum(store.priority))
+        batch = batch._replace(importance_weight=jnp.where(jnp.isfinite(mass), batch.importance_weight, jnp.nan))
         out = self.parts.learner.update(state, batch)
+        found = out.metrics | {PRIORITY_SUM: mass}
         finite = out.metrics["finite"] > 0
         # A poisoned priority would poison every later draw: such an update writes to no sequence.
         sequence = batch.sequence._replace(number=jnp.where(finite, batch.sequence.number, replay.EMPTY))
         store = self.store.write_priorities(store, sequence, out.priorities)
         first_bad = jnp.where(finite | (metrics.non_finite_update != NONE), metrics.non_finite_update, state.updates)
-        total = {name: metrics.total[name] + out.metrics[name] for name in metrics.total}
+        total = {name: metrics.total[name] + found[name] for name in metrics.total}
         return out.state, store, UpdateMetrics(total, metrics.updates + 1, first_bad)
 
 

@@ -99,8 +99,17 @@ class Trainer:
         self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
         self.stopwatch = Stopwatch()
         self._requests = Requests(stop=False, report=False, save=False)
-        resumed, damaged, table = self._open()
+        self.console = Console(settings.total_steps, str(self.workdir), is_shown=self._is_first)
+        try:
+            self._start()
+        except BaseException:
+            self.console.close()
+            raise
 
+    def _start(self) -> None:
+        """Opens what the folder holds and says what that is."""
+        settings = self.settings
+        resumed, damaged = self._open()
         self._evaluated: list[Episode] = []
         self._last_report = self._last_save = self._loop_since = time.monotonic()
         self._reported = (self.counters.frames, self.counters.steps, self.counters.updates)
@@ -110,7 +119,6 @@ class Trainer:
             temporary.write_text(config.to_json(settings))
             temporary.replace(self.workdir / "config.json")
             self.metrics = MetricsWriter(self.workdir, self.counters.steps if resumed is not None else None, settings.logging.tensorboard)
-        self.console = Console(settings.total_steps, str(self.workdir), self._header(table), is_shown=self._is_first)
         for sentence in damaged:
             self.console.say(sentence, warning=True)
         self.console.say(
@@ -118,6 +126,9 @@ class Trainer:
             if resumed is not None
             else f"new run in {self.workdir}"
         )
+        if resumed is not None and not self.checkpoints.has_item(resumed, "replay"):
+            wanted = self.settings.replay.min_sequences
+            self.console.say(f"checkpoint {resumed} has no replay: acting until {wanted} sequences are stored, then learning goes on")
 
     def run(self) -> None:
         """Trains until `total_steps` or until a signal; either way the last thing done is a checkpoint.
@@ -306,6 +317,8 @@ class Trainer:
         if int(updates.non_finite_update) == programs.NONE:
             return
         names = [name for name, total in updates.total.items() if not np.isfinite(total)]
+        if programs.PRIORITY_SUM in names:
+            names = [programs.PRIORITY_SUM]  # the cause of all others
         raise TrainingError(
             f"update {int(updates.non_finite_update)} was not finite in {', '.join(names)}; the parameters were left as they were. {good}"
         )
@@ -324,11 +337,11 @@ class Trainer:
         self.checkpoints.save(self.counters.checkpoints, arrays, meta)
         return f"{self.workdir}/checkpoints/{self.counters.checkpoints}"
 
-    def _open(self) -> tuple[int | None, list[str], dict[str, int]]:
+    def _open(self) -> tuple[int | None, list[str]]:
         """Builds the run from its newest checkpoint that can be read, or anew if there is none.
 
         Returns:
-          The number of that checkpoint; a sentence for each newer one that is damaged, which is set aside; the table of bytes.
+          The number of that checkpoint; a sentence for each newer one that is damaged, which is set aside.
 
         Raises:
           CheckpointError: if none of several can be read. A run is not begun anew over what may be mended.
@@ -338,7 +351,7 @@ class Trainer:
         for step in reversed(steps):
             error: DamagedCheckpointError | None = None
             try:
-                table = self._build(step)
+                self._build(step)
             except DamagedCheckpointError as damage:
                 error = damage
             # What one process cannot read none of them goes on with.
@@ -348,13 +361,14 @@ class Trainer:
                     error = DamagedCheckpointError(f"checkpoint {step} in {self.workdir} could not be read by another process")
                 found.append((step, error))
                 continue
-            return step, self._set_aside(found), table
+            return step, self._set_aside(found)
         if found:
             raise CheckpointError(f"no checkpoint can be read: {found[0][1]}. To begin anew choose another --workdir")
-        return None, [], self._build(None)
+        self._build(None)
+        return None, []
 
-    def _build(self, resumed: int | None) -> dict[str, int]:
-        """Environments, programs and states, those of a checkpoint if there is one; returns the table of bytes."""
+    def _build(self, resumed: int | None) -> None:
+        """Environments, programs and states, those of a checkpoint if there is one. The table of bytes is shown before any is taken."""
         settings = self.settings
         saved = self.checkpoints.meta(resumed) if resumed is not None else {}
         self.counters = Counters(**saved.get(SAVED_COUNTERS, {}))
@@ -362,6 +376,7 @@ class Trainer:
         environments, evaluation, simulated = self._make_environments()
         self.parts = programs.build(settings, evaluation.spec)
         self.capacity, table = memory.plan(self.parts, self.mesh.size, saved.get(SAVED_CAPACITY))
+        self.console.show(self._header(table))
         self.store = memory.make_replay(self.parts, self.capacity)
         self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
         self.driver: Driver = (
@@ -382,7 +397,6 @@ class Trainer:
             except CheckpointError:
                 self._end_environments()
                 raise
-        return table
 
     def _set_aside(self, damaged: list[tuple[int, DamagedCheckpointError]]) -> list[str]:
         """Renames checkpoints that cannot be read; returns a sentence for each."""
@@ -465,9 +479,10 @@ class Trainer:
         devices = self.mesh.devices.flat
         settings = self.settings
         name = settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
-        rows = ", ".join(f"{part} {size / 2**30:.2f}" for part, size in table.items())
+        width = max(len(part) for part in table)
         return [
             f"{name}: {settings.environment.num_envs} environments, {settings.policy.num_policies} policies, "
             f"batch {settings.learner.batch_size} x {settings.replay.trace}, replay {self.capacity} timesteps",
-            f"{self.mesh.size} device(s): {devices[0].device_kind}; GiB per device: {rows}",
+            f"{self.mesh.size} device(s): {devices[0].device_kind}; memory of each in GiB:",
+            *(f"  {part:{width}}  {size / 2**30:8.3f}" for part, size in table.items()),
         ]

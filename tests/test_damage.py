@@ -3,6 +3,7 @@
 import gc
 import json
 import pathlib
+import pickle
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -105,6 +106,36 @@ def test_the_checkpoint_before_serves(
     again = opened(run)
     assert again.counters.checkpoints == 2
     again.close()
+
+
+class Planted:
+    """What runs when a pickle of it is read."""
+
+    def __init__(self, marker: pathlib.Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return pathlib.Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
+def test_a_checkpoint_is_never_code(protocol: int, run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A pickle in the place of every file, and beside each: none is executed, by the trainer or by the judge."""
+    marker = tmp_path / "executed"
+    code = pickle.dumps(Planted(marker), protocol)
+    pickle.loads(code)  # it would be seen
+    assert marker.exists()
+    marker.unlink()
+    for path in files(run / "checkpoints" / "2"):
+        path.write_bytes(code)
+        for name in ("checkpoint.pkl", "data.pickle", "state.npy", f"{path.name}.pkl"):
+            path.with_name(name).write_bytes(code)
+    with pytest.raises(CheckpointError):
+        judging.evaluate(run, episodes=1, seed=0)
+    training = opened(run)
+    assert training.counters.checkpoints == 1
+    training.close()
+    assert not marker.exists()
 
 
 def test_when_none_can_be_read_nothing_is_begun_anew(run: pathlib.Path) -> None:

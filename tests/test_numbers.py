@@ -169,6 +169,19 @@ def test_what_a_run_holds(where: str, path: str, name: str, tmp_path: pathlib.Pa
     expect_stop(training, rf"({name}).*Last good checkpoint: 1 in ", tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_priority_among_many(value: float, tmp_path: pathlib.Path) -> None:
+    """It would be drawn never, or always; nothing of an update would show it."""
+    training = make(tiny.coin_settings(), tmp_path)
+    while training.counters.updates < 3:
+        training._act_and_learn()
+    before = jax.device_get(training.learner.parameters)
+    training.replay = training.replay._replace(priority=training.replay.priority.at[0, 3, 0].set(value))
+    with pytest.raises(TrainingError, match=r"update 3 was not finite in replay/priority_sum; .*Last good checkpoint: None"):
+        training.run()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(training.learner.parameters), before)
+
+
 @pytest.mark.parametrize(
     ("reward", "length", "observe"),
     [

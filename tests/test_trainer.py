@@ -150,24 +150,63 @@ def test_every_agent_trains_resumes_and_is_evaluated(agent: str, tmp_path: pathl
         assert result["arm"] == 0  # the exploitative policy
 
 
-@pytest.mark.parametrize("after_acts", [20, 75])
+# What a line of metrics holds of the clock and of the process.
+OF_THE_CLOCK = ("seconds", "throughput/frames_per_second", "throughput/steps_per_second", "throughput/updates_per_second")
+OF_THE_PROCESS = ("throughput/share_", "memory/")
+
+
+def timeless(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of metrics without what no two runs share."""
+    return [
+        {key: value for key, value in line.items() if key not in OF_THE_CLOCK and not key.startswith(OF_THE_PROCESS)}
+        for line in lines(folder)
+    ]
+
+
+def assert_same_run(ours: Trainer, wanted: Trainer) -> None:
+    """Bit for bit: counters but for those of time and starts, parameters, optimisers, replay, statistics, bandits, environments."""
+    same = {"seconds", "starts", "checkpoints"}
+    assert {k: v for k, v in vars(ours.counters).items() if k not in same} == {
+        k: v for k, v in vars(wanted.counters).items() if k not in same
+    }
+    assert set(ours._state()) == set(wanted._state())
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours._state()), jax.device_get(wanted._state()))
+
+
+def reporting_after(training: Trainer, *acts: int) -> Trainer:
+    """Reports after these acts instead of by the clock."""
+    training._report_when_due = lambda: training._report() if training.counters.acts in acts else None  # type: ignore[method-assign]
+    return training
+
+
+@pytest.mark.parametrize("after_acts", [20, 76])
 def test_a_stopped_simulation_continues_bit_for_bit(after_acts: int, tmp_path: pathlib.Path) -> None:
-    whole = make(tiny.coin_settings(), tmp_path / "whole")
+    whole = reporting_after(make(tiny.coin_settings(), tmp_path / "whole"), after_acts)
     whole.run()
-    first = make(tiny.coin_settings(), tmp_path / "pieces", after_acts)
+    first = reporting_after(make(tiny.coin_settings(), tmp_path / "pieces", after_acts))
     first.run()
     assert 0 < first.counters.steps < whole.counters.steps
-    second = make(tiny.coin_settings(), tmp_path / "pieces")
+    second = reporting_after(make(tiny.coin_settings(), tmp_path / "pieces"))
     assert second.counters.updates == first.counters.updates and second.counters.steps == first.counters.steps
     second.run()
-    same = {"seconds", "starts", "checkpoints"}
-    assert {k: v for k, v in vars(second.counters).items() if k not in same} == {
-        k: v for k, v in vars(whole.counters).items() if k not in same
-    }
-    ours, wanted = second._state(), whole._state()
-    for item in ("learner", "actors", "evaluator_bandit", "evaluator", "replay"):
-        jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours[item]), jax.device_get(wanted[item]))
-    jax.tree.map(np.testing.assert_array_equal, ours["shared"].statistics, wanted["shared"].statistics)
+    assert_same_run(second, whole)
+    assert len(timeless(tmp_path / "whole")) == 2
+    assert timeless(tmp_path / "pieces") == timeless(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_settings", [tiny.coin_settings, tiny.zaxxon_settings])
+def test_the_same_seed_makes_the_same_run(make_settings: Any, tmp_path: pathlib.Path) -> None:
+    runs = [reporting_after(make(make_settings(), tmp_path / name), 40, 80) for name in ("a", "b")]
+    for training in runs:
+        training.run()
+    assert_same_run(*runs)
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
+    other = make_settings()
+    other.seed += 1
+    other = reporting_after(make(other, tmp_path / "c"), 40, 80)
+    other.run()
+    assert timeless(tmp_path / "c") != timeless(tmp_path / "a")
 
 
 def test_a_stopped_run_of_host_environments_keeps_all_but_episodes_in_flight(tmp_path: pathlib.Path) -> None:
@@ -201,15 +240,23 @@ def test_starts_of_a_run_do_not_repeat_episodes(tmp_path: pathlib.Path) -> None:
     assert not np.array_equal(observation[:, :, 12:20], observation[:, :, 32:40])
 
 
-def test_a_checkpoint_without_replay_fills_it_again_before_learning(tmp_path: pathlib.Path) -> None:
+def test_a_checkpoint_without_replay_fills_it_again_before_learning(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tiny.coin_settings()
     settings.checkpoint.save_replay = False
     make(settings, tmp_path, after_acts=60).run()
     second = make(settings, tmp_path, after_acts=64)
     updates = second.counters.updates
     assert second.counters.learning_since_timesteps is None
+    assert f"has no replay: acting until {settings.replay.min_sequences} sequences are stored" in capsys.readouterr().out
     second.run()
-    assert second.counters.updates == updates
+    assert second.counters.updates == updates > 0
+    # And when it is full, learning goes on at its pace.
+    third = make(settings, tmp_path)
+    third.run()
+    assert third.counters.learning_since_updates == updates
+    inserted = (third.counters.timesteps - third.counters.learning_since_timesteps) / settings.replay.period
+    done = third.counters.updates - updates
+    assert done > 0 and abs(done * settings.learner.batch_size - inserted * 1.5) <= 2 * settings.learner.batch_size
 
 
 def test_a_non_finite_update_stops_the_run_and_names_the_tensor(tmp_path: pathlib.Path) -> None:
