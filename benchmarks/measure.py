@@ -34,12 +34,15 @@ def timed(run: Callable[[], float], seconds: float) -> float:
             return units / elapsed
 
 
-def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int, seconds: float) -> dict[str, Rate]:
+def rounds(tasks: Mapping[str, Callable[[], float]], repeats: int, seconds: float) -> dict[str, list[float]]:
     """Rates of several tasks, measured in turn so that what else the machine does falls on all of them alike.
 
     Args:
       tasks: name -> a call that does some units of work, waits for them and says how many they were.
       seconds: that each task is called for in a row, at least once.
+
+    Returns:
+      Name -> units a second in each round.
     """
     for run in tasks.values():
         run()  # compiles, and fills caches
@@ -47,7 +50,17 @@ def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int, seconds: flo
     for _ in range(repeats):
         for name, run in tasks.items():
             values[name].append(timed(run, seconds))
-    return {name: Rate.of(rates) for name, rates in values.items()}
+    return values
+
+
+def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int, seconds: float) -> dict[str, Rate]:
+    """The summary of `rounds`."""
+    return {name: Rate.of(rates) for name, rates in rounds(tasks, repeats, seconds).items()}
+
+
+def median_ratio(rates: Mapping[str, list[float]], over: str, under: str) -> float:
+    """The median of what two tasks reach in the same round: a slow moment falls on both, and a slow round counts as one."""
+    return statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True))
 
 
 def product_rate(dtype: Any = jnp.float32, repeats: int = 5) -> Rate:

@@ -53,6 +53,14 @@ def test_a_rate_has_its_spread() -> None:
     assert measure.Rate.of([3.0, 1.0, 2.0, 10.0, 2.5]) == measure.Rate(median=2.5, lowest=1.0, highest=10.0, runs=5)
 
 
+def test_a_ratio_pairs_the_rounds() -> None:
+    # The second round fell into a slow moment of both, the third into one of the first task alone.
+    rates = {"ours": [10.0, 1.0, 2.0], "theirs": [5.0, 0.5, 4.0]}
+    assert measure.median_ratio(rates, "ours", "theirs") == 2.0
+    with pytest.raises(ValueError, match="zip"):
+        measure.median_ratio(rates | {"ours": [1.0]}, "ours", "theirs")
+
+
 def test_the_machines_roofs_are_positive_numbers() -> None:
     assert measure.product_rate(repeats=1).median > 1e8
     assert measure.copy_rate(repeats=1).median > 1e7
