@@ -100,6 +100,10 @@ def replay(rates: Callable[[Any], Rounds]) -> list[Ratio]:
         {f"append {size}": sampler.append for size, sampler in samplers.items()}
         | {f"sample {size}": s.sample for size, s in samplers.items()}
     )
+
+    def ratio(task: str) -> float:
+        return measure.median_ratio(found, f"{task} {small}", f"{task} {large}")
+
     return [
         Ratio(
             "append: replay 32 times as large / small, time", measure.median_ratio(found, f"append {small}", f"append {large}"), 1.5, False
