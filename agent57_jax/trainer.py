@@ -4,7 +4,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -177,19 +177,21 @@ class Trainer:
         self.evaluator.close()
 
     def _ask(self) -> Callable[[], None]:
-        """Starts to gather what the processes want; the result waits for it.
-
-        Any may stop all, since a signal may reach only one; time is read from the first one's clock.
-        """
-        now = time.monotonic()
-        report = now - self._last_report >= self.settings.logging.period_seconds
-        save = now - self._last_save >= self.settings.checkpoint.period_seconds
-        gathered = parallel.start_sum(self.mesh, (self.shutdown.requested, self._is_first and report, self._is_first and save))
+        """Starts to gather what the processes want; the result waits for it."""
+        # One process need not ask before the act what it can see behind it.
+        gathered = parallel.start_sum(self.mesh, self._wishes()) if jax.process_count() > 1 else self._wishes
 
         def wait() -> None:
             self._requests = Requests(*map(bool, gathered()))
 
         return wait
+
+    def _wishes(self) -> Sequence[int]:
+        """Fields of `Requests`. Any process may stop all, since a signal may reach only one; time is that of the first one's clock."""
+        now = time.monotonic()
+        report = now - self._last_report >= self.settings.logging.period_seconds
+        save = now - self._last_save >= self.settings.checkpoint.period_seconds
+        return self.shutdown.requested, self._is_first and report, self._is_first and save
 
     def _act_and_learn(self) -> None:
         """One group's act (or one scan of acts), the evaluator's when it is due and, behind both on the device, updates that are due."""

@@ -112,14 +112,15 @@ def test_two_processes_compute_what_one_does(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_on_a_game_and_one_goes_on(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"
-    with pair(folder, *ZAXXON, "--config.total_steps=4000") as both:
+    quick = ("--config.evaluation.greedy_episodes=1", "--config.environment.max_episode_steps=100")
+    with pair(folder, *ZAXXON, *quick, "--config.total_steps=4000") as both:
         assert both.end() == [0, 0], both.text(0) + both.text(1)
     line = lines(folder)[-1]
     assert line["updates"] > 0 and line["steps"] >= 4000
     assert line["frames"] == 4 * line["steps"]
     assert any("evaluation/return" in line for line in lines(folder))
     # What both wrote is whole: one process on one device goes on, and judges.
-    done = command_line.run("train.py", *ZAXXON, "--config.total_steps=4500", f"--workdir={folder}")
+    done = command_line.run("train.py", *ZAXXON, *quick, "--config.total_steps=4500", f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
     assert "resumed from checkpoint" in done.stdout
     assert lines(folder)[-1]["updates"] > line["updates"]
