@@ -73,8 +73,8 @@ MUTATIONS = (
     Mutation(
         "recurrent state is not reset at FIRST",
         "agent57_jax/networks/lstm.py",
-        "return jnp.where(keep[..., None, :, None], state, 0.0)",
-        "return jnp.where(keep[..., None, :, None] | True, state, 0.0)",
+        "return jnp.where(keep[None, ..., None], state, 0.0)",
+        "return jnp.where(keep[None, ..., None] | True, state, 0.0)",
         ("tests/networks/test_q_network.py",),
     ),
     Mutation(
@@ -157,8 +157,8 @@ MUTATIONS = (
     Mutation(
         "the LSTM's gradient crosses a border",
         "agent57_jax/networks/lstm.py",
-        "return (_reset(d_hidden, keep), _reset(d_cell * forget, keep)), d_gates",
-        "return (_reset(d_hidden, keep), d_cell * forget), d_gates",
+        "return (_reset(d_hidden, keep_now), _reset(d_cell * forget, keep_now), _put(all_d_gates, d_gates, t)), None",
+        "return (_reset(d_hidden, keep_now), d_cell * forget, _put(all_d_gates, d_gates, t)), None",
         ("tests/networks/test_lstm.py",),
     ),
     Mutation(
