@@ -8,6 +8,8 @@ Several processes train one model together when each is started with --distribut
 --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/scaling.md).
 """
 
+import traceback
+
 from absl import flags
 
 from agent57_jax import command_line
@@ -40,12 +42,18 @@ def main() -> None:
     workdir = _WORKDIR.value or f"runs/{command_line.config_name()}"
     command_line.prepare_jax(whole_device=True)
 
+    import jax
+
     from agent57_jax import checkpoint, config, parallel, trainer
 
     try:
         if distributed:
             parallel.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         training = trainer.Trainer(settings, workdir, trainer.Shutdown())
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed:
+            raise
+        command_line.fail_at_once(f"another process is gone, or this one failed alone: {' '.join(str(error).split())[:300]}", code=1)
     except (config.SettingsError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     try:
@@ -53,7 +61,16 @@ def main() -> None:
     except trainer.LostProcessError as error:
         command_line.fail_at_once(str(error), code=1)
     except (trainer.TrainingError, checkpoint.CheckpointError) as error:
+        if distributed:
+            parallel.end_within(parallel.LOST_SECONDS)
         command_line.fail(str(error), code=1)
+    except Exception:
+        if not distributed:
+            raise
+        traceback.print_exc()
+        command_line.fail_at_once("this process failed, for the reason above; the others end too", code=1)
+    if distributed:
+        parallel.end_within(parallel.LOST_SECONDS)
 
 
 if __name__ == "__main__":

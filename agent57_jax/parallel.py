@@ -76,6 +76,18 @@ def _say_why_aborted(number: int) -> None:
 _ABORTED = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_why_aborted)
 
 
+def may_have_lost_a_process(error: Exception) -> bool:
+    """Whether an error is what the runtime says when another process of this run is gone. One that it finds at dispatch is a ValueError."""
+    is_of_the_runtime = isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(("UNKNOWN:", "UNAVAILABLE:", "INTERNAL:"))
+    return jax.process_count() > 1 and is_of_the_runtime
+
+
+def end_within(seconds: int) -> None:
+    """Ends this process after so long if it has not ended by then: at its end JAX waits for the others, who may be gone."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+
+
 def is_first_process() -> bool:
     """Whether this is the process that writes, shows and evaluates; of one process it is."""
     return jax.process_index() == 0

@@ -139,8 +139,8 @@ class Trainer:
         has_lost = False
         try:
             self._train()
-        except (jax.errors.JaxRuntimeError, CheckpointError) as error:
-            has_lost = jax.process_count() > 1
+        except (jax.errors.JaxRuntimeError, ValueError, CheckpointError) as error:
+            has_lost = parallel.may_have_lost_a_process(error) or (isinstance(error, CheckpointError) and jax.process_count() > 1)
             if not has_lost:
                 raise
             # What failed is whatever needed the others first: a sum over the devices, a barrier of the checkpoint.

@@ -235,6 +235,15 @@ def test_one_process_adds_nothing_up() -> None:
     assert parallel.from_first_process(mesh, tree) is tree
 
 
+def test_what_the_runtime_says_when_a_process_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, own = ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"), ValueError("shapes do not match")
+    assert not parallel.may_have_lost_a_process(lost)  # one process has no other
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
+    assert parallel.may_have_lost_a_process(lost)
+    assert not parallel.may_have_lost_a_process(own)
+    assert parallel.may_have_lost_a_process(jax.errors.JaxRuntimeError("INTERNAL: anything"))
+
+
 def test_several_processes_use_all_their_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
     with pytest.raises(parallel.DeviceError, match=r"num_devices is 2, but the processes have \d+"):
