@@ -1,10 +1,10 @@
 """What the network costs on more and more GPUs: a calculation from counts and published link speeds, not a measurement.
 
-    python -m benchmarks.scaling --config=configs/zaxxon.py [--gpus=1,8,64,512] [--counts=RECORD] [--json=FILE]
+    python -m benchmarks.scaling --config=configs/zaxxon.py [--sizes=1,8,64,512] [--counts=RECORD] [--json=FILE]
 
 Every GPU keeps the settings' batch and fleet, so that the whole batch grows with the GPUs. How many collective operations an update and an
 act have, and their bytes, stands in the record that `growth --tables=devices` counted from the compiled programs. An update's own time is
-its counted arithmetic over `--arithmetic` times `--share`. Nothing is assumed to overlap: what is sent waits and is waited for.
+its counted arithmetic over `--peak` times `--share`. Nothing is assumed to overlap: what is sent waits and is waited for.
 
 A sum goes around inside each box, then between the boxes, where each GPU of a box carries its part over a link of its own.
 """
@@ -20,10 +20,10 @@ from agent57_jax import command_line
 from benchmarks import options
 
 _CONFIG = options.config()
-_GPUS = flags.DEFINE_list("gpus", ["1", "8", "64", "512"], "numbers of GPUs")
+_SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "512"], "numbers of GPUs")
 _COUNTS = flags.DEFINE_string("counts", "benchmarks/results/growth_devices.json", "record of counted collectives")
 _BOX = flags.DEFINE_integer("box", 8, "GPUs in a box", lower_bound=1)
-_ARITHMETIC = flags.DEFINE_float("arithmetic", 989e12, "operations a second of a GPU, bfloat16 without sparsity", lower_bound=1.0)
+_PEAK = flags.DEFINE_float("peak", 989e12, "operations a second of a GPU, bfloat16 without sparsity", lower_bound=1.0)
 _SHARE = flags.DEFINE_float("share", 0.3, "share of that which programs reach, an assumption", lower_bound=1e-6)
 _INSIDE = flags.DEFINE_float("inside", 450e9, "bytes a second from one GPU to others of its box", lower_bound=1.0)
 _BETWEEN = flags.DEFINE_float("between", 50e9, "bytes a second from one GPU to other boxes", lower_bound=1.0)
@@ -79,12 +79,12 @@ def main() -> None:
     probe.close()
     timesteps = settings.learner.batch_size / settings.replay.samples_per_insert * settings.replay.period  # between two updates, of a GPU
     acts = timesteps / settings.envs_per_group
-    rate = _ARITHMETIC.value * _SHARE.value
+    rate = _PEAK.value * _SHARE.value
     own = (work.update(settings, spec).total + timesteps * work.act(settings, spec).total) / rate
     network = Network(_BOX.value, _INSIDE.value, _BETWEEN.value, _LATENCY_INSIDE.value, _LATENCY_BETWEEN.value)
     lines: list[tuple[str, ...]] = [("GPUs", "MB inside", "MB between", "ms of an update", "ms of its acts", "own ms", "efficiency")]
     found = []
-    for gpus in (int(x) for x in _GPUS.value):
+    for gpus in (int(x) for x in _SIZES.value):
         update = cost(network, gpus, counted["collectives an update"], counted["MB an update"] * 1e6)
         act = cost(network, gpus, counted["collectives an act"] * acts, counted["MB an act"] * 1e6 * acts)
         efficiency = own / (own + update.seconds + act.seconds)
