@@ -60,7 +60,7 @@ def main() -> None:
         training.run()
     except trainer.LostProcessError as error:
         command_line.fail_at_once(str(error), code=1)
-    except (trainer.TrainingError, checkpoint.CheckpointError) as error:
+    except (trainer.TrainingError, checkpoint.CheckpointError, OSError) as error:
         if distributed:
             parallel.end_within(parallel.LOST_SECONDS)
         command_line.fail(str(error), code=1)
