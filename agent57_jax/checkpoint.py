@@ -1,8 +1,11 @@
 """Checkpoints of a run: arrays as Orbax items, everything else as JSON, nothing pickled. The only importer of Orbax."""
 
+import errno
 import itertools
 import json
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,40 @@ FORMAT = 1  # raise it when items or fields change their meaning, so that an old
 META = "meta"
 
 
+# Waiting for a save is our choice, and each of the others comes with an exception, which `Checkpoints` raises in words of its own; so does
+# a message that has an exception with it.
+_TOLD_OTHERWISE = ("Waiting for previous save to complete", "[process=%d][thread=%s]", "Failed to write metadata=")
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Of Orbax' messages only warnings are; not the one that a save was waited for, since waiting is our choice."""
+    """Of Orbax' messages only warnings are, but for those that are told otherwise."""
     if "/orbax/" not in record.pathname:
         return True
-    return record.levelno >= logging.WARNING and not str(record.msg).startswith("Waiting for previous save to complete")
+    return record.levelno >= logging.WARNING and not record.exc_info and not str(record.msg).startswith(_TOLD_OTHERWISE)
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    """Whether asyncio's message is about anything but the other arrays of a save that failed, of which each has an exception."""
+    return "orbax" not in record.getMessage()
 
 
 # Orbax tells some fifty lines a save at INFO, the level that absl's start-up sets, and all of absl shares one logger.
 logging.getLogger("absl").addFilter(_is_news)
+logging.getLogger("asyncio").addFilter(_is_no_echo)
+
+
+def _silence_late_writers() -> None:
+    """Threads of TensorStore that end after the save they were part of has failed find its event loop closed, and print so."""
+    told = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+            told(unraisable)
+
+    sys.unraisablehook = hook
+
+
+_silence_late_writers()
 
 
 class CheckpointError(RuntimeError):
@@ -107,7 +135,7 @@ class Checkpoints:
         try:
             saved = manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax, TensorStore and the file system each raise their own
-            raise CheckpointError(f"checkpoint {step} could not be written to {self._directory}: {error}") from error
+            raise CheckpointError(f"checkpoint {step} could not be written to {self._directory}: {_reason(error)}") from error
         if not saved:
             raise CheckpointError(f"checkpoint {step} was not written to {self._directory}: Orbax refused it")
         return True
@@ -123,7 +151,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise CheckpointError(f"a checkpoint could not be written to {self._directory}: {error}") from error
+            raise CheckpointError(f"a checkpoint could not be written to {self._directory}: {_reason(error)}") from error
 
     def close(self) -> None:
         """Waits for saves, then ends the background threads.
@@ -218,9 +246,8 @@ class Checkpoints:
         return restored, meta
 
     def _damaged(self, step: int, name: str, error: Exception) -> DamagedCheckpointError:
-        reason = " ".join(str(error).split())[:300]
         return DamagedCheckpointError(
-            f"item '{name}' of checkpoint {step} in {self._directory} cannot be read: {type(error).__name__}: {reason}"
+            f"item '{name}' of checkpoint {step} in {self._directory} cannot be read: {type(error).__name__}: {_reason(error)}"
         )
 
     def _need_item(self, step: int, name: str) -> None:
@@ -249,6 +276,13 @@ class Checkpoints:
         for path in stored:
             if path not in wanted:
                 raise CheckpointError(f"{where}: {name}.{path} is not expected")
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, in a line; TensorStore's fill pages, with the reason somewhere in them."""
+    text = " ".join(str(error).split())
+    full = os.strerror(errno.ENOSPC)
+    return full if full in text else text[:300]
 
 
 def _dotted(path: tuple[Any, ...]) -> str:
