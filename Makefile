@@ -68,8 +68,8 @@ reproductions: $(READY)  ## the papers' figures at the size of two CPU cores: ho
 
 lock: $(READY)  ## renew the locks from the bounds in requirements*.txt and pyproject.toml
 	$(RUN) pip install --quiet uv
-	$(FREEZE) --upgrade -o requirements.lock pyproject.toml requirements-dev.txt --extra video
-	$(FREEZE) --upgrade -o requirements-cuda.lock -c requirements.lock pyproject.toml requirements-cuda.txt --extra video
+	$(FREEZE) --upgrade -o requirements.lock pyproject.toml requirements-dev.txt --extra video --extra gymnasium --extra scoreboard --extra wandb
+	$(FREEZE) --upgrade -o requirements-cuda.lock -c requirements.lock pyproject.toml requirements-cuda.txt --extra video --extra gymnasium
 
 clean:  ## remove the virtual environment and all caches; runs/ stays
 	rm -rf .venv .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
