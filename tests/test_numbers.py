@@ -14,6 +14,7 @@ from agent57_jax import config
 from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.config import EnvironmentKind, Settings, Torso
 from agent57_jax.environments import factory
+from agent57_jax.learner import Learner
 from agent57_jax.trainer import Trainer, TrainingError
 from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
 from tests import tiny
@@ -169,6 +170,19 @@ def test_what_a_run_holds(where: str, path: str, name: str, tmp_path: pathlib.Pa
     expect_stop(training, rf"({name}).*Last good checkpoint: 1 in ", tmp_path)
 
 
+def test_a_gradient_of_a_loss_that_is_finite(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root of 0 is 0, its slope is not a number."""
+    usual = Learner._distillation_loss
+
+    def steep(self: Learner, predictor: Any, *rest: Any) -> jax.Array:
+        return usual(self, predictor, *rest) + jnp.sqrt(0 * jax.tree.leaves(predictor)[0]).sum()
+
+    monkeypatch.setattr(Learner, "_distillation_loss", steep)
+    training = make(tiny.coin_settings(), tmp_path)
+    expect_stop(training, r"^update 0 was not finite in gradient_norm/distillation; .*Last good checkpoint: None", tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(training.learner)))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_one_priority_among_many(value: float, tmp_path: pathlib.Path) -> None:
     """It would be drawn never, or always; nothing of an update would show it."""
@@ -213,7 +227,31 @@ def test_odd_environments_train_without_a_number_that_is_not_finite(
     training = make(settings, tmp_path)
     training.run()
     assert ("there is no score" in capsys.readouterr().out) == (length is None)
+    expect_finite(training, tmp_path)
+
+
+def expect_finite(training: Trainer, folder: pathlib.Path) -> None:
+    """All that the run has written and all that it has learnt."""
     assert training.counters.updates > 20
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(value is None or np.isfinite(value) for line in lines for value in line.values())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(training.learner)))
+
+
+@pytest.mark.slow
+def test_an_episode_of_half_an_hour(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """27,000 steps, the longest that Atari has, with a memory that holds all of them and rewards that never stop."""
+    length = 27_000
+    monkeypatch.setattr(factory, "make_jax_environment", lambda settings: Made(one, length, moving))
+    settings = vectors()
+    settings.environment.max_episode_steps = length
+    settings.novelty.memory_capacity = 30_000
+    settings.actor.acts_per_dispatch = 100
+    settings.evaluation.period_acts = 1
+    settings.evaluation.greedy_episodes = 1
+    settings.replay.samples_per_insert = 0.1
+    settings.total_steps = settings.environment.num_envs * (length + 1_000)
+    training = make(settings, tmp_path)
+    training.run()
+    assert training.counters.episodes >= settings.environment.num_envs
+    expect_finite(training, tmp_path)
