@@ -5,6 +5,7 @@
 A field's description is the comment behind it, or the lines of comment above it.
 """
 
+import argparse
 import ast
 import enum
 import pathlib
@@ -135,4 +136,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Write docs/configuration.md from the settings.").parse_args()
     PAGE.write_text(page())
