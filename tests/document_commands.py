@@ -360,8 +360,8 @@ HEAD = """# Commands and their tests
 Every command in the documents, and how [`tests/test_document_commands.py`](../tests/test_document_commands.py) tries it. All are
 parsed in `make test`: by the program's own parser and the checks of the settings, or by make, and the paths in them must exist. Those that
 say *runs* are also run in `make test-slow`, made small: training takes the smoke profile and 600 steps, evaluation one episode, and a run
-that a command reads is one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)). Written by
-`make docs`.
+that a command reads is one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)).
+Written by `make docs`.
 """
 
 
