@@ -104,4 +104,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = posixpath.normpath(posixpath.join(here, match.group(1)))
         return posixpath.relpath(place(path), here or ".") if (ROOT / path).exists() else match.group(1)
 
-    return LINK.sub(moved, markdown) if uri in pages() else markdown
+    if uri not in pages():
+        return markdown
+    # Python-Markdown wants what belongs to an item of a list four spaces deep, where GitHub is content with two.
+    parts = re.split(r"(?ms)(^`{3,}.*?^`{3,}$)", LINK.sub(moved, markdown))
+    return "".join(part if i % 2 else re.sub(r"(?m)^  (?=\S)", "    ", part) for i, part in enumerate(parts))

@@ -139,7 +139,7 @@ def commands_in(text: str) -> Iterator[str]:
             words = " ".join(span.split())
             if re.match(r"(train|evaluate)\.py ", words):
                 yield f"python {words}"
-            elif words.split()[0] in OWN and " " in words:
+            elif words.split()[0] in (*OWN, "pip") and " " in words:
                 yield words
 
 
@@ -367,22 +367,16 @@ Written by `make docs`.
 
 def page() -> str:
     """docs/commands.md."""
-
-    def cell(text: str) -> str:
-        return " ".join(re.sub(r"\s+#.*", "", text).split()).replace("|", "\\|")
-
     pages: dict[str, set[str]] = {}
     for command in collect():
-        pages.setdefault(command.text, set()).add(command.page)
+        pages.setdefault(" ".join(re.sub(r"\s+#.*", "", command.text).split()), set()).add(command.page)
     rows = []
     for text, where in pages.items():
-        kinds = [tried(words) for words in simple(text)]
+        kinds = [kind for words in simple(text) if (kind := tried(words))]
         how = "; ".join(
-            dict.fromkeys(
-                " ".join(filter(None, ["runs" if kind.runs else "parsed", kind.why and f"({kind.why})"])) for kind in kinds if kind
-            )
+            dict.fromkeys(" ".join(filter(None, ["runs" if kind.runs else "parsed", kind.why and f"({kind.why})"])) for kind in kinds)
         )
-        rows.append(f"| `{cell(text)}` | {', '.join(sorted(where))} | {cell(how)} |")
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in (f'`{text}`', ', '.join(sorted(where)), how))} |")
     return "\n".join([HEAD, "| command | page | how it is tried |", "|---|---|---|", *rows]) + "\n"
 
 
