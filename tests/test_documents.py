@@ -93,14 +93,13 @@ def test_a_name_that_nothing_has_is_seen(text: str) -> None:
 # docs/architecture.md ---------------------------------------------------------------------------------------------------------------
 
 
-def programs_in(source: str) -> set[str]:
-    """What is made by `parallel.sharded` or `jax.jit` in a module: Class.attribute, or the name of the function around it."""
-    found = set()
+def programs_in(source: str) -> dict[str, bool]:
+    """What `parallel.sharded` or `jax.jit` makes in a module: whether it donates, under Class.attribute or the name of the function around."""
+    found = {}
 
-    def makes(node: ast.AST) -> bool:
-        return any(
-            isinstance(call, ast.Call) and ast.unparse(call.func) in ("parallel.sharded", "sharded", "jax.jit") for call in ast.walk(node)
-        )
+    def calls(node: ast.AST) -> list[str]:
+        made = [ast.unparse(call) for call in ast.walk(node) if isinstance(call, ast.Call)]
+        return [text for text in made if text.startswith(("parallel.sharded(", "sharded(", "jax.jit("))]
 
     def visit(node: ast.AST, inside: str, function: str) -> None:
         for child in ast.iter_child_nodes(node):
@@ -109,11 +108,10 @@ def programs_in(source: str) -> set[str]:
             elif isinstance(child, ast.FunctionDef):
                 if child.name != "sharded":
                     visit(child, inside, child.name)
-            elif isinstance(child, ast.Assign) and makes(child):
-                target = ast.unparse(child.targets[0])
-                found.add(target.replace("self", inside) if target.startswith("self.") else function)
-            elif isinstance(child, ast.Return) and makes(child):
-                found.add(function)
+            elif isinstance(child, (ast.Assign, ast.Return)) and calls(child):
+                target = ast.unparse(child.targets[0]) if isinstance(child, ast.Assign) else ""
+                name = target.replace("self", inside) if target.startswith("self.") else function
+                found[name] = any("donate" in text for text in calls(child))
             else:
                 visit(child, inside, function)
 
@@ -122,31 +120,35 @@ def programs_in(source: str) -> set[str]:
 
 
 def test_the_table_of_programs_is_complete() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
-    table = text.split("## The jitted programs")[1].split("\n## ")[0]
-    rows = [
-        (set(re.findall(r"`([^`]+)`", cells[1])), cells[2].strip(" `"))
-        for cells in (row.split("|") for row in table.splitlines() if "`.py" in row or ".py`" in row)
-        if len(cells) > 4
-    ]
-    in_code = {(name, file.relative_to(PACKAGE).as_posix()) for file in PACKAGE.rglob("*.py") for name in programs_in(file.read_text())}
+    """Every program is listed, with whether it donates, and none that is not there."""
+    table = (ROOT / "docs/architecture.md").read_text().split("## The jitted programs")[1].split("\n## ")[0]
+    listed = {}
+    for row in re.findall(r"(?m)^\| (`.*) \|$", table):
+        names, where, donates, _ = row.split(" | ")
+        listed |= {(name, where.strip("`")): donates != "nothing" for name in re.findall(r"`([^`]+)`", names)}
+    of_start = [place for place in listed if place[0].endswith("*")]
+    assert of_start == [("Programs.init_*", "programs.py")]
+    in_code = {
+        (name, file.relative_to(PACKAGE).as_posix()): donates
+        for file in PACKAGE.rglob("*.py")
+        for name, donates in programs_in(file.read_text()).items()
+        if not name.startswith("Programs.init_")
+    }
     assert ("Programs.act", "programs.py") in in_code
-
-    def is_listed(name: str, file: str) -> bool:
-        return any(
-            file == where and (name in names or ("Programs.init_*" in names and name.startswith("Programs.init_"))) for names, where in rows
-        )
-
-    assert not [program for program in in_code if not is_listed(*program)]
-    listed = {(name, where) for names, where in rows for name in names if not name.endswith("*")}
-    assert not listed - in_code
+    assert {place: donates for place, donates in listed.items() if place not in of_start} == in_code
 
 
 def test_programs_are_found() -> None:
-    source = (
-        "class A:\n    def f(self):\n        self.x = jax.jit(g)\n        y = parallel.sharded(g)(1)\n\ndef h():\n    return jax.jit(g)\n"
-    )
-    assert programs_in(source) == {"A.x", "f", "h"}
+    source = "class A:\n    def f(self):\n        self.x = jax.jit(g, donate_argnums=0)\n        y = sharded(g)(1)\n"
+    source += "\ndef h():\n    return jax.jit(g)\n"
+    assert programs_in(source) == {"A.x": True, "f": False, "h": False}
+
+
+def test_the_table_of_modules_is_complete() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().split("## The jitted programs")[0]
+    rows = "".join(re.findall(r"(?m)^\| (`[^|]*)\|", table))
+    parts = [path for path in PACKAGE.iterdir() if not path.name.startswith("_") and (path.is_dir() or path.suffix == ".py")]
+    assert not [path.name for path in parts if f"`{path.stem}{'/' * path.is_dir()}`" not in rows]
 
 
 # The site, and the files beside it --------------------------------------------------------------------------------------------------
