@@ -42,7 +42,10 @@ MODULES_OF_OTHERS = ("pip", "pytest", "venv", "mkdocs", "ruff", "mypy", "http.se
 
 # What a reader fills in.
 PLACEHOLDERS = (
-    (r"(=\w+)(\|\w+)+", r"\1"),  # one of several
+    (r"(?<=[=\s])(\w+)(\|\w+)+", r"\1"),  # one of several
+    (r"\bIMAGE\b", "agent57_jax"),
+    (r"\bFLAGS\b", ""),
+    (r"\bWORD\b", "train"),
     (r"configs/NAME\.py(\[[^\]]*\])?", "configs/zaxxon.py"),
     (r"reproductions\.NAME", "reproductions.meta_controller"),
     (r"--config\.NAME=VALUE", "--config.seed=1"),
@@ -51,7 +54,7 @@ PLACEHOLDERS = (
     (r"=[IS]\b", "=0"),
     (r"\bHOST(?=:)", "host"),
     (r":PORT\b", ":12345"),
-    (r"\bRUNS?\b(?!/)", "runs/zaxxon"),
+    (r"\bRUNS?\b(\.\.\.)?(?![/=])", "runs/zaxxon"),
     (r"=FILE\b", "=file.json"),
     (r"[][]", ""),  # what may be left out is put in
     (r"(?:^|(?<=\s))\.\.\.(?=\s|$)", ""),
@@ -198,10 +201,7 @@ def in_container(words: Sequence[str]) -> list[str]:
         return []
     given = [words[i + 1] for i, word in enumerate(words) if word == "--entrypoint"]
     rest = list(words[images[0] + 1 :])
-    if given or program(entry):
-        return [*(given or entry), *rest]
-    script = f"{rest[0]}.py" if rest else "train.py"  # an entry point that takes the program's name
-    return ["python", *([script] if (ROOT / script).exists() else ["-m", f"agent57_jax.{rest[0]}"]), *rest[1:]]
+    return [] if rest[:1] == ["tensorboard"] else [*(given or entry), *rest]
 
 
 # How they are tried -----------------------------------------------------------------------------------------------------------------
@@ -230,7 +230,9 @@ def tried(words: Sequence[str]) -> Tried | None:
         if any(word.startswith(("--coordinator", "--distributed", "--num_processes")) for word in words):
             return Tried("ours", False, "several processes: `tests/test_processes.py`")
         if ours.startswith("reproductions."):
-            return Tried("ours", False, f"{OF_HOURS}; their smoke profiles: `tests/reproductions/test_figures.py`")
+            return Tried("ours", False, f"{OF_HOURS}; small: `tests/reproductions`")
+        if any(re.fullmatch(r"--config\.environment\.task_id=.*:.*", word) for word in words):
+            return Tried("ours", False, "needs a module of the reader's own")
         if ours in ONLY_PARSED:
             return Tried("ours", False, ONLY_PARSED[ours])
         return Tried("ours", True, "")

@@ -139,7 +139,9 @@ def run(words: list[str], folder: pathlib.Path) -> None:
     """Runs a command in a copy of the tree's files, so that what it writes beside them is lost."""
     environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
     command = [sys.executable if words[0].startswith("python") else words[0], *(word.replace("FOLDER", str(folder)) for word in words[1:])]
-    done = subprocess.run(command, cwd=folder / "tree", env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, cwd=folder / "tree", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
@@ -149,7 +151,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     made = tmp_path_factory.mktemp("documents")
     unwanted = shutil.ignore_patterns(".*", "runs", "site", "__pycache__", "*.egg-info", "*.json", "*.png")
     shutil.copytree(ROOT, made / "tree", ignore=unwanted)
-    train = ["python", "train.py", "--config=configs/random_coin.py:smoke", *documents.SMALL, "--config.total_steps=2000"]
+    train = ["python", "train.py", "--config=configs/zaxxon.py:smoke", *documents.SMALL]
     run([*train, "--workdir=FOLDER/trained"], made)
     return made
 

@@ -94,7 +94,7 @@ def test_a_name_that_nothing_has_is_seen(text: str) -> None:
 
 
 def programs_in(source: str) -> dict[str, bool]:
-    """What `parallel.sharded` or `jax.jit` makes in a module: whether it donates, under Class.attribute or the name of the function around."""
+    """What `parallel.sharded` or `jax.jit` makes in a module: whether it donates, as Class.attribute or by the function around it."""
     found = {}
 
     def calls(node: ast.AST) -> list[str]:
