@@ -23,7 +23,7 @@ endif
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench-smoke chaos soak lint types reproductions lock clean
+.PHONY: help train test test-slow bench-smoke chaos soak lint types docs reproductions lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +58,11 @@ lint: $(READY)  ## check style and format
 types: $(READY)  ## check types
 	$(RUN) mypy
 
+docs: $(READY)  ## write what is generated of docs/ anew and build the site into site/
+	$(RUN) docs.describe_settings
+	$(RUN) tests.document_commands --write=docs/commands.md
+	$(RUN) mkdocs build --strict --quiet
+
 reproductions: $(READY)  ## the papers' figures at the size of two CPU cores: hours; stopped, the same command goes on
 	$(RUN) reproductions.meta_controller --profile=cpu
 	$(RUN) reproductions.random_coin --profile=cpu
@@ -72,7 +77,7 @@ lock: $(READY)  ## renew the locks from the bounds in requirements*.txt and pypr
 	$(FREEZE) --upgrade -o requirements-cuda.lock -c requirements.lock pyproject.toml requirements-cuda.txt --extra video --extra gymnasium
 
 clean:  ## remove the virtual environment and all caches; runs/ stays
-	rm -rf .venv .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv site .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): $(LOCKS)

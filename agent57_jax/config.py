@@ -122,7 +122,7 @@ class Section:
 class EnvironmentSettings(Section):
     """The task and how many copies of it run."""
 
-    kind: EnvironmentKind = EnvironmentKind.ENVPOOL
+    kind: EnvironmentKind = EnvironmentKind.ENVPOOL  # which adapter builds the environments
     task_id: str = "Zaxxon-v5"  # EnvPool's name; unused by the grid worlds
     num_envs: int = 256  # PAPER: 256 actors; all groups together
     num_groups: int = 2  # host environments act in turn: one group's emulators run while the device acts for another; grid worlds: 1
@@ -139,13 +139,13 @@ class EnvironmentSettings(Section):
 class NetworkSettings(Section):
     """Sizes of the networks (Agent57 App. F)."""
 
-    torso: Torso = Torso.CONVOLUTIONS
-    conv_features: tuple[int, ...] = (32, 64, 64)
-    conv_kernels: tuple[int, ...] = (8, 4, 3)
-    conv_strides: tuple[int, ...] = (4, 2, 1)
+    torso: Torso = Torso.CONVOLUTIONS  # first layers: by the kind of observation
+    conv_features: tuple[int, ...] = (32, 64, 64)  # images: channels of each convolution
+    conv_kernels: tuple[int, ...] = (8, 4, 3)  # images: pixels a side of each kernel
+    conv_strides: tuple[int, ...] = (4, 2, 1)  # images: pixels between two places of each kernel
     dense_features: tuple[int, ...] = (256, 256)  # vector observations only, Choice
     torso_size: int = 512  # dense layer between torso and LSTM
-    lstm_size: int = 512
+    lstm_size: int = 512  # hidden units of the recurrent layer
     head_size: int = 512  # hidden units of each duelling head
 
 
@@ -153,22 +153,22 @@ class NetworkSettings(Section):
 class PolicySettings(Section):
     """The family of policies (NGU App. A, Agent57 App. G.1)."""
 
-    num_policies: int = 32
+    num_policies: int = 32  # N; PAPER: 32
     beta_max: float = 0.3  # largest weight of the intrinsic reward; the only weight when num_policies is 1
-    discounts: DiscountLadder = DiscountLadder.AGENT57
+    discounts: DiscountLadder = DiscountLadder.AGENT57  # whose ladder of discounts the family has
     gamma_0: float = 0.9999  # Agent57 ladder: the exploitative policy
     gamma_1: float = 0.997  # Agent57 ladder: policy 7; NGU ladder: the exploitative policy
     gamma_2: float = 0.99  # both ladders: the most exploratory policy
     separate_networks: bool = True  # False: one network learns r^e + beta_j r^i (NGU)
-    combination: Combination = Combination.IDENTITY
+    combination: Combination = Combination.IDENTITY  # how acting adds extrinsic and intrinsic values (Agent57 App. B)
 
 
 @dataclasses.dataclass
 class BanditSettings(Section):
     """The meta-controller (Agent57 §3.2, App. D)."""
 
-    chooser: Chooser = Chooser.BANDIT
-    window_episodes: int = 160
+    chooser: Chooser = Chooser.BANDIT  # who picks the policy of an episode
+    window_episodes: int = 160  # tau: past episodes that count (Agent57 App. D)
     exploration: float = 0.5  # probability of a uniform arm
     ucb_bonus: float = 1.0  # factor of sqrt(1 / count)
     group_size: int = 1  # actors that share one bandit; 1 = the paper
@@ -178,8 +178,8 @@ class BanditSettings(Section):
 class ActorSettings(Section):
     """How actors explore and how fresh their parameters are."""
 
-    epsilon_base: float = 0.4
-    epsilon_alpha: float = 8.0
+    epsilon_base: float = 0.4  # actor l explores with base^(1 + alpha l / (L - 1)) (Ape-X; PAPER)
+    epsilon_alpha: float = 8.0  # the alpha of that; 0 gives all actors the base
     refresh_period: int = 1  # dispatches (acts of one group, or scans) between refreshes; 1 = current (Deviation); the paper: 100 steps
     acts_per_dispatch: int = 16  # JAX environments: acts in one device program
 
@@ -188,17 +188,17 @@ class ActorSettings(Section):
 class NoveltySettings(Section):
     """Episodic and life-long novelty (NGU §2, App. A)."""
 
-    reward: IntrinsicReward = IntrinsicReward.NGU
-    embedding: Embedding = Embedding.LEARNT
-    embedding_size: int = 32
-    inverse_hidden_size: int = 128
-    distillation_size: int = 128
-    num_neighbours: int = 10
+    reward: IntrinsicReward = IntrinsicReward.NGU  # what the intrinsic reward is made of
+    embedding: Embedding = Embedding.LEARNT  # where controllable states come from
+    embedding_size: int = 32  # D: numbers in a controllable state
+    inverse_hidden_size: int = 128  # hidden units of the inverse dynamics
+    distillation_size: int = 128  # outputs of the random network and its predictor
+    num_neighbours: int = 10  # K: nearest memories that are compared (NGU Alg. 1)
     memory_capacity: int = 30_000  # embeddings per environment
-    kernel_epsilon: float = 1e-4
-    cluster_distance: float = 8e-3
-    pseudo_count: float = 1e-3
-    max_similarity: float = 8.0
+    kernel_epsilon: float = 1e-4  # eps of the inverse kernel (NGU Alg. 1)
+    cluster_distance: float = 8e-3  # xi: normalised distances below it count as 0 (NGU Alg. 1)
+    pseudo_count: float = 1e-3  # c: added to the similarity (NGU Alg. 1)
+    max_similarity: float = 8.0  # s_m: beyond it the episodic reward is 0 (NGU Alg. 1)
     max_factor: float = 5.0  # L; 1 switches life-long novelty off
     statistics_horizon: float = 1e6  # values after which old ones fade from running statistics, Choice
     embedding_refresh_period_updates: int = 10  # Choice: the paper's 100 actor steps last about 8 of its updates
@@ -216,7 +216,7 @@ class ReplaySettings(Section):
     period: int = 80  # timesteps between starts of sequences
     min_sequences: int = 6_250  # learning starts when so many are stored
     samples_per_insert: float = 1.5  # times that an inserted sequence is sampled; follows from PAPER's rates
-    priority_exponent: float = 0.9
+    priority_exponent: float = 0.9  # sequences are drawn in proportion to priority^exponent (R2D2 §2.3); 0: uniformly
     is_exponent: float = 0.0  # importance sampling
     eta: float = 0.9  # priority: weight of the maximum against the mean
 
@@ -231,19 +231,19 @@ class LearnerSettings(Section):
     """Losses and optimisers."""
 
     batch_size: int = 64  # sequences, over all devices
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # of the value functions
     novelty_learning_rate: float = 5e-4  # embedding and distillation
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
-    adam_epsilon: float = 1e-4
-    max_gradient_norm: float = 40.0
-    targets: Targets = Targets.RETRACE
+    adam_b1: float = 0.9  # fading of the mean gradient
+    adam_b2: float = 0.999  # fading of the mean squared gradient
+    adam_epsilon: float = 1e-4  # added to the root of the mean square; R2D2: 1e-3
+    max_gradient_norm: float = 40.0  # longer gradients are scaled down to it, each network for itself
+    targets: Targets = Targets.RETRACE  # what values are learnt towards
     trace_lambda: float = 0.95  # Retrace
     n_step: int = 5  # n-step double Q-learning: rewards in a target (R2D2)
-    transform: Transform = Transform.SQUASHED
+    transform: Transform = Transform.SQUASHED  # h of the targets (NGU App. E)
     target_epsilon: float = 0.01  # exploration of the target policy
-    target_period_updates: int = 1_500
-    embedding_l2: float = 1e-5
+    target_period_updates: int = 1_500  # updates between copies of the online to the target network
+    embedding_l2: float = 1e-5  # L2 weight of embedding and inverse dynamics
 
 
 @dataclasses.dataclass
@@ -252,9 +252,9 @@ class EvaluationSettings(Section):
 
     num_envs: int = 8  # environments of its own
     period_acts: int = 4  # acts of a training group between two acts of the evaluator
-    epsilon: float = 0.01
-    window_episodes: int = 3_600
-    exploration: float = 0.01
+    epsilon: float = 0.01  # share of random actions
+    window_episodes: int = 3_600  # tau of the evaluator's bandit
+    exploration: float = 0.01  # probability of a uniform arm of the evaluator's bandit
     greedy_episodes: int = 5  # greedy episodes after each bandit episode
 
 
@@ -262,31 +262,31 @@ class EvaluationSettings(Section):
 class CheckpointSettings(Section):
     """When and what to save."""
 
-    period_seconds: float = 600.0
-    keep: int = 2
-    save_replay: bool = True
+    period_seconds: float = 600.0  # between two checkpoints, Choice
+    keep: int = 2  # checkpoints that stay; older ones are removed, Choice
+    save_replay: bool = True  # False: smaller checkpoints, and a resumed run fills the replay anew before it learns
 
 
 @dataclasses.dataclass
 class LoggingSettings(Section):
     """Panel, metrics.jsonl and TensorBoard."""
 
-    period_seconds: float = 10.0
-    tensorboard: bool = True
+    period_seconds: float = 10.0  # between two lines of metrics, Choice
+    tensorboard: bool = True  # also write TensorBoard files to tensorboard/
 
 
 @dataclasses.dataclass
 class PrecisionSettings(Section):
     """Number formats."""
 
-    compute: Precision = Precision.FLOAT32
+    compute: Precision = Precision.FLOAT32  # inside torso and LSTM; the rest is float32
 
 
 @dataclasses.dataclass
 class Settings(Section):
     """All of it. Defaults are Agent57 on one Atari game with the paper's numbers."""
 
-    seed: int = 0
+    seed: int = 0  # of parameters, actions, sampling and environments
     total_steps: int = 22_500_000_000  # agent steps of all environments; PAPER: 90e9 frames
     num_devices: int | None = None  # None: all that JAX sees
     environment: EnvironmentSettings = dataclasses.field(default_factory=EnvironmentSettings)

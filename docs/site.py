@@ -1,0 +1,111 @@
+"""What mkdocs does beyond its defaults: the site has the repository's own tree, so that every relative link works on both.
+
+README.md becomes the first page, docs/ and the READMEs of other folders keep their places, and every source file that a page links to
+becomes a page that shows it. Nothing is fetched: colours of code come from Pygments instead of a script from elsewhere.
+"""
+
+import pathlib
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from pygments.formatters import HtmlFormatter
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = ("*.md", "docs/*.md", "benchmarks/README.md", "reproductions/README.md", "reproductions/results/README.md")
+NOT_PAGES = ("docs/configuration_head.md",)  # a part of docs/configuration.md
+LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")  # the path in [text](path#heading)
+COPIED = (".md", ".png", ".svg", ".mp4", ".gif", ".html")  # what the site holds as it is; other files are shown
+STYLE = "code.css"
+LOOK = """
+.codehilite { background: none }
+.wy-nav-content { max-width: 1050px }
+.rst-content code, .rst-content a code { color: #3a4a5a }
+.rst-content a code { color: #2980b9 }
+.rst-content table.docutils td, .rst-content .wy-table-responsive table td { white-space: normal }
+"""
+
+
+def pages() -> list[str]:
+    """Paths of the Markdown files that the site takes from the repository."""
+    found = [path.relative_to(ROOT).as_posix() for pattern in PAGES for path in ROOT.glob(pattern)]
+    return sorted(set(found) - set(NOT_PAGES))
+
+
+def linked(page: str, text: str) -> Iterator[tuple[str, str]]:
+    """The relative links of a page: as they are written, and the paths in the repository that they lead to."""
+    for link in LINK.findall(text):
+        yield link, posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
+
+
+def place(path: str) -> str:
+    """Where the site has a file or folder of the repository, as a source of mkdocs."""
+    if (ROOT / path).is_dir():
+        return f"{path}/README.md" if f"{path}/README.md" in pages() else f"{path}/index.md"
+    return path if path.endswith(COPIED) else f"{path}.md"
+
+
+def shown(path: str) -> str:
+    """The page of a source file, or of a folder: a list of what is in it."""
+    if (ROOT / path).is_dir():
+        return (
+            f"# {path}/\n\n" + "\n".join(f"- {entry.name}" for entry in sorted((ROOT / path).iterdir()) if entry.name[0] not in "._") + "\n"
+        )
+    text = (ROOT / path).read_text()
+    fence = "`" * 8
+    language = {".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml", ".yaml": "yaml", ".json": "json"}
+    return f"# {path}\n\n{fence}{language.get(pathlib.Path(path).suffix, 'text')}\n{text}\n{fence}\n"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Colours of code are a file of the site; pages of docs/ that mkdocs.yml does not list yet are found in the navigation all the same."""
+    config.extra_css.append(STYLE)
+    assert config.nav is not None
+    listed = [path for entry in config.nav for part in entry.values() for path in _paths(part)]
+    unlisted = [path for path in pages() if path.startswith("docs/") and path not in listed]
+    if unlisted:
+        config.nav.append({"More": unlisted})
+    return config
+
+
+def _paths(nav: Any) -> Iterator[str]:
+    """The pages in a part of the navigation."""
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for entry in nav:
+            yield from (path for part in entry.values() for path in _paths(part))
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The repository's pages in their places, and what they link to."""
+    theme = [file for file in files if config.docs_dir not in str(file.abs_src_path)]
+    found: dict[str, dict[str, Any]] = {page: {"abs_src_path": str(ROOT / page)} for page in pages()}
+    for page in pages():
+        for _, path in linked(page, (ROOT / page).read_text()):
+            if not (ROOT / path).exists():
+                continue  # mkdocs names it
+            as_it_is = path.endswith(COPIED)
+            found.setdefault(place(path), {"abs_src_path": str(ROOT / path)} if as_it_is else {"content": shown(path)})
+    found[STYLE] = {"content": HtmlFormatter(style="friendly").get_style_defs(".codehilite") + LOOK}
+    return Files([*theme, *(File.generated(config, name, **source) for name, source in found.items())])
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links to source files and folders lead to their pages."""
+    uri = page.file.src_uri
+    here = posixpath.dirname(uri)
+
+    def moved(match: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(here, match.group(1)))
+        return posixpath.relpath(place(path), here or ".") if (ROOT / path).exists() else match.group(1)
+
+    if uri not in pages():
+        return markdown
+    # Python-Markdown wants what belongs to an item of a list four spaces deep, where GitHub is content with two.
+    parts = re.split(r"(?ms)(^`{3,}.*?^`{3,}$)", LINK.sub(moved, markdown))
+    return "".join(part if i % 2 else re.sub(r"(?m)^  (?=\S)", "    ", part) for i, part in enumerate(parts))

@@ -1,0 +1,400 @@
+"""The commands in the documents: where they stand, what they are, and how a test tries each.
+
+    python -m tests.document_commands [--write=docs/commands.md]        # the list; `make docs` writes it
+
+A command is a line of a fenced or indented block, a code span, or an exec form (["python", ...]) that begins with one of PROGRAMS; a fence
+of another language than the shell's has none. Each is of one of the kinds below, or a test fails. What can run on two cores runs in the
+slow tests, made small by `shrunk`; of the rest the arguments go through the program's own parser and the checks of the settings, targets
+through make, and paths must exist.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/README.md", "reproductions/README.md", "reproductions/results/README.md")
+NOT_READ = ("docs/commands.md", "docs/configuration_head.md")  # what this module writes; a part of another page
+SHELL = ("sh", "bash", "shell", "console")
+# Programs of others: only the paths that they are given are checked.
+# fmt: off
+TOOLS = (
+    "apt", "apt-get", "cat", "cd", "chmod", "chown", "cp", "curl", "df", "echo", "export", "free", "gcloud", "git", "gsutil", "hadolint",
+    "helm", "kubectl", "ls", "mkdir", "mkdocs", "mv", "mypy", "ncat", "newgrp", "nvidia-ctk", "nvidia-smi", "pip", "pytest", "rm", "rsync",
+    "ruff", "sbatch", "scancel", "scp", "source", "squeue", "ssh", "systemctl", "tail", "tee", "tensorboard", "tmux", "usermod", "wandb",
+    "watch",
+    "for", "while", "if", "done", "fi", "wait", "set",  # the shell's own
+)
+# fmt: on
+OWN = ("python", "python3", "make", "docker")
+BEFORE = ("sudo", "srun", "exec", "xargs", "time", "nohup", "env", "do", "then")  # what may stand before a command
+PROGRAMS = (*OWN, *TOOLS, *BEFORE)
+MODULES_OF_OTHERS = ("pip", "pytest", "venv", "mkdocs", "ruff", "mypy", "http.server", "uv")
+
+# What a reader fills in.
+PLACEHOLDERS = (
+    (r"(?<=[=\s])(\w+)(\|\w+)+", r"\1"),  # one of several
+    (r"\bIMAGE\b", "agent57_jax"),
+    (r"\bFLAGS\b", ""),
+    (r"\bWORD\b", "train"),
+    (r"configs/NAME\.py(\[[^\]]*\])?", "configs/zaxxon.py"),
+    (r"reproductions\.NAME", "reproductions.meta_controller"),
+    (r"--config\.NAME=VALUE", "--config.seed=1"),
+    (r"(--[\w.]+)=\.\.\.", ""),
+    (r"=N\b", "=4"),
+    (r"=[IS]\b", "=0"),
+    (r"\bHOST(?=:)", "host"),
+    (r":PORT\b", ":12345"),
+    (r"\bRUNS?\b(\.\.\.)?(?![/=])", "runs/zaxxon"),
+    (r"=FILE\b", "=file.json"),
+    (r"[][]", ""),  # what may be left out is put in
+    (r"(?:^|(?<=\s))\.\.\.(?=\s|$)", ""),
+    (r"\$\(\w+\)", "0"),  # a variable of Kubernetes
+)
+
+
+class Command(NamedTuple):
+    """One command of a page."""
+
+    page: str
+    text: str  # one line
+
+
+class Tried(NamedTuple):
+    """How a test tries a command."""
+
+    kind: str  # "ours", "make", "container" or "tool"
+    runs: bool  # whether a slow test runs it, else it is only parsed
+    why: str  # what is run instead, or why it is not
+
+
+# Where the commands are -------------------------------------------------------------------------------------------------------------
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """The code blocks of a page: the language of a fence ("" for none, and for indented ones) and the dedented text."""
+    lines, i = text.splitlines(), 0
+    while i < len(lines):
+        fence = re.match(r"\s*(`{3,}|~{3,})(\w*)", lines[i])
+        if fence:
+            end = next((j for j in range(i + 1, len(lines)) if lines[j].strip() == fence.group(1)), len(lines))
+            yield fence.group(2), "\n".join(line.strip() for line in lines[i + 1 : end])
+            i = end + 1
+        elif re.match(r" {4,}\S", lines[i]) and (i == 0 or not lines[i - 1].strip()):
+            end = i
+            while end < len(lines) and (not lines[end].strip() or lines[end].startswith("    ")):
+                end += 1
+            yield "", "\n".join(line.strip() for line in lines[i:end])
+            i = end
+        else:
+            i += 1
+
+
+def begins(line: str) -> bool:
+    """Whether a line begins like a command."""
+    words = line.removeprefix("$ ").split()
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:] or [""]
+    return bool(words) and pathlib.PurePath(words[0]).name in PROGRAMS
+
+
+def of_block(language: str, text: str) -> Iterator[str]:
+    """The commands of a code block."""
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    kept = [line for line in lines if line and not line.startswith("#")]
+    if language and language not in SHELL:
+        return
+    for form in re.findall(r'\["(?:python|make|docker)"[^\]]*\]', text):
+        yield shlex.join(json.loads(form))
+    if any(line.startswith("$ ") for line in kept):
+        kept = [line for line in kept if line.startswith("$ ")]
+    elif not language and not (kept and begins(kept[0])):
+        return
+    end = None
+    for line in kept:
+        if end is None:
+            yield line.removeprefix("$ ")
+            heredoc = re.search(r"<<-?\s*'?(\w+)", line)
+            end = heredoc and heredoc.group(1)
+        elif line == end:
+            end = None
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """The commands of a page's text, in blocks and in spans."""
+    outside = text
+    for language, block in blocks(text):
+        yield from of_block(language, block)
+    outside = re.sub(r"(?ms)^\s*(`{3,})\w*$.*?^\s*\1$", "", text)
+    for paragraph in re.split(r"\n\s*\n", outside):
+        if paragraph.startswith("    "):
+            continue
+        for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", paragraph):
+            words = " ".join(span.split())
+            if re.match(r"(train|evaluate)\.py ", words):
+                yield f"python {words}"
+            elif words.split()[0] in (*OWN, "pip") and " " in words:
+                yield words
+
+
+def collect() -> list[Command]:
+    """All commands of the documents, in order."""
+    pages = sorted({path.relative_to(ROOT).as_posix() for pattern in PAGES for path in ROOT.glob(pattern)} - set(NOT_READ))
+    return [Command(page, text) for page in pages for text in commands_in((ROOT / page).read_text())]
+
+
+# What they are ----------------------------------------------------------------------------------------------------------------------
+
+
+def filled(text: str) -> str:
+    """A command with a value for what the reader fills in."""
+    for pattern, value in PLACEHOLDERS:
+        text = re.sub(pattern, value, text)
+    return text
+
+
+def simple(text: str) -> Iterator[list[str]]:
+    """The words of each simple command in a line: without pipes, redirections, comments, variables and what may stand before a command."""
+    lexer = shlex.shlex(filled(text), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    skip = False
+    for word in [*lexer, ";"]:
+        if skip:
+            skip = False
+        elif re.fullmatch(r"[<>]+", word):
+            skip = True
+        elif re.fullmatch(r"[;&|()]+", word):
+            while words and (words[0] in BEFORE or re.fullmatch(r"[A-Z_]+=.*", words[0])):
+                words = words[1:]
+            if words:
+                yield [pathlib.PurePath(words[0]).name, *words[1:]]
+            words = []
+        else:
+            words.append(word)
+
+
+def program(words: Sequence[str]) -> str | None:
+    """The script or module of the project that a Python command runs: "train.py" or "benchmarks.guard"; None if it is another's."""
+    rest = list(words[1:])
+    while rest and rest[0] in ("-u", "-B"):
+        rest = rest[1:]
+    if rest[:1] == ["-m"] and len(rest) > 1:
+        return None if rest[1].split(".")[0] in MODULES_OF_OTHERS else rest[1]
+    return rest[0] if rest and rest[0].endswith(".py") else None
+
+
+def in_container(words: Sequence[str]) -> list[str]:
+    """What `docker run ... agent57_jax ARGUMENTS` starts: the image's entry point, or the one that is given, with the arguments."""
+    entry: list[str] = json.loads(re.findall(r"(?m)^ENTRYPOINT (\[.*\])$", (ROOT / "Dockerfile").read_text())[-1])
+    images = [i for i, word in enumerate(words) if word.split("/")[-1].split(":")[0] == "agent57_jax" and words[i - 1] != "-t"]
+    if words[1:2] != ["run"] or not images:
+        return []
+    given = [words[i + 1] for i, word in enumerate(words) if word == "--entrypoint"]
+    rest = list(words[images[0] + 1 :])
+    return [] if rest[:1] == ["tensorboard"] else [*(given or entry), *rest]
+
+
+# How they are tried -----------------------------------------------------------------------------------------------------------------
+
+OF_HOURS = "takes hours, or cores that do nothing else"
+SIZES = ("total_steps", "num_devices", "replay.capacity", "environment.num_envs", "learner.batch_size", "environment.num_groups")
+SMALL = ("--config.total_steps=600", "--config.replay.min_sequences=16", "--config.logging.period_seconds=1")
+# Programs of the project that a slow test does not run as they stand, and why.
+ONLY_PARSED = {
+    "benchmarks.growth": OF_HOURS,
+    "benchmarks.guard": f"{OF_HOURS}: `make bench-smoke`",
+    "benchmarks.precision": OF_HOURS,
+    "benchmarks.throughput": f"{OF_HOURS}; its parts: `tests/benchmarks`",
+    "tests.mutations": OF_HOURS,
+    "tests.document_commands": "is this test",
+}
+
+
+def tried(words: Sequence[str]) -> Tried | None:
+    """How a simple command is tried; None if no rule knows it."""
+    name = words[0]
+    if name in ("python", "python3"):
+        ours = program(words)
+        if ours is None:
+            return Tried("tool", False, "Python's own") if words[1:2] and words[1] in ("-m", "-", "-c") else None
+        if any(word.startswith(("--coordinator", "--distributed", "--num_processes")) for word in words):
+            return Tried("ours", False, "several processes: `tests/test_processes.py`")
+        if ours.startswith("reproductions."):
+            return Tried("ours", False, f"{OF_HOURS}; small: `tests/reproductions`")
+        if any(re.fullmatch(r"--config\.environment\.task_id=.*:.*", word) for word in words):
+            return Tried("ours", False, "needs a module of the reader's own")
+        if ours in ONLY_PARSED:
+            return Tried("ours", False, ONLY_PARSED[ours])
+        return Tried("ours", True, "")
+    if name == "make":
+        return Tried("make", words[1:] == ["help"], "" if words[1:] == ["help"] else "what it would run")
+    if name == "docker":
+        return Tried("container", False, "the tests have no container engine")
+    return Tried("tool", False, "its paths") if name in TOOLS else None
+
+
+def shrunk(words: Sequence[str]) -> list[str]:
+    """A command that does in seconds what the given one does: the smoke profile and few steps, one episode, folders under FOLDER.
+
+    Every run that a command reads is FOLDER/trained, which the test has trained.
+    """
+    if program(words) == "train.py":
+        small = []
+        for word in words:
+            config = re.fullmatch(r"--config=([^:]*)(?::(.*))?", word)
+            if config:
+                agents = [part for part in (config.group(2) or "").split(",") if part not in ("", "paper", "laptop", "smoke")]
+                small.append(f"--config={config.group(1)}:{','.join(['smoke', *agents])}")
+            elif word.removeprefix("--config.").split("=")[0] not in SIZES and not word.startswith("--workdir="):
+                small.append(word)
+        return [*small, *SMALL, "--workdir=FOLDER/new"] if any(word.startswith("--config=") for word in words) else small
+    small = [re.sub(r"(?:(?:/[\w.-]+)*/)?\bruns/[\w./*-]*", "FOLDER/trained", word) for word in words]
+    if program(words) == "evaluate.py":
+        small = [*(word for word in small if not word.startswith("--episodes")), "--episodes=1"]
+    return small
+
+
+class Parsed(Exception):  # noqa: N818 - the end that is hoped for
+    """A program has read its arguments."""
+
+
+def parse(words: Sequence[str]) -> str | None:
+    """Starts a program of the project and stops it when it has read its arguments and checked its settings: None, or what it found wrong.
+
+    For a process of its own: flags and modules are global.
+    """
+    from absl import app, flags
+
+    def flags_only(main: Any, argv: Any = None, flags_parser: Any = None, **_: Any) -> None:
+        from agent57_jax import command_line
+
+        (flags_parser or flags.FLAGS)(sys.argv)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            command_line.complete_settings(flags.FLAGS["config"].value)
+        raise Parsed
+
+    def arguments_only(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        known(self, *args, **kwargs)
+        raise Parsed
+
+    name = program(words)
+    assert name is not None
+    rest = list(words[words.index(name) + 1 :])
+    file = ROOT / name if name.endswith(".py") else ROOT / (name.replace(".", "/") + ".py")
+    file = file if file.exists() else file.with_suffix("") / "__main__.py"
+    if not file.exists():
+        return f"there is no {name}"
+    app.define_help_flags()
+    run, known, before = app.run, argparse.ArgumentParser.parse_args, set(flags.FLAGS)
+    app.run, argparse.ArgumentParser.parse_args = flags_only, arguments_only  # type: ignore[method-assign]
+    said = io.StringIO()
+    old_arguments, sys.argv = sys.argv, [str(file), *rest]
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            if name.endswith(".py"):
+                runpy.run_path(str(file), run_name="__main__")
+            else:
+                runpy.run_module(name, run_name="__main__", alter_sys=False)
+    except Parsed:
+        return None
+    except SystemExit as end:
+        return None if end.code == 0 else said.getvalue().strip() or f"exit code {end.code}"
+    finally:
+        app.run, argparse.ArgumentParser.parse_args, sys.argv = run, known, old_arguments  # type: ignore[method-assign]
+        for flag in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, flag)
+        folders = {path.stem for path in ROOT.iterdir()}
+        for module in [module for module in sys.modules if module.split(".")[0] in folders]:
+            del sys.modules[module]
+    return f"{name} ended without reading its arguments"
+
+
+def parse_all(commands: Sequence[Sequence[str]]) -> list[str | None]:
+    """`parse` of each command, in one other process."""
+    command = [sys.executable, "-m", "tests.document_commands", "--parse"]
+    done = subprocess.run(
+        command, cwd=ROOT, input=json.dumps([list(one) for one in commands]), capture_output=True, text=True, timeout=300, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    found: list[str | None] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def made(words: Sequence[str]) -> tuple[list[list[str]], str | None]:
+    """The simple commands that make would run, and what it says if it cannot."""
+    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        return [], done.stderr.strip()
+    lines = re.sub(r"\\\n", " ", done.stdout).splitlines()
+    return [one for line in lines if line.lstrip("@").startswith((".venv/bin/python ", "exec ")) for one in simple(line)], None
+
+
+def missing_paths(words: Sequence[str]) -> list[str]:
+    """Words that name a file of the project which is not there."""
+    found = []
+    for word in words[1:]:
+        path = word.split("=", 1)[-1]
+        names_a_file = re.fullmatch(r"[\w][\w./-]*\.(py|txt|lock|yaml|yml|sh|toml|md)", path) or path.split("/")[0] in (
+            "configs",
+            "docs",
+            "tests",
+        )
+        if names_a_file and not (ROOT / path.split(":")[0]).exists():
+            found.append(path)
+    return found
+
+
+# The list ---------------------------------------------------------------------------------------------------------------------------
+
+HEAD = """# Commands and their tests
+
+Every command in the documents, and how [`tests/test_document_commands.py`](../tests/test_document_commands.py) tries it. All are
+parsed in `make test`: by the program's own parser and the checks of the settings, or by make, and the paths in them must exist. Those that
+say *runs* are also run in `make test-slow`, made small: training takes the smoke profile and 600 steps, evaluation one episode, and a run
+that a command reads is one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)).
+Written by `make docs`.
+"""
+
+
+def page() -> str:
+    """docs/commands.md."""
+    pages: dict[str, set[str]] = {}
+    for command in collect():
+        pages.setdefault(" ".join(re.sub(r"\s+#.*", "", command.text).split()), set()).add(command.page)
+    rows = []
+    for text, where in pages.items():
+        kinds = [kind for words in simple(text) if (kind := tried(words))]
+        how = "; ".join(
+            dict.fromkeys(" ".join(filter(None, ["runs" if kind.runs else "parsed", kind.why and f"({kind.why})"])) for kind in kinds)
+        )
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in (f'`{text}`', ', '.join(sorted(where)), how))} |")
+    return "\n".join([HEAD, "| command | page | how it is tried |", "|---|---|---|", *rows]) + "\n"
+
+
+def main() -> None:
+    """Writes or prints the list; for `parse_all`, parses what it is given."""
+    parser = argparse.ArgumentParser(description="The commands in the documents and how tests try them.")
+    parser.add_argument("--write", type=pathlib.Path, help="file for the list")
+    parser.add_argument("--parse", action="store_true", help="read commands from standard input and parse them")
+    arguments = parser.parse_args()
+    if arguments.parse:
+        print(json.dumps([parse(words) for words in json.load(sys.stdin)]))
+    elif arguments.write:
+        arguments.write.write_text(page())
+    else:
+        print(page())
+
+
+if __name__ == "__main__":
+    main()

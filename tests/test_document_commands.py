@@ -1,0 +1,163 @@
+"""Every command in the documents works: all are parsed, and what two cores can run in seconds is run (tests/document_commands.py)."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests import document_commands as documents
+
+ROOT = documents.ROOT
+COMMANDS = list(dict.fromkeys(tuple(words) for command in documents.collect() for words in documents.simple(command.text)))
+KINDS = {words: documents.tried(words) for words in COMMANDS}
+RUNNING = [words for words, kind in KINDS.items() if kind is not None and kind.runs]
+
+
+def test_there_are_commands_and_each_is_of_a_kind() -> None:
+    assert ("make", "train") in COMMANDS and ("python", "train.py", "--config=configs/zaxxon.py") in COMMANDS
+    assert not [words for words, kind in KINDS.items() if kind is None], "no rule of tests/document_commands.py knows how to try these"
+
+
+def test_the_list_of_commands_is_current() -> None:
+    assert (ROOT / "docs/commands.md").read_text() == documents.page(), "run `make docs`, or python -m tests.document_commands"
+
+
+def test_paths_in_commands_exist() -> None:
+    assert not {words: missing for words in COMMANDS if (missing := documents.missing_paths(words))}
+
+
+def test_arguments_are_those_that_the_programs_take() -> None:
+    """Commands of the project, those that make would run, and those that start in a container."""
+    ours = [list(words) for words, kind in KINDS.items() if kind is not None and kind.kind == "ours"]
+    for words, kind in KINDS.items():
+        if kind is not None and kind.kind == "make":
+            more, problem = documents.made(words)
+            assert problem is None, f"{' '.join(words)}: {problem}"
+            ours += [one for one in more if one[0] == "python" and documents.program(one)]
+        elif kind is not None and kind.kind == "container" and documents.in_container(words):
+            ours.append(documents.in_container(words))
+    ours = [list(words) for words in dict.fromkeys(map(tuple, ours))]
+    assert len(ours) > 20
+    found = zip(ours, documents.parse_all(ours), strict=True)
+    assert not [f"{' '.join(words)}: {problem}" for words, problem in found if problem]
+
+
+# The rules themselves ---------------------------------------------------------------------------------------------------------------
+
+PAGE = """Text with `make test` and `python evaluate.py
+--workdir=RUN`, but not `make` alone or `config.json`.
+
+    python train.py --config=configs/zaxxon.py  # a comment
+    A=1 python -m benchmarks.guard | tee log
+
+- a list
+
+    18:15:16 resumed from checkpoint 2
+
+```sh
+mkdir -p runs && \\
+    ruff check .
+frobnicate --all
+python - <<'END' | xargs python train.py --config=configs/atari.py
+import os
+END
+```
+
+```python
+import docker
+```
+
+    command: ["python", "train.py",
+              "--config=configs/zaxxon.py"]
+"""
+
+
+def test_commands_are_found_and_nothing_else() -> None:
+    found = [" ".join(words) for text in documents.commands_in(PAGE) for words in documents.simple(text)]
+    assert found == [
+        "python train.py --config=configs/zaxxon.py",
+        "python -m benchmarks.guard",
+        "tee log",
+        "mkdir -p runs",
+        "ruff check .",
+        "frobnicate --all",
+        "python -",
+        "python train.py --config=configs/atari.py",
+        "python train.py --config=configs/zaxxon.py",
+        "make test",
+        "python evaluate.py --workdir=runs/zaxxon",
+    ]
+
+
+def test_a_command_of_no_kind_is_seen() -> None:
+    assert documents.tried(["frobnicate", "--all"]) is None and documents.tried(["python"]) is None
+
+
+def test_wrong_arguments_are_seen() -> None:
+    wrong = [
+        ["python", "train.py", "--config=configs/zaxon.py"],
+        ["python", "train.py", "--config=configs/zaxxon.py", "--config.replay.period=200"],
+        ["python", "train.py", "--config=configs/zaxxon.py:huge"],
+        ["python", "evaluate.py", "--episode=1"],
+        ["python", "-m", "benchmarks.guards"],
+        ["python", "-m", "reproductions.random_coin", "--profile=tpu"],
+        ["python", "-m", "agent57_jax.replay"],
+    ]
+    assert all(documents.parse_all(wrong))
+    assert documents.parse_all([["python", "train.py", "--config=configs/zaxxon.py"], ["python", "evaluate.py", "--episodes=1"]]) == [
+        None,
+        None,
+    ]
+    assert documents.made(["make", "trian"])[1] and documents.missing_paths(["pip", "install", "-r", "requirement.txt"])
+
+
+def test_a_command_in_a_container_is_the_entry_points() -> None:
+    words = ["docker", "run", "--gpus", "all", "-v", "/x:/runs", "agent57_jax", "--config=configs/zaxxon.py"]
+    assert documents.in_container(words)[-1] == "--config=configs/zaxxon.py" and documents.program(documents.in_container(words))
+    other = [*words[:2], "--entrypoint", "python", "agent57_jax", "evaluate.py", "--workdir=/runs/zaxxon"]
+    assert documents.in_container(other) == ["python", "evaluate.py", "--workdir=/runs/zaxxon"]
+    assert documents.in_container(["docker", "build", "-t", "agent57_jax", "."]) == []
+
+
+def test_commands_become_small() -> None:
+    words = ["python", "train.py", "--config=configs/zaxxon.py:laptop,ngu", "--config.replay.capacity=9", "--workdir=runs/a"]
+    assert documents.shrunk(words)[:3] == ["python", "train.py", "--config=configs/zaxxon.py:smoke,ngu"]
+    assert documents.shrunk(words)[3:] == [*documents.SMALL, "--workdir=FOLDER/new"]
+    assert documents.shrunk(["python", "-m", "x", "runs/a", "--json=/data/runs/b/c.json"])[3:] == [
+        "FOLDER/trained",
+        "--json=FOLDER/trained",
+    ]
+
+
+# Whole runs -------------------------------------------------------------------------------------------------------------------------
+
+
+def run(words: list[str], folder: pathlib.Path) -> None:
+    """Runs a command in a copy of the tree's files, so that what it writes beside them is lost."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
+    command = [sys.executable if words[0].startswith("python") else words[0], *(word.replace("FOLDER", str(folder)) for word in words[1:])]
+    done = subprocess.run(
+        command, cwd=folder / "tree", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with a copy of the tree and a trained run."""
+    made = tmp_path_factory.mktemp("documents")
+    unwanted = shutil.ignore_patterns(".*", "runs", "site", "__pycache__", "*.egg-info", "*.json", "*.png")
+    shutil.copytree(ROOT, made / "tree", ignore=unwanted)
+    train = ["python", "train.py", "--config=configs/zaxxon.py:smoke", *documents.SMALL]
+    run([*train, "--workdir=FOLDER/trained"], made)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", RUNNING, ids=" ".join)
+def test_a_command_runs(words: tuple[str, ...], folder: pathlib.Path) -> None:
+    shutil.rmtree(folder / "new", ignore_errors=True)
+    run(documents.shrunk(words), folder)
