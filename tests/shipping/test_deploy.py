@@ -195,3 +195,27 @@ def test_vertex_job() -> None:
     assert workdir_of(container["args"][1:], 1) == "/gcs/BUCKET/zaxxon"
     assert all(set(variable) == {"name", "value"} and variable["value"].startswith("/gcs/BUCKET/") for variable in container["env"])
     assert re.fullmatch(r"\d+s", job["scheduling"]["timeout"])
+
+
+# What the documents say ---------------------------------------------------------------------------------------------------------------
+
+
+def test_documented_containers_have_a_word_and_flags_that_are_understood() -> None:
+    """Every `docker run` of the page and of the Dockerfile's head."""
+    text = (ROOT / "docs/shipping.md").read_text() + (ROOT / "Dockerfile").read_text()
+    lines = re.findall(r"docker run (.*)", text)
+    commands = [re.split(r" agent57_jax(?::cpu)? ", line.split("  ")[0]) for line in lines if " agent57_jax" in line]
+    assert len(commands) >= 6 and all(len(command) == 2 for command in commands)
+    for options, command in commands:
+        word, *flags = command.split()
+        assert word in words.WORDS
+        assert "runs:/runs" in options or word == "doctor"
+        if word == "train":
+            assert workdir_of(flags, 1).startswith("/runs/")
+            assert "--stop-timeout 120" in options or "--rm" in options
+
+
+def test_documented_files_are_there() -> None:
+    text = (ROOT / "docs/shipping.md").read_text() + (ROOT / "docs/scaling.md").read_text()
+    named = set(re.findall(r"\bdeploy/[\w.]+", text))
+    assert named == {str(path.relative_to(ROOT)) for path in (ROOT / "deploy").iterdir()}
