@@ -97,6 +97,7 @@ class Image:
         for file in pathlib.Path("/etc/apt/apt.conf.d").iterdir():
             if file.read_text().lstrip().startswith("Acquire::"):
                 shutil.copy(file, self.root / "etc/apt/apt.conf.d")
+        (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")  # the engine writes it
         certificates = "etc/ssl/certs/ca-certificates.crt"
         shutil.copy(f"/{certificates}", self.root / certificates)
         for file, copy in ((pathlib.Path("/etc/pip.conf"), "etc"), (pathlib.Path.home() / ".config/pip/pip.conf", "usr/local")):
@@ -252,7 +253,7 @@ def test_a_training_is_stopped_goes_on_compiles_nothing_anew_and_is_judged(image
     assert len(json.loads((image.root / "runs/coin/evaluation.json").read_text())["returns"]) == 2
 
 
-def test_a_signal_ends_what_has_no_handler_of_its_own(image: Image, tmp_path: pathlib.Path) -> None:
+def test_a_signal_ends_what_is_no_training(image: Image, tmp_path: pathlib.Path) -> None:
     with container(image, tmp_path / "log", "tensorboard", "--logdir=/runs", "--port=0", "--bind_all") as running:
         running.wait_for("http://")
         assert running.health() == (0, "healthy: this container does not train")
