@@ -12,6 +12,8 @@ READY := .venv/ready-$(if $(DRIVER),cuda,cpu)
 RUN := .venv/bin/python -m
 FREEZE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-python-downloads \
 	--custom-compile-command 'make lock'
+# The container's locks: the versions of requirements.lock, without what only tests need, and with the hash of every file.
+FREEZE_IMAGE := $(FREEZE) --upgrade --generate-hashes -c requirements.lock --extra video --extra gymnasium --extra scoreboard --extra wandb
 
 COMMA := ,
 PROFILE := $(filter paper laptop smoke,$(subst $(COMMA), ,$(word 2,$(subst :, ,$(CONFIG)))))
@@ -74,7 +76,8 @@ reproductions: $(READY)  ## the papers' figures at the size of two CPU cores: ho
 lock: $(READY)  ## renew the locks from the bounds in requirements*.txt and pyproject.toml
 	$(RUN) pip install --quiet uv
 	$(FREEZE) --upgrade -o requirements.lock pyproject.toml requirements-dev.txt --extra video --extra gymnasium --extra scoreboard --extra wandb
-	$(FREEZE) --upgrade -o requirements-cuda.lock -c requirements.lock pyproject.toml requirements-cuda.txt --extra video --extra gymnasium
+	$(FREEZE_IMAGE) -o requirements-cpu.lock pyproject.toml requirements-image.txt
+	$(FREEZE_IMAGE) -o requirements-cuda.lock pyproject.toml requirements-image.txt requirements-cuda.txt
 
 clean:  ## remove the virtual environment and all caches; runs/ stays
 	rm -rf .venv site .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
@@ -85,5 +88,6 @@ $(READY): $(LOCKS)
 	@echo "Creating the virtual environment .venv"
 	@$(PYTHON) -m venv .venv
 	@echo "Installing the packages of $(LOCKS) into it (a few minutes the first time)"
-	@$(RUN) pip install --quiet --disable-pip-version-check $(addprefix -r ,$(LOCKS))
+	@# One after another: pip wants hashes for all or for none.
+	@for lock in $(LOCKS); do $(RUN) pip install --quiet --disable-pip-version-check -r $$lock || exit; done
 	@touch $@

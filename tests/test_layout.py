@@ -18,11 +18,12 @@ LAYERS = (
     ("algorithm", "parallel"),
     ("networks",),
     ("novelty", "adam"),
-    ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video"),
+    ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video", "healthcheck"),
     ("programs",),
     ("evaluator", "drivers", "memory"),
     ("reporting", "judging"),
     ("trainer", "command_line"),
+    ("__main__",),
     ("train", "evaluate"),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}

@@ -1,0 +1,52 @@
+"""The words that the container understands: python -m agent57_jax WORD [FLAGS]."""
+
+import difflib
+import importlib.util
+import pathlib
+import runpy
+import signal
+import sys
+from typing import NoReturn
+
+# Word -> what it starts, an entry file or a module, and the flags that the word stands for.
+WORDS = {
+    "train": ("train.py",),
+    "evaluate": ("evaluate.py",),
+    "doctor": ("train.py", "--doctor"),
+    "scoreboard": ("agent57_jax.scoreboard",),
+    "watch": ("agent57_jax.watch",),
+    "tensorboard": ("tensorboard.main",),
+}
+USAGE = f"usage: python -m agent57_jax {{{','.join(WORDS)}}} [FLAGS], each with --help"
+
+
+def _fail(message: str) -> NoReturn:
+    from agent57_jax import command_line
+
+    command_line.fail(message)
+
+
+def main() -> None:
+    """Starts a word's program in this process, which is to get the container's signals."""
+    word, *flags = sys.argv[1:] or ["--help"]
+    if word in ("--help", "-h"):
+        print(USAGE)
+        return
+    if word not in WORDS:
+        nearest = difflib.get_close_matches(word, WORDS, n=1, cutoff=0.0)[0]
+        _fail(f"no command '{word}'. Did you mean {nearest}? There are: {', '.join(WORDS)}")
+    target, *own = WORDS[word]
+    # Process 1 of a container ignores SIGTERM until there is a handler; the trainer's replaces this one.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    file = pathlib.Path(__file__).parents[1] / target
+    sys.argv = [str(file) if file.exists() else target, *own, *flags]
+    if file.exists():
+        runpy.run_path(str(file), run_name="__main__")
+    elif importlib.util.find_spec(target.split(".")[0]) and importlib.util.find_spec(target):
+        runpy.run_module(target, run_name="__main__", alter_sys=True)
+    else:
+        _fail(f"{word} needs {target}, which is not installed here")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""The Dockerfile's own steps in an empty Debian, and its container without an engine: process 1 of namespaces of its own.
+
+    python -m pytest -m slow tests/shipping                                       # the CPU image
+    AGENT57_LOCK=requirements-cuda.lock python -m pytest -m slow tests/shipping   # the packages of the GPU image
+
+Needs root, debootstrap and a Debian mirror, that of this machine.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.shipping import dockerfile
+
+LOCK = os.environ.get("AGENT57_LOCK", "requirements-cpu.lock")
+COIN = ("train", "--config=configs/random_coin.py:smoke", "--workdir=/runs/coin", "--config.logging.period_seconds=1")
+ENDLESS = (*COIN, "--config.total_steps=1000000000")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# As the engine does it: a mount and a process namespace, in which the command is process 1.
+ENTER = 'mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" && exec chroot --userspec="$1" "$0" env --ignore-environment "${@:2}"'
+# What a build on this machine needs to reach its registries, and an image does not keep.
+BUILD = ("PIP_", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("debootstrap") is None, reason="needs debootstrap"),
+]
+
+
+def mirror(suite: str) -> str:
+    """The archive from which this machine has its Debian packages."""
+    for file in sorted(pathlib.Path("/etc/apt").glob("sources.list*")) + sorted(pathlib.Path("/etc/apt/sources.list.d").glob("*")):
+        text = file.read_text() if file.is_file() else ""
+        for uri, suites in re.findall(r"^deb (?:\[.*\] )?(\S+) (\S+) .*\bmain\b", text, re.M):
+            if suites == suite:
+                return uri
+        for stanza in text.split("\n\n"):
+            fields = dict(re.findall(r"^([\w-]+): *(.*)$", stanza, re.M))
+            if suite in fields.get("Suites", "").split() and "main" in fields.get("Components", "").split():
+                return fields["URIs"].split()[0]
+    pytest.skip(f"apt has no mirror of {suite}")
+
+
+class Image:
+    """What building the Dockerfile leaves: a root, and how its container is started."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root = root
+        self.environment = {"PATH": PATH}
+        self.folder = "/"
+        self.user = "0:0"
+        self.entry: dict[str, list[str]] = {}
+        self.arguments = {"LOCK": LOCK}
+        for instruction in dockerfile.read():
+            getattr(self, f"_{instruction.name.lower()}")(instruction)
+
+    def command(self, *words: str, **environment: str) -> list[str]:
+        """How this machine runs a command of the container."""
+        variables = [f"{name}={value}" for name, value in (self.environment | environment).items()]
+        enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-euc", ENTER, str(self.root), self.user]
+        return [*enter, f"--chdir={self.folder}", *variables, *words]
+
+    def inside(self, process: int, *words: str) -> list[str]:
+        """How a command joins a container that runs, whose process 1 has this number outside."""
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        chroot = ["chroot", f"--userspec={self.user}", str(self.root), "env", "--ignore-environment", f"--chdir={self.folder}"]
+        return ["nsenter", f"--target={process}", "--mount", "--pid", *chroot, *variables, *words]
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command in the image."""
+        return subprocess.run(self.command(*words, **environment), capture_output=True, text=True, check=False, timeout=3000)
+
+    def build(self, script: str) -> None:
+        """A step of the build, which may use the machine's way to the registries."""
+        own = {name: value for name, value in os.environ.items() if name.startswith(BUILD)}
+        done = self.run("sh", "-c", script, **own, DEBIAN_FRONTEND="noninteractive", **self.arguments)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+    def _from(self, instruction: dockerfile.Instruction) -> None:
+        """Debian with the Python of the base's tag where the base has it, in /usr/local."""
+        found = re.fullmatch(r"python:(3\.\d+)-slim-(\w+)", instruction.value)
+        assert found, instruction.value
+        python, suite = found.groups()
+        where = ["--include=ca-certificates", suite, str(self.root), mirror(suite)]
+        done = subprocess.run(["debootstrap", "--variant=minbase", *where], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for file in pathlib.Path("/etc/apt/apt.conf.d").iterdir():
+            if file.read_text().lstrip().startswith("Acquire::"):
+                shutil.copy(file, self.root / "etc/apt/apt.conf.d")
+        (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")  # the engine writes it
+        certificates = "etc/ssl/certs/ca-certificates.crt"
+        shutil.copy(f"/{certificates}", self.root / certificates)
+        for file, copy in ((pathlib.Path("/etc/pip.conf"), "etc"), (pathlib.Path.home() / ".config/pip/pip.conf", "usr/local")):
+            if file.exists():
+                shutil.copy(file, self.root / copy)
+        self.build(f"apt-get update && apt-get install --yes --no-install-recommends python{python} python{python}-venv")
+        self.build(f"python{python} -m venv /usr/local")
+
+    def _env(self, instruction: dockerfile.Instruction) -> None:
+        self.environment |= dockerfile.pairs(instruction.value)
+
+    def _label(self, instruction: dockerfile.Instruction) -> None:
+        assert dockerfile.pairs(instruction.value)
+
+    def _arg(self, instruction: dockerfile.Instruction) -> None:
+        self.arguments = dockerfile.pairs(instruction.value) | self.arguments
+
+    def _workdir(self, instruction: dockerfile.Instruction) -> None:
+        self.folder = instruction.value
+        (self.root / self.folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+    def _copy(self, instruction: dockerfile.Instruction) -> None:
+        source, target = dockerfile.expand(instruction.value, self.environment | self.arguments).split()
+        assert target in (".", "./")
+        names = dockerfile.context()
+        for name in names if source == "." else [source]:
+            assert name in names, f"{name} is not in the build context"
+            copy = self.root / self.folder.lstrip("/") / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(dockerfile.ROOT / name, copy)
+
+    def _run(self, instruction: dockerfile.Instruction) -> None:
+        self.build(instruction.value)
+
+    def _user(self, instruction: dockerfile.Instruction) -> None:
+        self.user = instruction.value
+
+    def _volume(self, instruction: dockerfile.Instruction) -> None:
+        assert (self.root / instruction.value.lstrip("/")).is_dir()
+
+    def _stopsignal(self, instruction: dockerfile.Instruction) -> None:
+        self.stop = signal.Signals[instruction.value]
+
+    def _healthcheck(self, instruction: dockerfile.Instruction) -> None:
+        self.health = json.loads(instruction.value.partition("CMD ")[2])
+
+    def _entrypoint(self, instruction: dockerfile.Instruction) -> None:
+        self.entrypoint = instruction.exec_form()
+
+    def _cmd(self, instruction: dockerfile.Instruction) -> None:
+        self.default = instruction.exec_form()
+
+
+class Container:
+    """A container that runs."""
+
+    def __init__(self, image: Image, log: pathlib.Path, *words: str) -> None:
+        self.image, self.log = image, log
+        self.began = time.monotonic()
+        # So that every program is kept, also those that this machine compiles within a second.
+        command = image.command(*image.entrypoint, *words, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+        with log.open("wb") as out:
+            self.engine = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+    def process(self) -> int:
+        """Number of its process 1 on this machine."""
+        return int(pathlib.Path(f"/proc/{self.engine.pid}/task/{self.engine.pid}/children").read_text().split()[0])
+
+    def wait_for(self, what: str, seconds: float = 300) -> float:
+        """Until its log has matched; returns seconds since the start."""
+        while not re.search(what, self.text()):
+            assert time.monotonic() - self.began < seconds and self.engine.poll() is None, self.text()
+            time.sleep(0.1)
+        return time.monotonic() - self.began
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, seconds: float = 60) -> int:
+        """`docker stop`; returns the exit code."""
+        os.kill(self.process(), self.image.stop)
+        return self.engine.wait(timeout=seconds)
+
+    def health(self, *flags: str) -> tuple[int, str]:
+        """Exit code and words of the image's health check."""
+        command = self.image.inside(self.process(), *self.image.health, *flags)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert not done.stderr, done.stderr
+        return done.returncode, done.stdout.strip()
+
+
+@contextlib.contextmanager
+def container(image: Image, log: pathlib.Path, *words: str) -> Iterator[Container]:
+    running = Container(image, log, *words)
+    try:
+        yield running
+    finally:
+        running.engine.kill()  # --kill-child takes the container with it
+        running.engine.wait()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    root = tmp_path_factory.mktemp("image") / "root"
+    began = time.monotonic()
+    try:
+        built = Image(root)
+        size = subprocess.run(["du", "-sm", str(root)], capture_output=True, text=True, check=True).stdout.split()[0]
+        print(f"\nbuilt with {LOCK} in {time.monotonic() - began:.0f} s, {size} MB")
+        yield built
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_without_a_word_it_says_which_there_are(image: Image) -> None:
+    done = image.run(*image.entrypoint, *image.default)
+    assert done.returncode == 0 and "train,evaluate,doctor" in done.stdout
+    done = image.run(*image.entrypoint, "trian")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_a_training_is_stopped_goes_on_compiles_nothing_anew_and_is_judged(image: Image, tmp_path: pathlib.Path) -> None:
+    cache = image.root / image.environment["JAX_COMPILATION_CACHE_DIR"].lstrip("/")
+    starts, kept = [], []
+    # The second start compiles what only a resumed run needs; the third nothing.
+    for start in range(3):
+        with container(image, tmp_path / f"{start}.log", *ENDLESS) as running:
+            if start == 0:
+                running.wait_for("new run in /runs/coin")
+                assert running.health()[0] == 0
+            else:
+                running.wait_for("resumed from checkpoint")
+            starts.append(running.wait_for("updates [1-9]"))
+            code, words = running.health("--seconds=30")
+            assert code == 0 and "metrics were written" in words
+            os.kill(running.process(), signal.SIGSTOP)
+            time.sleep(3)
+            code, words = running.health("--seconds=2")
+            assert code == 1 and "no metrics were written for" in words
+            os.kill(running.process(), signal.SIGCONT)
+            assert running.stop() == 0, running.text()
+            assert "stopped by signal; saved checkpoint" in running.text()
+        kept.append({file.name for file in cache.iterdir() if file.name.endswith("-cache")})
+    print(f"\nseconds to the first updates: {', '.join(f'{seconds:.1f}' for seconds in starts)}; programs kept: {[*map(len, kept)]}")
+    assert kept[0] and kept[0] <= kept[1] == kept[2]
+
+    owners = {path.lstat().st_uid for path in (image.root / "runs").rglob("*")}
+    assert owners == {int(image.user.split(":")[0])} and owners != {0}
+    done = image.run(*image.entrypoint, *COIN, "--config.total_steps=2000")
+    assert done.returncode == 0 and "finished; saved checkpoint" in done.stdout, done.stdout + done.stderr
+    done = image.run(*image.entrypoint, "evaluate", "--workdir=/runs/coin", "--episodes=2")
+    assert done.returncode == 0 and "mean return" in done.stdout, done.stdout + done.stderr
+    assert len(json.loads((image.root / "runs/coin/evaluation.json").read_text())["returns"]) == 2
+
+
+def test_a_signal_ends_what_is_no_training(image: Image, tmp_path: pathlib.Path) -> None:
+    with container(image, tmp_path / "log", "tensorboard", "--logdir=/runs", "--port=0", "--bind_all") as running:
+        running.wait_for("http://")
+        assert running.health() == (0, "healthy: this container does not train")
+        assert running.stop() == 128 + signal.SIGTERM
+
+
+def test_games_of_every_library_start(image: Image) -> None:
+    """Procgen's needs Qt, the others nothing."""
+    code = (
+        "import envpool\n"
+        "for task in ('Zaxxon-v5', 'LunarLander-v3', 'CoinrunHard-v0'):\n"
+        "    print(task, envpool.make_gymnasium(task, num_envs=1).reset()[0].shape)"
+    )
+    done = image.run("python", "-c", code)
+    assert done.returncode == 0 and "CoinrunHard-v0 (1, " in done.stdout, done.stdout + done.stderr
