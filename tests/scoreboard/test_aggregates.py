@@ -1,5 +1,8 @@
 """Statistics against their twins, against rliable and against the Agent57 paper."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +45,15 @@ def test_two_of_the_papers_figures_show_that_its_scores_are_rounded() -> None:
         if round(of_column(column)[key], 2) != printed
     }
     assert different == {("agent57", "percentile_30"), ("r2d2_bandit", "percentile_5")}
+
+
+def test_the_documented_figures_are_the_computed_ones() -> None:
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "scoreboard.md").read_text()
+    for key, name in aggregates.TABLE_1.items():
+        row = re.search(rf"^\| {name} \|(.*)\|$", text, re.MULTILINE)
+        assert row is not None
+        _, ngu, _, r2d2 = (float(cell) for cell in row.group(1).split("|"))
+        assert (ngu, r2d2) == (round(of_column("ngu")[key], 2), round(of_column("r2d2")[key], 2))
 
 
 @pytest.mark.parametrize("method", ["lower", "higher", "nearest", "midpoint", "hazen", "weibull"])
