@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 CONFIG ?= configs/zaxxon.py
+RUNS ?= runs/atari57
 WORKDIR ?= runs/$(basename $(notdir $(firstword $(subst :, ,$(CONFIG)))))
 ARGS ?=
 
@@ -16,19 +17,19 @@ FREEZE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 FREEZE_IMAGE := $(FREEZE) --upgrade --generate-hashes -c requirements.lock --extra video --extra gymnasium --extra scoreboard --extra wandb
 
 COMMA := ,
-PROFILE := $(filter paper laptop smoke,$(subst $(COMMA), ,$(word 2,$(subst :, ,$(CONFIG)))))
+IN_CONFIG := $(filter paper laptop smoke,$(subst $(COMMA), ,$(word 2,$(subst :, ,$(CONFIG)))))
 PROFILED := $(CONFIG)
-ifeq ($(DRIVER)$(PROFILE),)
+ifeq ($(DRIVER)$(IN_CONFIG),)
 PROFILED := $(CONFIG)$(if $(findstring :,$(CONFIG)),$(COMMA),:)laptop
 endif
 
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench-smoke chaos soak lint types docs reproductions lock clean
+.PHONY: help train test test-slow bench-smoke chaos soak lint types docs reproductions atari57 lock clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 # exec: Ctrl-C goes to the trainer, which saves and exits, with no shell in between.
 train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profile] WORKDIR=runs/NAME ARGS="--config.seed=1"
@@ -72,6 +73,11 @@ reproductions: $(READY)  ## the papers' figures at the size of two CPU cores: ho
 	$(RUN) reproductions.disco_maze --profile=cpu
 	$(RUN) reproductions.lunar_lander --profile=cpu
 	$(RUN) reproductions.atari --profile=cpu
+
+# exec: as for training, Ctrl-C reaches the program, which stops what runs.
+atari57: $(READY)  ## all 57 games, or GAMES="Pong-v5 Boxing-v5" SEEDS="0 1" PROFILE=laptop RUNS=runs/atari57 ARGS="--episodes=10"
+	@exec $(RUN) reproductions.atari57 $(if $(GAMES),--games $(GAMES)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(PROFILE),--profile=$(PROFILE)) --runs=$(RUNS) $(ARGS)
 
 lock: $(READY)  ## renew the locks from the bounds in requirements*.txt and pyproject.toml
 	$(RUN) pip install --quiet uv

@@ -278,6 +278,22 @@ def train_command(training: Training, folder: pathlib.Path) -> list[str]:
     return [sys.executable, _from_root(TRAIN), f"--config={training.config}", *overrides, seed, f"--workdir={_from_root(folder)}"]
 
 
+def training_job(training: Training, folder: pathlib.Path, is_done: Callable[[], bool], then: Job | None = None) -> Job:
+    """The job that trains, or goes on with, a run."""
+    return Job(training.name, train_command(training, folder), folder / "train.log", is_done, then)
+
+
+def evaluation_job(folder: pathlib.Path, episodes: int, seed: int) -> Job:
+    """The job that evaluates a run's last checkpoint."""
+    options = [f"--workdir={_from_root(folder)}", f"--episodes={episodes}", f"--seed={seed}"]
+    return Job(
+        name=f"evaluation of {folder.name}",
+        command=[sys.executable, _from_root(EVALUATE), *options],
+        log=folder / "evaluate.log",
+        is_done=lambda: evaluation_of(folder, episodes, seed) is not None,
+    )
+
+
 def train(
     supervisor: Supervisor,
     trainings: Sequence[Training],
@@ -289,15 +305,7 @@ def train(
     """Runs those trainings of the figure's `total` that are not finished."""
     if total > len(trainings):
         print(f"{total - len(trainings)} of {total} runs are finished already", flush=True)
-    jobs = [
-        Job(
-            name=training.name,
-            command=train_command(training, folders[training.name]),
-            log=folders[training.name] / "train.log",
-            is_done=functools.partial(is_finished, training),
-        )
-        for training in trainings
-    ]
+    jobs = [training_job(training, folders[training.name], functools.partial(is_finished, training)) for training in trainings]
     if jobs:
         sessions.begin(len(supervisor.shares[0]))
         try:
@@ -308,27 +316,8 @@ def train(
 
 def evaluate_all(supervisor: Supervisor, folders: Sequence[tuple[pathlib.Path, int]], episodes: int) -> None:
     """Evaluates every (folder, seed) that has no evaluation of its last checkpoint with so many episodes yet."""
-
-    def is_evaluated(folder: pathlib.Path, seed: int) -> bool:
-        return evaluation_of(folder, episodes, seed) is not None
-
-    jobs = [
-        Job(
-            name=f"evaluation of {folder.name}",
-            command=[
-                sys.executable,
-                _from_root(EVALUATE),
-                f"--workdir={_from_root(folder)}",
-                f"--episodes={episodes}",
-                f"--seed={seed}",
-            ],
-            log=folder / "evaluate.log",
-            is_done=functools.partial(is_evaluated, folder, seed),
-        )
-        for folder, seed in folders
-        if not is_evaluated(folder, seed)
-    ]
-    supervisor.run(jobs)
+    jobs = [evaluation_job(folder, episodes, seed) for folder, seed in folders]
+    supervisor.run([job for job in jobs if not job.is_done()])
 
 
 def evaluation_of(folder: pathlib.Path, episodes: int, seed: int) -> dict[str, Any] | None:

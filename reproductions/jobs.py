@@ -35,6 +35,7 @@ class Job:
     command: Sequence[str]
     log: pathlib.Path  # standard output and standard error, behind what is there
     is_done: Callable[[], bool]  # whether the command, once it has ended without an error, has done what it is for
+    then: "Job | None" = None  # runs next, where this one was done
 
 
 def shares(cores: Sequence[int], workers: int) -> list[list[int]]:
@@ -56,13 +57,15 @@ class Supervisor:
     Every command inherits an affinity of its own, from which JAX takes its number of threads.
     """
 
-    def __init__(self, workers: int, directory: pathlib.Path, keep_open: Sequence[int] = ()) -> None:
+    def __init__(self, workers: int, directory: pathlib.Path, keep_open: Sequence[int] = (), gpus: Sequence[str] = ()) -> None:
         """Args:
         workers: commands at a time; never more than there are cores.
         directory: where the commands run.
         keep_open: file descriptors that they inherit.
+        gpus: a GPU for each worker, as CUDA numbers or names it; none: all workers see all GPUs.
         """
         self.shares = shares(sorted(os.sched_getaffinity(0)), workers)
+        self._gpus = tuple(gpus)
         self._directory = directory
         self._keep_open = tuple(keep_open)
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}  # by the number of the share
@@ -90,8 +93,9 @@ class Supervisor:
           JobError: when the others have ended, if one failed.
           Stopped: when all have ended, if a signal asked for it.
         """
-        total = len(jobs) if total is None else total
-        ended = total - len(jobs)
+        own = sum(1 + (job.then is not None) for job in jobs)
+        total = own if total is None else total
+        ended = total - own
         waiting = collections.deque(jobs)
         failures: list[str] = []
         is_announced = False
@@ -116,6 +120,8 @@ class Supervisor:
                     if failure:
                         print(failure, flush=True)
                         failures.append(failure)
+                    elif job.then is not None and job.is_done():
+                        waiting.appendleft(job.then)
                     after_each()
         finally:
             self._is_running_jobs = False
@@ -124,12 +130,14 @@ class Supervisor:
         if self._stopped_by is not None:
             raise Stopped(self._stopped_by)
         if failures:
-            raise JobError(f"{len(failures)} of {len(jobs)} commands failed\n" + "\n".join(failures))
+            raise JobError(f"{len(failures)} of {own} commands failed\n" + "\n".join(failures))
 
     def _start(self, share: int, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         environment = dict(os.environ)
-        if len(self.shares) > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environment:
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[share]
+        elif len(self.shares) > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environment:
             # One GPU serves all of them; alone, a training takes almost all of its memory.
             environment.setdefault("XLA_CLIENT_MEM_FRACTION", f"{0.9 / len(self.shares):.3f}")
         own = os.sched_getaffinity(0)

@@ -23,6 +23,7 @@ LAYERS = (
     ("evaluator", "drivers", "memory"),
     ("reporting", "judging"),
     ("trainer", "command_line"),
+    ("scoreboard",),
     ("__main__",),
     ("train", "evaluate"),
 )

@@ -190,5 +190,5 @@ def test_make_reproductions_makes_every_figure() -> None:
     recipe = re.search(r"^reproductions:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
     assert recipe is not None and re.search(r"^\.PHONY:.* reproductions( |$)", text, re.MULTILINE)
     made = re.findall(r"reproductions\.(\w+) --profile=cpu", recipe.group(1))
-    figures = {path.stem for path in (ROOT / "reproductions").glob("*.py") if "def main(" in path.read_text()}
-    assert figures <= set(made) and len(made) == len(set(made))
+    figures = {path.stem for path in (ROOT / "reproductions").glob("*.py") if "    reproduce(" in path.read_text()}
+    assert figures == set(made) and len(made) == len(set(made))

@@ -1,6 +1,6 @@
 """Stands in for train.py: the same flags, files and signals, and no training.
 
-FAKE_FAIL names a seed whose run fails; FAKE_SLOW makes a run last until a signal comes.
+FAKE_FAIL names a seed or a game whose run fails; FAKE_SLOW makes a run last until a signal comes.
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> None:
     (folder / "config.json").write_text(config.to_json(settings))
     with (folder / "starts.txt").open("a") as file:
         file.write(f"{sorted(os.sched_getaffinity(0))}\n")
-    if os.environ.get("FAKE_FAIL") == str(settings.seed):
+    if os.environ.get("FAKE_FAIL") in (str(settings.seed), settings.environment.task_id):
         print("the loss was not finite")
         raise SystemExit(1)
 

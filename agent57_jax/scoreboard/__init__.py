@@ -1,0 +1,1 @@
+"""The scoreboard: what many runs have reached, beside what was published."""

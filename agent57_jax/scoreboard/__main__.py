@@ -1,0 +1,66 @@
+"""Judges runs: tables, curves and bandits of many runs beside published scores.
+
+python -m agent57_jax.scoreboard RUNS... [--out=FOLDER]
+
+RUNS are folders of runs, or folders that hold them. Writes scoreboard.md, scoreboard.json and scoreboard.html, a page that needs
+nothing else, to FOLDER, and prints the first (docs/scoreboard.md).
+"""
+
+import argparse
+import json
+import pathlib
+from typing import NoReturn
+
+from agent57_jax import command_line
+from agent57_jax.config import SettingsError
+from agent57_jax.scoreboard import board, markdown, page, runs
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes end in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        command_line.fail(message)
+
+
+def main() -> None:
+    """Reads, computes, writes."""
+    parser = Parser(prog="python -m agent57_jax.scoreboard", description="Judges runs beside published scores.", allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUNS", help="folders of runs, or folders that hold them")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/scoreboard"), help="default: runs/scoreboard")
+    options = parser.parse_args()
+    found: dict[pathlib.Path, runs.Run] = {}
+    unreadable = []
+    try:
+        for given in options.runs:
+            folders = list(runs.find(given))
+            if not folders:
+                command_line.fail(f"{given} holds no run: there is no config.json in it or below it")
+            for folder in folders:
+                if folder.resolve() in found:
+                    continue
+                try:
+                    found[folder.resolve()] = runs.read(folder)
+                except (SettingsError, OSError) as error:
+                    unreadable.append((folder, str(error)))
+        if not found:
+            command_line.fail(f"no run could be read: {unreadable[0][1]}")
+        options.out.mkdir(parents=True, exist_ok=True)
+        record = board.build(list(found.values()), unreadable, options.out)
+        text = markdown.render(record)
+        for name, content in {
+            "scoreboard.md": text,
+            "scoreboard.json": json.dumps(record, allow_nan=False) + "\n",
+            "scoreboard.html": page.render(record, options.out),
+        }.items():
+            temporary = options.out / f"{name}.tmp"
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(options.out / name)
+    except OSError as error:
+        command_line.fail(str(error))
+    print(text)
+    print(f"wrote {options.out / 'scoreboard.html'}, scoreboard.md and scoreboard.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""From runs to one record, which Markdown, JSON and page all show: scores, statistics, curves and bandits."""
+
+import datetime
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from agent57_jax.environments import atari57
+from agent57_jax.scoreboard import aggregates, runs
+from agent57_jax.scoreboard.runs import Run
+
+# Columns of published scores, as people know them. Agent57 Table 1 has all but the last.
+PUBLISHED = {"agent57": "Agent57", "r2d2_bandit": "R2D2 (bandit)", "ngu": "NGU", "r2d2": "R2D2", "muzero": "MuZero", "dqn": "DQN"}
+
+PROTOCOL = (
+    "Environment: up to 30 random no-ops at the start, episodes of at most 30 minutes of play (27,000 agent steps of 4 frames), no sticky "
+    "actions, the full set of 18 actions, raw rewards. A lost life ends nothing.",
+    "Score of a run of ours: the mean undiscounted return of the greedy episodes that evaluate.py plays with the last checkpoint: the "
+    "policy is the arm that the evaluator's bandit holds for the best, with epsilon 0.01. Where there is no evaluation, the last greedy "
+    f"episodes of the evaluator during training stand in ({runs.TRAINING_EPISODES} or a little more), and the table says so.",
+    "Score of a game: the mean over seeds; the spread is the standard deviation over seeds (n - 1).",
+    "Human-normalised score (HNS): (score - random) / (human - random), in percent. Random and human scores: Agent57 paper, App. H.",
+    "Percentiles are interpolated linearly between games. IQM is the mean of all seeds' scores in all games without the lowest and the "
+    "highest quarter. Intervals: 95%, stratified bootstrap over seeds (rliable, "
+    f"{aggregates.BOOTSTRAP_REPEATS:,} repeats).",
+    "Published scores of Agent57 and R2D2 (bandit) are the highest that a mean over seeds (6 and 3) and a window of 50 episodes reached in "
+    "training; the other columns are from those agents' earlier publications. Ours are of the last checkpoint, not the best of many.",
+    "The paper's Table 1 trains NGU and R2D2 anew and prints no scores of single games for them. So its figures for these two "
+    "(docs/scoreboard.md) are not those below, which are computed from earlier scores in single games.",
+)
+
+
+def build(found: Sequence[Run], unreadable: Sequence[tuple[pathlib.Path, str]], out: pathlib.Path) -> dict[str, Any]:
+    """The record, ready for JSON.
+
+    Args:
+      found: at least one.
+      unreadable: folders of runs that could not be read, and why.
+      out: folder of the page, from which videos are linked.
+    """
+    label = _labels(found)
+    repeated = _repeated(found, label)
+    counted = [run for run in found if id(run) not in repeated]
+    atari = [run for run in counted if run.task in atari57.SCORES]
+    others = [run for run in counted if run.task not in atari57.SCORES]
+    return {
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "protocol": list(PROTOCOL),
+        "agents": [
+            _agent(name, [run for run in atari if label[id(run)] == name], different)
+            for name, different in runs.differences({label[id(run)]: run.settings for run in atari}).items()
+        ],
+        "published": {"games": len(atari57.SCORES), "table": _published(list(atari57.SCORES))},
+        "games": [_game(*group, runs_) for group, runs_ in _grouped(atari, label).items()],
+        "others": [_task(*group, runs_) for group, runs_ in _grouped(others, label).items()],
+        "runs": [_run(run, label[id(run)], out, repeated) for run in found],
+        "unreadable": [{"folder": str(folder), "reason": reason} for folder, reason in unreadable],
+    }
+
+
+def _labels(found: Sequence[Run]) -> dict[int, str]:
+    """id of a run -> its agent: one numbering for the 57 games, and one for each other task, whose settings are its own."""
+    label: dict[int, str] = {}
+    for family in dict.fromkeys("" if run.task in atari57.SCORES else run.task for run in found):
+        same = [run for run in found if family == ("" if run.task in atari57.SCORES else run.task)]
+        label |= dict(zip(map(id, same), runs.labels([run.settings for run in same]), strict=True))
+    return label
+
+
+def _grouped(found: Sequence[Run], label: Mapping[int, str]) -> dict[tuple[str, str], list[Run]]:
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in found:
+        groups.setdefault((run.task, label[id(run)]), []).append(run)
+    return dict(sorted(groups.items()))
+
+
+def _repeated(found: Sequence[Run], label: Mapping[int, str]) -> set[int]:
+    """Runs that have the task, settings and seed of one before them: no seeds of their own."""
+    seen: set[tuple[str, str, int]] = set()
+    repeated = set()
+    for run in found:
+        key = (run.task, label[id(run)], run.seed)
+        if key in seen:
+            repeated.add(id(run))
+        seen.add(key)
+    return repeated
+
+
+def _hns(task: str, score: float) -> float:
+    value = atari57.human_normalised_score(task, score)
+    assert value is not None
+    return value
+
+
+def _published(games: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {name: aggregates.table_1([_hns(game, atari57.SCORES[game][column]) for game in games]) for column, name in PUBLISHED.items()}
+
+
+def _agent(name: str, own: Sequence[Run], different: str) -> dict[str, Any]:
+    """One agent of ours over the 57 games: Table 1 over the games that have a score, and the bootstrap."""
+    scores: dict[str, list[float]] = {}
+    for run in own:
+        if run.score is not None:
+            scores.setdefault(run.task, []).append(_hns(run.task, run.score))
+    games = sorted(scores)
+    return {
+        "name": name,
+        "settings": different,
+        "games": games,
+        "off_protocol": sum(run.score is not None and not run.follows_protocol for run in own),
+        "from_training": sum(run.source == "training" for run in own),
+        "table": {name: aggregates.table_1([float(np.mean(scores[game])) for game in games]), **_published(games)} if games else {},
+        "bootstrap": _bootstrap([scores[game] for game in games]) if games else None,
+    }
+
+
+def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """IQM and its companions, with intervals where several seeds allow them."""
+    seeds = min(map(len, scores))
+    matrix = np.array([game[:seeds] for game in scores], np.float64).T
+    values = aggregates.bootstrap_statistics(matrix)
+    intervals: Any = [None] * len(values)
+    unequal = (
+        f" Games have up to {max(map(len, scores))} seeds; the first {seeds} of each count here." if seeds < max(map(len, scores)) else ""
+    )
+    if seeds == 1:
+        note = "Games with a single seed have no spread to draw from: no intervals. A difference to another agent may be luck."
+    else:
+        note = f"{seeds} seeds a game." + (" Intervals from so few seeds are rough, and usually too narrow." if seeds < 5 else "")
+        try:
+            intervals = aggregates.bootstrap_intervals(matrix).T.tolist()
+        except ImportError:
+            note += " No intervals: they need the extra `scoreboard` (pip install '.[scoreboard]')."
+    return {
+        "seeds": seeds,
+        "note": note + unequal,
+        "statistics": {
+            key: {"value": float(value), "interval": interval}
+            for key, value, interval in zip(aggregates.BOOTSTRAP, values, intervals, strict=True)
+        },
+    }
+
+
+def _summary(own: Sequence[Run]) -> dict[str, Any]:
+    """Scores of the seeds of one task and agent."""
+    scored = [run for run in own if run.score is not None]
+    scores = [run.score for run in scored if run.score is not None]
+    return {
+        "seeds": len(scored),
+        "runs": len(own),
+        "mean": float(np.mean(scores)) if scores else None,
+        "spread": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        "episodes": sum(run.episodes for run in scored),
+        "frames": [min(run.frames for run in own), max(run.frames for run in own)],
+        "sources": sorted({run.source for run in own}),
+        "off_protocol": sum(not run.follows_protocol for run in scored),
+    }
+
+
+def _game(task: str, name: str, own: Sequence[Run]) -> dict[str, Any]:
+    summary = _summary(own)
+    return {
+        "game": task,
+        "agent": name,
+        **summary,
+        "hns": None if summary["mean"] is None else _hns(task, summary["mean"]),
+        "random": atari57.SCORES[task]["random"],
+        "human": atari57.SCORES[task]["human"],
+        "published": {shown: atari57.SCORES[task][column] for column, shown in PUBLISHED.items()},
+    }
+
+
+def _task(task: str, name: str, own: Sequence[Run]) -> dict[str, Any]:
+    return {"task": task, "agent": name, **_summary(own)}
+
+
+def _run(run: Run, name: str, out: pathlib.Path, repeated: set[int]) -> dict[str, Any]:
+    bins = run.history.bins
+    arms = 1 + max((arm for bin_ in bins for arm in bin_.pulls), default=-1)
+    return {
+        "folder": str(run.folder),
+        "task": run.task,
+        "agent": name,
+        "seed": run.seed,
+        "score": run.score,
+        "source": run.source,
+        "episodes": run.episodes,
+        "frames": run.frames,
+        "hours": run.history.hours,
+        "notes": [*run.notes, *(["left out of all means: the task, settings and seed of another run"] if id(run) in repeated else [])],
+        "curves": {
+            "training": [[bin_.frames, _short(bin_.training / bin_.training_episodes)] for bin_ in bins if bin_.training_episodes],
+            "evaluation": [[bin_.frames, _short(bin_.evaluation / bin_.evaluation_episodes)] for bin_ in bins if bin_.evaluation_episodes],
+        },
+        "bandit": _bandit([bin_ for bin_ in bins if bin_.pulls], arms) if arms > 1 else None,
+        "videos": [{"path": os.path.relpath(video, out), "bytes": video.stat().st_size} for video in run.videos],
+    }
+
+
+def _bandit(bins: Sequence[runs.Bin], arms: int) -> dict[str, Any]:
+    """What each arm did over time: its share of the training episodes and their mean return, [bins][arms]."""
+    return {
+        "frames": [bin_.frames for bin_ in bins],
+        "share": [[_short(bin_.pulls.get(arm, 0.0) / sum(bin_.pulls.values())) for arm in range(arms)] for bin_ in bins],
+        "return": [[_short(bin_.returns[arm] / bin_.pulls[arm]) if arm in bin_.pulls else None for arm in range(arms)] for bin_ in bins],
+    }
+
+
+def _short(value: float) -> float:
+    """The digits that a picture can show."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,141 @@
+"""Many Atari games with many seeds, trained and evaluated: one after another, or one on each GPU (Agent57 Table 1).
+
+python -m reproductions.atari57 [--games Pong-v5 Boxing-v5 ...] [--seeds 0 1 ...] [--profile=laptop] [--runs=runs/atari57]
+    [--config.NAME=VALUE ...]
+
+Without --games it takes all 57. The same command goes on where it was stopped: runs that are finished and evaluated are skipped, others
+resume. A run that fails does not keep the others from running; it is named at the end, with exit code 1.
+`python -m agent57_jax.scoreboard` judges what came out.
+"""
+
+import argparse
+import ast
+import difflib
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from agent57_jax import command_line
+from agent57_jax.config import SettingsError
+from agent57_jax.environments import atari57
+from reproductions import common
+from reproductions.common import ReproductionError, Training
+from reproductions.jobs import Job, JobError, Stopped, Supervisor
+
+EPISODES = 100  # greedy episodes of an evaluation, as evaluate.py has it
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes end in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        command_line.fail(message)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that JAX may use, as CUDA_VISIBLE_DEVICES names them."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(number) for number, _ in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU "))]
+
+
+def check_games(games: Sequence[str]) -> None:
+    """Ends the process at the first name that is none of the 57."""
+    for game in games:
+        if game not in atari57.SCORES:
+            nearest = difflib.get_close_matches(game, atari57.SCORES, n=1, cutoff=0.0)[0]
+            command_line.fail(f"no game '{game}'. Did you mean {nearest}?")
+
+
+def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Name of a setting -> value, of arguments of the form --config.NAME=VALUE; any other ends the process."""
+    overrides = {}
+    for argument in arguments:
+        name, equals, text = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.") or not equals:
+            command_line.fail(f"'{argument}' is not understood; overrides look like --config.total_steps=1000000")
+        try:
+            overrides[name] = {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            overrides[name] = text
+    return overrides
+
+
+def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> list[Job]:
+    """The jobs of all runs that are not done, with a line printed for each run.
+
+    Raises:
+      SettingsError: for settings that cannot work; ReproductionError: for a folder that holds another run.
+    """
+    jobs = []
+    for training in trainings:
+        folder = home / training.name
+        is_finished = functools.partial(common.finished, folder, common.settings_of(training))
+        evaluation = common.evaluation_job(folder, episodes, training.seed)
+        if not is_finished():
+            steps = common.saved_steps(folder)
+            print(f"{training.name}: " + (f"goes on after {steps:,} steps" if steps else "to be trained"), flush=True)
+            jobs.append(common.training_job(training, folder, is_finished, then=evaluation))
+        elif not evaluation.is_done():
+            print(f"{training.name}: trained, to be evaluated", flush=True)
+            jobs.append(evaluation)
+        else:
+            print(f"{training.name}: trained and evaluated already", flush=True)
+    return jobs
+
+
+def main() -> None:
+    """Runs what the command line asks for; exit codes as in `reproductions.common.reproduce`."""
+    parser = Parser(prog="python -m reproductions.atari57", allow_abbrev=False)
+    parser.add_argument("--games", nargs="+", default=list(atari57.SCORES), help="EnvPool's names, such as Pong-v5; default: all 57")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--profile", help="paper, laptop or smoke, and an agent as in laptop,ngu; default: paper with a GPU, else laptop")
+    parser.add_argument("--runs", type=pathlib.Path, default=common.ROOT / "runs" / "atari57", help="folder of the runs")
+    parser.add_argument("--workers", type=int, help="runs at a time; default: one for each GPU, or one")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help=f"greedy episodes of an evaluation; default: {EPISODES}")
+    options, rest = parser.parse_known_args()
+    overrides = read_overrides(rest)
+    check_games(options.games)
+    gpus = visible_gpus()
+    workers = max(1, len(gpus)) if options.workers is None else options.workers
+    if min(workers, options.episodes) < 1 or min(options.seeds) < 0:
+        command_line.fail("--workers and --episodes must be at least 1, --seeds at least 0")
+    if gpus and workers > len(gpus):
+        command_line.fail(f"--workers={workers}, but there {'is' if len(gpus) == 1 else 'are'} {len(gpus)} GPU{'s' * (len(gpus) > 1)}")
+    profile = options.profile or ("paper" if gpus else "laptop")
+    if options.profile is None and not gpus:
+        print("No GPU found: using the laptop profile (CPU)", flush=True)
+    home = (pathlib.Path.cwd() / options.runs).resolve()
+    trainings = [
+        _training(game, seed, profile, overrides) for seed in dict.fromkeys(options.seeds) for game in dict.fromkeys(options.games)
+    ]
+    try:
+        with common.locked(home) as descriptor, Supervisor(workers, common.ROOT, [descriptor], gpus[:workers]) as supervisor:
+            supervisor.run(plan(trainings, home, options.episodes))
+    except (ReproductionError, SettingsError, OSError, ValueError) as error:
+        command_line.fail(str(error).replace("\n", "; "))
+    except JobError as error:
+        command_line.fail(f"{error}\nThe same command goes on with what is missing.", code=1)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here", flush=True)
+        sys.exit(128 + stopped.number)
+    print(f"all {len(trainings)} runs are trained and evaluated; judge them: python -m agent57_jax.scoreboard {options.runs}")
+
+
+def _training(game: str, seed: int, profile: str, overrides: Mapping[str, Any]) -> Training:
+    name = f"{game.removesuffix('-v5')}-{seed}"
+    return Training(name, f"configs/atari.py:{profile}", {"environment.task_id": game, **overrides}, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Slow twins of the scoreboard's statistics, game by game."""
+
+import math
+from collections.abc import Sequence
+
+
+def percentile(values: Sequence[float], p: float) -> float:
+    """The value at index p/100 (G - 1) of the sorted ones; between two neighbours, as far as the index is."""
+    ordered = sorted(values)
+    index = p / 100 * (len(ordered) - 1)
+    below = math.floor(index)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (index - below) * (ordered[above] - ordered[below])
+
+
+def table_1(hns: Sequence[float]) -> dict[str, float]:
+    return {
+        "capped_mean": sum(100 * min(max(value, 0), 1) for value in hns) / len(hns),
+        "above_human": sum(value > 1 for value in hns),
+        "mean": sum(100 * value for value in hns) / len(hns),
+        "median": 100 * percentile(hns, 50),
+        **{f"percentile_{p}": 100 * percentile(hns, p) for p in (40, 30, 20, 10, 5)},
+    }
+
+
+def interquartile_mean(scores: Sequence[float]) -> float:
+    """Drops the lowest and the highest one in turn, as long as each side has lost no more than a quarter of all."""
+    left = sorted(scores)
+    for dropped in range(1, len(scores)):
+        if dropped > len(scores) / 4:
+            break
+        left = left[1:-1]
+    return sum(left) / len(left)

@@ -1,0 +1,106 @@
+"""Statistics against their twins, against rliable and against the Agent57 paper."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent57_jax.environments import atari57
+from agent57_jax.scoreboard import aggregates
+from tests.oracles import scoreboard as oracle
+
+# Agent57 paper, Table 1, the columns of which App. H.4 prints the scores in each game.
+PAPER = {
+    "agent57": (100.00, 57, 4766.25, 1933.49, 1091.07, 614.65, 324.78, 184.35, 116.67),
+    "r2d2_bandit": (96.93, 54, 5461.66, 2357.92, 1298.80, 648.17, 303.61, 116.82, 93.25),
+    "muzero": (89.92, 51, 4998.51, 2041.12, 1172.90, 503.05, 171.39, 75.74, 0.03),
+}
+SCORES = st.lists(st.floats(-5, 100), min_size=1, max_size=57)
+
+
+def of_column(column: str, shift: float = 0.0) -> dict[str, float]:
+    """The statistics of a published column, with `shift` added to every score."""
+    normalised = [atari57.human_normalised_score(game, row[column] + shift) for game, row in atari57.SCORES.items()]
+    return aggregates.table_1([value for value in normalised if value is not None])
+
+
+@pytest.mark.parametrize("column", PAPER)
+def test_published_columns_give_the_papers_table(column: str) -> None:
+    # Scores in App. H.4 are rounded to 0.01, which is up to 0.04% of HNS in the games with the smallest scores; all statistics rise
+    # with every score, so what the paper printed lies between those of the lowest and of the highest scores that print the same.
+    low, high = of_column(column, -0.005), of_column(column, 0.005)
+    for key, printed in zip(aggregates.TABLE_1, PAPER[column], strict=True):
+        assert low[key] - 0.005 - 1e-9 <= printed <= high[key] + 0.005 + 1e-9, key
+    assert of_column(column)["above_human"] == PAPER[column][1]
+
+
+def test_two_of_the_papers_figures_show_that_its_scores_are_rounded() -> None:
+    different = {
+        (column, key)
+        for column, figures in PAPER.items()
+        for key, printed in zip(aggregates.TABLE_1, figures, strict=True)
+        if round(of_column(column)[key], 2) != printed
+    }
+    assert different == {("agent57", "percentile_30"), ("r2d2_bandit", "percentile_5")}
+
+
+def test_the_documented_figures_are_the_computed_ones() -> None:
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "scoreboard.md").read_text()
+    for key, name in aggregates.TABLE_1.items():
+        row = re.search(rf"^\| {name} \|(.*)\|$", text, re.MULTILINE)
+        assert row is not None
+        _, ngu, _, r2d2 = (float(cell) for cell in row.group(1).split("|"))
+        assert (ngu, r2d2) == (round(of_column("ngu")[key], 2), round(of_column("r2d2")[key], 2))
+
+
+@pytest.mark.parametrize("method", ["lower", "higher", "nearest", "midpoint", "hazen", "weibull"])
+def test_the_paper_interpolates_linearly_and_not_otherwise(method: str) -> None:
+    normalised = [100 * (row["agent57"] - row["random"]) / (row["human"] - row["random"]) for row in atari57.SCORES.values()]
+    others = [np.percentile(normalised, p, method=method) for p in aggregates.PERCENTILES]
+    printed = PAPER["agent57"][-len(aggregates.PERCENTILES) :]
+    assert any(abs(other - value) > 0.5 for other, value in zip(others, printed, strict=True))
+
+
+@given(SCORES)
+def test_table_1_equals_its_twin(hns: list[float]) -> None:
+    ours, twin = aggregates.table_1(hns), oracle.table_1(hns)
+    assert ours.keys() == twin.keys() == aggregates.TABLE_1.keys()
+    assert ours["above_human"] == sum(100.0 * value > 100.0 for value in hns)
+    for key in ours.keys() - {"above_human"}:
+        assert ours[key] == pytest.approx(twin[key], rel=1e-12, abs=1e-9)
+
+
+def test_the_human_is_not_above_the_human() -> None:
+    assert aggregates.table_1([1.0, 1.5, 0.5])["above_human"] == 1
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 999))
+def test_bootstrap_statistics_equal_their_twins(seeds: int, games: int, number: int) -> None:
+    hns = np.random.default_rng(number).normal(1.0, 2.0, (seeds, games))
+    iqm, median, mean, capped = aggregates.bootstrap_statistics(hns)
+    twin = oracle.table_1(hns.mean(0).tolist())
+    assert iqm == pytest.approx(100 * oracle.interquartile_mean(hns.ravel().tolist()))
+    assert (median, mean, capped) == pytest.approx((twin["median"], twin["mean"], twin["capped_mean"]))
+
+
+def test_bootstrap_statistics_equal_rliables() -> None:
+    metrics = pytest.importorskip("rliable.metrics")
+    hns = np.random.default_rng(0).normal(1.0, 2.0, (3, 7))
+    expected = [100 * aggregate(hns) for aggregate in (metrics.aggregate_iqm, metrics.aggregate_median, metrics.aggregate_mean)]
+    assert aggregates.bootstrap_statistics(hns)[:3] == pytest.approx(expected)
+
+
+def test_intervals_are_those_of_redrawing_seeds_within_games() -> None:
+    pytest.importorskip("rliable")
+    hns = np.random.default_rng(0).normal([0.5, 5.0, 50.0], [0.1, 1.0, 10.0], (5, 3))
+    low, high = aggregates.bootstrap_intervals(hns)
+    random = np.random.default_rng(1)
+    redrawn = [
+        aggregates.bootstrap_statistics(np.stack([random.choice(hns[:, game], len(hns)) for game in range(3)], axis=1)) for _ in range(2000)
+    ]
+    expected = np.percentile(redrawn, [2.5, 97.5], axis=0)
+    assert low == pytest.approx(expected[0], rel=0.05) and high == pytest.approx(expected[1], rel=0.05)
+    assert np.array_equal(np.stack([low, high]), aggregates.bootstrap_intervals(hns))  # the same runs, the same page

@@ -1,0 +1,169 @@
+"""The record, the tables and the program over folders of runs."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent57_jax.environments import atari57
+from agent57_jax.scoreboard import board, markdown, runs, tables
+from tests.scoreboard.synthetic import write_run
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def record_of(*folders: pathlib.Path) -> dict[str, Any]:
+    record = board.build([runs.read(folder) for folder in folders], [], folders[0].parent)
+    return json.loads(json.dumps(record, allow_nan=False))
+
+
+def table(record: dict[str, Any], title: str) -> tables.Table:
+    return next(found for found in tables.all_tables(record) if found.title.startswith(title))
+
+
+def column(found: tables.Table, name: str) -> list[tables.Cell]:
+    return [row[list(found.columns).index(name)] for row in found.rows]
+
+
+def judge(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agent57_jax.scoreboard", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_seeds_are_averaged_and_compared_over_the_same_games(tmp_path: pathlib.Path) -> None:
+    random, human = atari57.SCORES["Boxing-v5"]["random"], atari57.SCORES["Boxing-v5"]["human"]
+    halves = [
+        write_run(tmp_path / f"b{seed}", "Boxing-v5", seed, mean=random + share * (human - random)) for seed, share in enumerate((0.2, 0.8))
+    ]
+    pong = atari57.SCORES["Pong-v5"]
+    record = record_of(*halves, *(write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=pong["human"] + 7.0) for seed in range(2)))
+    agent = record["agents"][0]
+    above = (pong["human"] + 7.0 - pong["random"]) / (pong["human"] - pong["random"])
+    assert agent["games"] == ["Boxing-v5", "Pong-v5"]
+    assert agent["table"]["ours"]["mean"] == pytest.approx(100 * (0.5 + above) / 2)
+    assert agent["table"]["ours"]["capped_mean"] == pytest.approx(75.0) and agent["table"]["ours"]["above_human"] == 1
+    expected = [100 * (atari57.SCORES[game]["dqn"] - atari57.SCORES[game]["random"]) for game in agent["games"]]
+    expected = [
+        value / (atari57.SCORES[game]["human"] - atari57.SCORES[game]["random"])
+        for game, value in zip(agent["games"], expected, strict=True)
+    ]
+    assert agent["table"]["DQN"]["mean"] == pytest.approx(np.mean(expected))
+    boxing = record["games"][0]
+    assert boxing["hns"] == pytest.approx(0.5) and boxing["seeds"] == 2
+    assert boxing["spread"] == pytest.approx(np.std([0.2, 0.8], ddof=1) * (human - random))
+    assert record["published"]["table"]["Agent57"]["above_human"] == 57
+
+
+def test_intervals_need_seeds(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("rliable")
+    single = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0))["agents"][0]["bootstrap"]
+    assert single["seeds"] == 1 and "no intervals" in single["note"]
+    assert all(found["interval"] is None for found in single["statistics"].values())
+    three = record_of(*(write_run(tmp_path / f"b{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(3)))["agents"][0]["bootstrap"]
+    low, high = three["statistics"]["iqm"]["interval"]
+    assert three["seeds"] == 3 and low < three["statistics"]["iqm"]["value"] < high
+
+
+def test_unequal_seeds_are_cut_for_the_bootstrap_and_it_says_so(tmp_path: pathlib.Path) -> None:
+    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(3)]
+    found = record_of(*folders, write_run(tmp_path / "b", "Boxing-v5", 0, mean=1.0))["agents"][0]["bootstrap"]
+    assert found["seeds"] == 1 and "up to 3 seeds" in found["note"]
+
+
+def test_without_rliable_the_rest_is_there(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(2)]
+    found = record_of(*folders)["agents"][0]["bootstrap"]
+    assert "extra `scoreboard`" in found["note"] and found["statistics"]["iqm"] == {
+        "value": pytest.approx(100 * 21.2 / 35.3),
+        "interval": None,
+    }
+
+
+def test_agents_with_other_settings_are_not_averaged(tmp_path: pathlib.Path) -> None:
+    record = record_of(
+        write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0),
+        write_run(tmp_path / "b", "Pong-v5", 1, mean=21.0, policy__separate_networks=False),
+    )
+    assert [agent["name"] for agent in record["agents"]] == ["ours 1", "ours 2"]
+    assert [entry["mean"] for entry in record["games"]] == [1.0, 21.0]
+    assert record["agents"][1]["settings"] == "policy.separate_networks False"
+
+
+def test_the_same_seed_twice_counts_once(tmp_path: pathlib.Path) -> None:
+    record = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0), write_run(tmp_path / "b", "Pong-v5", 0, mean=3.0))
+    assert record["games"][0]["mean"] == 1.0 and record["games"][0]["seeds"] == 1
+    assert "left out" in record["runs"][1]["notes"][-1] and record["runs"][0]["notes"] == []
+
+
+def test_runs_without_a_score_are_listed_and_not_averaged(tmp_path: pathlib.Path) -> None:
+    empty = write_run(tmp_path / "b", "Pong-v5", 1)
+    (empty / "metrics.jsonl").write_text("")
+    record = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0), empty)
+    games = table(record, "Games")
+    assert column(games, "seeds")[0].text == "1 (1 not evaluated)" and record["games"][0]["mean"] == 1.0
+    assert "not evaluated yet" in column(table(record, "Runs"), "notes")[1].text
+
+
+def test_nothing_evaluated_makes_no_table_of_ours(tmp_path: pathlib.Path) -> None:
+    empty = write_run(tmp_path / "b", "Pong-v5", 1)
+    (empty / "metrics.jsonl").write_text("")
+    titles = [found.title for found in tables.all_tables(record_of(empty))]
+    assert titles == ["Published agents over all 57 games", "Games", "Runs"]
+
+
+def test_other_tasks_have_a_list_of_their_own(tmp_path: pathlib.Path) -> None:
+    record = record_of(
+        write_run(tmp_path / "a", "LunarLander-v3", 0, mean=200.0),
+        write_run(tmp_path / "b", "Pong-v5", 0, mean=1.0, novelty__memory_capacity=7),
+    )
+    assert [entry["task"] for entry in record["others"]] == ["LunarLander-v3"] and record["others"][0]["agent"] == "ours"
+    assert [entry["game"] for entry in record["games"]] == ["Pong-v5"]
+    assert "our HNS" not in table(record, "Other tasks").columns
+
+
+def test_what_is_not_comparable_says_so_where_the_figure_stands(tmp_path: pathlib.Path) -> None:
+    record = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0, environment__max_episode_steps=300))
+    assert "NOT COMPARABLE: 1 run of ours does not follow the protocol" in table(record, "Table 1").note
+    assert column(table(record, "Games"), "score from")[0].text == "evaluation, NOT the protocol"
+    clean = record_of(write_run(tmp_path / "b", "Pong-v5", 0, mean=1.0))
+    assert "NOT" not in table(clean, "Table 1").note + column(table(clean, "Games"), "score from")[0].text
+
+
+def test_markdown_cannot_be_broken_by_names(tmp_path: pathlib.Path) -> None:
+    text = markdown.render(record_of(write_run(tmp_path / "a|b\n<script>`", "Pong-v5", 0, mean=1.0)))
+    row = next(line for line in text.splitlines() if "&lt;script>" in line)
+    assert "a\\|b" in row and "\\`" in row and row.count(" | ") == 8
+
+
+def test_the_program_writes_three_files(tmp_path: pathlib.Path) -> None:
+    write_run(tmp_path / "runs" / "good", "Pong-v5", 0, mean=14.6)
+    damaged = write_run(tmp_path / "runs" / "odd", "Pong-v5", 1)
+    (damaged / "config.json").write_text("{")
+    done = judge(tmp_path / "runs", tmp_path / "runs" / "good", f"--out={tmp_path / 'board'}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    text = (tmp_path / "board" / "scoreboard.md").read_text()
+    assert text in done.stdout and "Folders that could not be read" in text and "is damaged" in text
+    record = json.loads((tmp_path / "board" / "scoreboard.json").read_text())
+    assert len(record["runs"]) == 1 and record["games"][0]["hns"] == 1.0  # once, though it was named twice
+    assert (tmp_path / "board" / "scoreboard.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_mistakes_end_in_one_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "bad", "Pong-v5")
+    (tmp_path / "bad" / "config.json").write_text("{}")
+    for arguments, message in [
+        ((), "RUNS"),
+        ((tmp_path / "empty",), "holds no run"),
+        ((tmp_path / "nowhere",), "nowhere"),
+        ((tmp_path / "bad",), "no run could be read"),
+        ((tmp_path, "--colour"), "--colour"),
+    ]:
+        done = judge(*arguments)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+        assert message in done.stderr

@@ -1,0 +1,173 @@
+"""The page: its text, and how it behaves in a browser."""
+
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agent57_jax.scoreboard import board, page, runs
+from tests.scoreboard.synthetic import write_run
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+SWITCHES = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def write_page(folder: pathlib.Path, *folders: pathlib.Path) -> pathlib.Path:
+    folder.mkdir(exist_ok=True)
+    record = board.build([runs.read(run) for run in folders], [(pathlib.Path("<b>odd"), "<i>reason")], folder)
+    path = folder / "scoreboard.html"
+    path.write_text(page.render(record, folder), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no Chromium with its driver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The browser with a page of three runs of two games and one of another task, among them names that would be tags."""
+    home = tmp_path_factory.mktemp("page")
+    folders = [
+        write_run(home / "runs" / "<img src=x onerror=alert(1)>", "Boxing-v5", 0, mean=50.0),
+        write_run(home / "runs" / ("b" * 60), "Boxing-v5", 1, mean=70.0),
+        write_run(home / "runs" / "c", "Pong-v5", 0, mean=-3.0),
+        write_run(home / "runs" / "d", "</script><script>alert(1)</script>", 0, mean=1.0),
+    ]
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    path = write_page(home / "board", *folders)
+    browser.get("about:blank")
+    browser.get_log("performance")  # what the browser asked for before
+    browser.get(path.as_uri())
+    return browser
+
+
+def column(browser: Any, title: str, name: str) -> list[str]:
+    script = """
+    const region = document.querySelector(`[aria-label="${arguments[0]}"]`);
+    const at = [...region.querySelectorAll("thead th")].findIndex((th) => th.innerText.trim().startsWith(arguments[1]));
+    return [...region.querySelectorAll("tbody tr")].map((row) => row.cells[at].textContent);"""
+    found: list[str] = browser.execute_script(script, title, name)
+    return found
+
+
+def header(browser: Any, title: str, name: str) -> Any:
+    return browser.find_element("xpath", f"//*[@aria-label='{title}']//thead//button[normalize-space()='{name}']")
+
+
+def test_it_opens_without_errors_and_without_the_network(opened: Any) -> None:
+    assert opened.title == "Scoreboard: 4 runs"
+    assert opened.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    requested = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    assert requested, "the log of requests is empty, so that it shows nothing"
+    assert all(url.startswith("data:") or url.endswith("/scoreboard.html") for url in requested), requested
+
+
+def test_names_stay_text(opened: Any) -> None:
+    assert "onerror=alert(1)" in opened.find_element("id", "scores").text  # shown, not obeyed: nothing was logged or asked
+    assert opened.execute_script("return [...document.images].length") == 0
+    assert "</script><script>alert(1)</script>" in column(opened, "Other tasks", "task")
+    assert opened.execute_script("return document.querySelectorAll('script').length") == 2
+
+
+def test_curves_and_heat_maps_are_drawn(opened: Any) -> None:
+    points = "return [...document.querySelectorAll(arguments[0])].map((path) => (path.getAttribute('d').match(/[ML]/g) || []).length)"
+    assert opened.execute_script(points, "figure.curves path.evaluation") == [20] * 4  # one a run, with all its lines
+    assert opened.execute_script(points, "figure.curves path.training") == [20] * 4
+    assert opened.execute_script("return document.querySelectorAll('figure.curves circle').length") == 4
+    paths = "[...document.querySelectorAll('figure.curves path.evaluation')].map((path) => path.getBBox())"
+    assert opened.execute_script(f"return {paths}.every((box) => box.x >= 0 && box.x + box.width <= 360 && box.height > 20)")
+    drawn = "return [...document.querySelectorAll('details.bandit')].map((details) => details.querySelectorAll('rect.cell').length)"
+    cells = opened.execute_script(drawn)
+    assert min(cells[:2]) > 50 and cells[2:] == [0, 0]
+    opened.find_elements("css selector", "details.bandit summary")[3].click()
+    assert opened.execute_script(f"return new Promise(done => setTimeout(() => done((() => {{{drawn}}})()), 200))")[3] > 50
+
+
+def test_a_click_on_a_header_sorts(opened: Any) -> None:
+    before = column(opened, "Games", "game")
+    assert before == ["Boxing-v5", "Pong-v5"]
+    header(opened, "Games", "our HNS").click()
+    assert column(opened, "Games", "our HNS") == ["499.2%", "50.1%"]
+    header(opened, "Games", "our HNS").click()
+    assert column(opened, "Games", "our HNS") == ["50.1%", "499.2%"]
+    assert column(opened, "Games", "game") == ["Pong-v5", "Boxing-v5"]
+    # What has no value stays last, in both directions.
+    header(opened, "Games", "± seeds").click()
+    assert column(opened, "Games", "± seeds") == ["14.1", "-"]
+    header(opened, "Games", "± seeds").click()
+    assert column(opened, "Games", "± seeds") == ["14.1", "-"]
+    header(opened, "Games", "game").click()
+    assert column(opened, "Games", "game") == before
+
+
+def test_the_keyboard_sorts_too(opened: Any) -> None:
+    button = header(opened, "Runs", "score")
+    button.send_keys("\ue007")  # Enter
+    scores = [float(text) for text in column(opened, "Runs", "score")]
+    assert scores == sorted(scores, reverse=True)
+    assert opened.execute_script("return arguments[0].parentElement.getAttribute('aria-sort')", button) == "descending"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_400_pixels_and_both_schemes(opened: Any, scheme: str) -> None:
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    assert opened.execute_script("return innerWidth") == 400
+    assert opened.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    text, ground = opened.execute_script("const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]")
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (text, ground)]
+    assert abs(brightness[0] - brightness[1]) > 400 and (brightness[0] > brightness[1]) == (scheme == "dark")
+
+
+def test_one_run_that_has_only_begun(browser: Any, tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", lines=1, arms=1)
+    browser.get(write_page(tmp_path / "board", folder).as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.querySelectorAll('figure.curves path.evaluation').length") == 1
+    assert browser.execute_script("return document.getElementById('bandits')") is None
+
+
+def test_videos_are_within_the_page_or_links(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = write_run(tmp_path / "runs" / "a", "Pong-v5", 0, mean=1.0), write_run(tmp_path / "runs" / "b", "Pong-v5", 1, mean=1.0)
+    for folder, size in ((small, 99), (large, 101)):
+        (folder / "videos").mkdir()
+        (folder / "videos" / 'e "1".mp4').write_bytes(b"x" * size)
+    monkeypatch.setattr(page, "MAX_VIDEO_BYTES", 100)
+    text = write_page(tmp_path / "board", small, large).read_text()
+    assert text.count("<video") == 1 and text.count("data:video/mp4;base64,eHh4") == 1
+    assert 'href="../runs/b/videos/e%20%221%22.mp4"' in text and "../runs/a/videos/e%20" not in text
+    monkeypatch.setattr(page, "MAX_VIDEOS_BYTES", 98)
+    assert "<video" not in write_page(tmp_path / "board", small, large).read_text()
+
+
+def test_nothing_on_the_page_comes_from_outside(tmp_path: pathlib.Path) -> None:
+    text = write_page(tmp_path / "board", write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0)).read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:)", text) and "@import" not in text and "url(" not in text
+    assert re.findall(r"https?://[^\"' ]+", text) == ["http://www.w3.org/2000/svg"]  # a name, never fetched
+    assert "&lt;b&gt;odd" in text and "<b>odd" not in text and "<i>reason" not in text

@@ -1,0 +1,144 @@
+"""Folders of runs, whole and damaged."""
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from agent57_jax.config import SettingsError
+from agent57_jax.scoreboard import runs
+from tests.scoreboard.synthetic import settings_of, write_run
+
+
+def write_lines(folder: pathlib.Path, lines: list[Any], end: str = "\n") -> None:
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (folder / "metrics.jsonl").write_text(text + end)
+
+
+def line(frames: float, **values: float | None) -> dict[str, Any]:
+    return {
+        "frames": frames,
+        "episodes": frames,
+        "seconds": 36 * frames,
+        **{key.replace("__", "/"): value for key, value in values.items()},
+    }
+
+
+def test_a_whole_run(tmp_path: pathlib.Path) -> None:
+    run = runs.read(write_run(tmp_path / "a", "Pong-v5", seed=3, mean=12.5, lines=20))
+    assert (run.task, run.seed, run.score, run.source, run.episodes, run.frames) == ("Pong-v5", 3, 12.5, "evaluation", 2, 800_000)
+    assert run.notes == [] and run.follows_protocol
+    assert len(run.history.bins) == 20 and run.history.hours == pytest.approx(0.2)
+
+
+def test_a_grid_world_is_named_by_its_kind(tmp_path: pathlib.Path) -> None:
+    run = runs.read(write_run(tmp_path / "a", "Pong-v5", environment__kind="random_coin", evaluation__epsilon=0.5))
+    assert run.task == "random_coin" and run.follows_protocol
+
+
+def test_without_an_evaluation_the_last_greedy_episodes_stand_in(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5")
+    write_lines(
+        folder,
+        [
+            line(100, evaluation__return=-21.0, evaluation__episodes=50.0),
+            line(200, evaluation__return=1.0, evaluation__episodes=60.0),
+            line(300),
+            line(400, evaluation__return=4.0, evaluation__episodes=80.0),
+        ],
+    )
+    run = runs.read(folder)
+    assert (run.score, run.source, run.episodes, run.frames) == (pytest.approx((10 * 1 + 20 * 4) / 30), "training", 30, 400)
+    assert any("no evaluation" in note for note in run.notes)
+
+
+def test_nothing_to_judge_is_not_evaluated_yet(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5")
+    (folder / "metrics.jsonl").unlink()
+    run = runs.read(folder)
+    assert (run.score, run.source, run.frames) == (None, "none", 0)
+    assert run.notes == ["no metrics.jsonl", "not evaluated yet"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1, 2]",
+        "null",
+        '{"mean": 3}',
+        '{"game": "Pong-v5", "episodes": 2, "mean": NaN, "frames_trained": 5}',
+        '{"game": "Boxing-v5", "episodes": 2, "mean": 3.0, "frames_trained": 5}',
+        '{"game": "Pong-v5", "episodes": [], "mean": 3}',
+    ],
+)
+def test_a_damaged_evaluation_is_a_note(tmp_path: pathlib.Path, text: str) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    (folder / "evaluation.json").write_text(text)
+    run = runs.read(folder)
+    assert run.source == "training" and any("evaluation.json is damaged" in note for note in run.notes)
+
+
+def test_an_evaluation_from_before_the_last_frames_says_so(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0, evaluation={"frames_trained": 4_000})
+    run = runs.read(folder)
+    assert run.frames == 4_000 and run.notes == ["evaluated at 4,000 frames; trained on since then"]
+
+
+def test_damaged_lines_are_counted_and_left_out(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    null = line(50, episode__return=None, evaluation__return=None)
+    odd = {"frames": 60, "episode/return": "high", "arm/pulls_x": 3.0, "arm/pulls_1": "many"}
+    write_lines(folder, [line(40, episode__return=1.0), "{half a", "[]", '{"frames": "many"}', null, odd, '{"frames": 99'], end="")
+    run = runs.read(folder)
+    assert run.history.damaged_lines == 3 and "metrics.jsonl has 3 damaged lines" in run.notes
+    assert run.history.frames == 60  # the last line is still being written
+    assert [bin_.training for bin_ in run.history.bins] == [40.0, 0.0, 0.0]  # weighted by the 40 episodes of its line
+    assert not any(bin_.pulls for bin_ in run.history.bins)
+
+
+def test_many_lines_are_merged_without_losing_any(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    count = 7 * runs.MAX_BINS + 13
+    lines = [line(i + 1, episode__return=float(i), arm__pulls_2=2.0, arm__return_2=float(i)) for i in range(count)]
+    write_lines(folder, lines)
+    bins = runs.read(folder).history.bins
+    assert runs.MAX_BINS / 2 <= len(bins) <= runs.MAX_BINS
+    assert [bin_.frames for bin_ in bins] == sorted({bin_.frames for bin_ in bins}) and bins[-1].frames == count
+    assert sum(bin_.training for bin_ in bins) == sum(range(count)) and sum(bin_.training_episodes for bin_ in bins) == count
+    assert sum(bin_.pulls[2] for bin_ in bins) == 2 * count and sum(bin_.returns[2] for bin_ in bins) == 2 * sum(range(count))
+    # Neighbours only: each bin has the mean of the lines between its border and the one before.
+    assert bins[0].training / bins[0].training_episodes == pytest.approx((bins[0].frames - 1) / 2)
+
+
+def test_a_score_off_the_protocol_is_marked(tmp_path: pathlib.Path) -> None:
+    run = runs.read(write_run(tmp_path / "a", "Pong-v5", mean=1.0, environment__repeat_action_probability=0.25))
+    assert not run.follows_protocol
+    assert run.notes == ["not the protocol: environment.repeat_action_probability 0.25 instead of 0.0"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seed": 0, "environment": {"kind": "envpool"}}', "\0"])
+def test_settings_that_say_nothing_are_an_error(tmp_path: pathlib.Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SettingsError):
+        runs.read(tmp_path)
+
+
+def test_runs_are_found_in_folders_of_folders_and_once(tmp_path: pathlib.Path) -> None:
+    a, b = write_run(tmp_path / "x" / "a", "Pong-v5"), write_run(tmp_path / "b", "Pong-v5")
+    write_run(a / "checkpoints" / "inner", "Pong-v5")  # what lies in a run is no other run
+    (tmp_path / "x" / "back").symlink_to(tmp_path)
+    assert list(runs.find(tmp_path)) == [b, a]
+    assert list(runs.find(a)) == [a]
+
+
+def test_labels_part_agents_and_not_seeds() -> None:
+    same = [
+        runs.config.flatten(settings_of(task, seed, total_steps=steps)) for task, seed, steps in [("Pong-v5", 0, 9), ("Boxing-v5", 1, 8)]
+    ]
+    other = runs.config.flatten(settings_of("Pong-v5", 0, policy__beta_max=0.0, logging__period_seconds=3.0))
+    assert runs.labels(same) == ["ours", "ours"]
+    assert runs.labels([*same, other]) == ["ours 1", "ours 1", "ours 2"]
+    assert runs.differences({"ours 1": same[0], "ours 2": other}) == {"ours 1": "policy.beta_max 0.3", "ours 2": "policy.beta_max 0.0"}
