@@ -135,7 +135,6 @@ TASKS = [
     ([GYMNASIUM, "--config.environment.task_id=CartPoll-v1"], "Gymnasium has no environment 'CartPoll-v1'; did you mean CartPole-v1"),
     ([GYMNASIUM, "--config.environment.task_id=corridr:Corridor"], "corridr:Corridor needs module 'corridr'"),
     ([GYMNASIUM, "--config.environment.task_id=tests.environments.toys:Picture"], "network.torso=dense needs vector observations"),
-    ([GYMNASIUM, "--config.environment.num_groups=3"], "environment.num_envs 32 is not divisible by environment.num_groups 3"),
     ([COIN, "--config.environment.grid_size=2"], "environment.grid_size is 2, but must be at least 3"),
     ([MAZE, "--config.environment.grid_size=8"], "environment.grid_size of a maze must be odd and at least 5"),
 ]
