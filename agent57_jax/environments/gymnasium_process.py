@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from types import ModuleType
@@ -262,6 +263,7 @@ def serve(channel: int, memory: int) -> None:
       memory: that of shared memory for the observations.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler may signal every process; these end with their channel
+    warnings.simplefilter("ignore")  # the trainer's process has shown what comes with making one
     connection = Connection(channel)
     batch: Batch | None = None
     try:

@@ -44,14 +44,15 @@ def test_the_example_is_trained_and_judged_by_the_commands_on_the_page(tmp_path:
     train, evaluate = (line.split() for line in block("sh").strip().splitlines())
     assert train[0] == evaluate[0] == "python"
     folders = environment() | {"PYTHONPATH": str(tmp_path)}
-    for command in ([*train[1:], "--config.total_steps=2000"], evaluate[1:]):
+    for command in ([*train[1:], "--config.total_steps=2000"], [*train[1:], "--config.total_steps=3000"], evaluate[1:]):
         arguments = [f"--workdir={tmp_path}/run" if word.startswith("--workdir=") else word for word in command]
         done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=folders, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert ("resumed from checkpoint 1" in done.stdout) == (command[-1] == "--config.total_steps=3000")
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (result["game"], len(result["returns"]), result["hns"]) == ("corridor:Corridor", 100, None)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["steps"] >= 2000 and lines[-1]["updates"] > 0 and "action/ratio_1" in {key for line in lines for key in line}
+    assert lines[-1]["steps"] >= 3000 and lines[-1]["updates"] > 0 and "action/ratio_1" in {key for line in lines for key in line}
 
 
 @pytest.mark.slow
