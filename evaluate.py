@@ -18,12 +18,14 @@ def main() -> None:
         command_line.fail("--workdir is missing: the folder of a run, for example --workdir=runs/zaxxon")
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, judging
+    from agent57_jax import checkpoint, config, judging, types
 
     try:
         result = judging.evaluate(_WORKDIR.value, _EPISODES.value, _SEED.value)
     except (config.SettingsError, OSError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
+    except types.HostEnvironmentError as error:
+        command_line.fail(str(error), code=1)
     score = "" if result["hns"] is None else f", human-normalised {result['hns']:.3f}"
     print(f"{result['game']}: mean return {result['mean']:.2f} over {len(result['returns'])} greedy episodes{score} ({result['path']})")
 

@@ -29,6 +29,7 @@ class EnvironmentKind(enum.Enum):
     """Which adapter builds the environments."""
 
     ENVPOOL = "envpool"
+    GYMNASIUM = "gymnasium"
     RANDOM_COIN = "random_coin"
     DISCO_MAZE = "disco_maze"
     SHIFTING_CORRIDOR = "shifting_corridor"
@@ -123,11 +124,11 @@ class EnvironmentSettings(Section):
     """The task and how many copies of it run."""
 
     kind: EnvironmentKind = EnvironmentKind.ENVPOOL  # which adapter builds the environments
-    task_id: str = "Zaxxon-v5"  # EnvPool's name; unused by the grid worlds
+    task_id: str = "Zaxxon-v5"  # EnvPool's name; gymnasium: an id or "module:name"; unused by the grid worlds
     num_envs: int = 256  # PAPER: 256 actors; all groups together
     num_groups: int = 2  # host environments act in turn: one group's emulators run while the device acts for another; grid worlds: 1
-    num_threads: int | None = None  # emulator threads of a group; None: from CPU affinity and container limits
-    max_episode_steps: int = 27_000  # NGU App. F.4: 30 minutes at 4 frames a step
+    num_threads: int | None = None  # emulator threads of a group (gymnasium: processes); None: from CPU affinity and container limits
+    max_episode_steps: int = 27_000  # NGU App. F.4: 30 minutes at 4 frames a step; gymnasium: a shorter limit of the task stays
     action_repeat_frames: int = 4  # Atari: frames per agent step, maximum over the last two
     noop_max: int = 30  # Atari: up to so many random no-ops at the start
     repeat_action_probability: float = 0.0  # Atari: sticky actions, off in the papers
@@ -315,7 +316,7 @@ class Settings(Section):
     @property
     def is_host_environment(self) -> bool:
         """Whether environments step outside JAX."""
-        return self.environment.kind is EnvironmentKind.ENVPOOL
+        return self.environment.kind in (EnvironmentKind.ENVPOOL, EnvironmentKind.GYMNASIUM)
 
     @property
     def requested_capacity(self) -> int | None:
@@ -493,7 +494,7 @@ def problems(settings: Settings) -> list[str]:
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
     need(
-        environment.kind is not EnvironmentKind.ENVPOOL or environment.num_groups <= environment.num_envs,
+        not settings.is_host_environment or environment.num_groups <= environment.num_envs,
         f"environment.num_groups is {environment.num_groups}, more than environment.num_envs {environment.num_envs}",
     )
     if environment.num_groups >= 1:
@@ -506,7 +507,7 @@ def problems(settings: Settings) -> list[str]:
                 settings.envs_per_group % settings.bandit.group_size == 0,
                 f"{settings.envs_per_group} environments of a group are not divisible by bandit.group_size {settings.bandit.group_size}",
             )
-    if environment.kind is not EnvironmentKind.ENVPOOL:
+    if not settings.is_host_environment:
         need(environment.num_groups == 1, f"environment.num_groups must be 1 for {environment.kind.value}, which runs on the device")
         need(environment.grid_size >= 3, f"environment.grid_size is {environment.grid_size}, but must be at least 3")
     if environment.kind is EnvironmentKind.DISCO_MAZE:

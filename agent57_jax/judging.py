@@ -12,7 +12,7 @@ import numpy as np
 from agent57_jax import config, evaluator, parallel, programs
 from agent57_jax.algorithm.meta_controller import BanditState
 from agent57_jax.checkpoint import Checkpoints
-from agent57_jax.config import Settings, SettingsError
+from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57, factory
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.novelty import NoveltyStatistics
@@ -88,7 +88,8 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
       The content of evaluation.json and its "path".
 
     Raises:
-      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read.
+      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read; HostEnvironmentError: if an
+        environment fails.
     """
 
     def make_environment(settings: Settings) -> Any:
@@ -122,7 +123,7 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
         "lengths": [episode.length for episode in played],
         "mean": mean,
         "median": float(np.median(returns)),
-        "hns": atari57.human_normalised_score(game, mean),
+        "hns": atari57.human_normalised_score(game, mean) if settings.environment.kind is EnvironmentKind.ENVPOOL else None,
         "arm": played[0].policy,
         "frames_trained": run.meta["counters"]["frames"],
         "updates_trained": run.meta["counters"]["updates"],

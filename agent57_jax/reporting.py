@@ -8,6 +8,7 @@ import numpy as np
 from agent57_jax import parallel
 from agent57_jax.actor import ActMetrics
 from agent57_jax.algorithm.lifelong_novelty import standard_deviation
+from agent57_jax.config import EnvironmentKind
 from agent57_jax.environments import atari57
 from agent57_jax.evaluator import Episode
 from agent57_jax.novelty import NoveltyMetrics, NoveltyStatistics
@@ -81,9 +82,10 @@ def evaluation_values(parts: Parts, episodes: Sequence[Episode], greedy_so_far: 
 
 def score_values(parts: Parts, key: str, score: float) -> Values:
     """The human-normalised score under `key`, for the 57 games that have one."""
-    if not parts.settings.is_host_environment:
+    environment = parts.settings.environment
+    if environment.kind is not EnvironmentKind.ENVPOOL:  # others may give the same name to a game with other rules
         return {}
-    normalised = atari57.human_normalised_score(parts.settings.environment.task_id, score)
+    normalised = atari57.human_normalised_score(environment.task_id, score)
     return {} if normalised is None else {key: normalised}
 
 

@@ -24,7 +24,7 @@ from agent57_jax.metrics import MetricsWriter
 from agent57_jax.replay import ReplayState
 from agent57_jax.schedule import Counters, Schedule
 from agent57_jax.stopwatch import Stopwatch
-from agent57_jax.types import ActingParameters, HostEnvironment, JaxEnvironment
+from agent57_jax.types import ActingParameters, HostEnvironment, HostEnvironmentError, JaxEnvironment
 
 SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
 SAVED_APPENDED = "appended"
@@ -134,11 +134,13 @@ class Trainer:
         """Trains until `total_steps` or until a signal; either way the last thing done is a checkpoint.
 
         Raises:
-          TrainingError: on a non-finite loss or gradient; LostProcessError when another process is gone.
+          TrainingError: on a non-finite loss or gradient, or when an environment fails; LostProcessError when another process is gone.
         """
         has_lost = False
         try:
             self._train()
+        except HostEnvironmentError as error:
+            raise TrainingError(f"{error}. Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}") from error
         except (jax.errors.JaxRuntimeError, ValueError, CheckpointError) as error:
             has_lost = parallel.may_have_lost_a_process(error) or (isinstance(error, CheckpointError) and jax.process_count() > 1)
             if not has_lost:

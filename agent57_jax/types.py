@@ -96,6 +96,10 @@ class Batch(NamedTuple):
     sequence: SequenceId  # every field [B]
 
 
+class HostEnvironmentError(RuntimeError):
+    """An environment outside JAX cannot go on; the message is one line that says why."""
+
+
 class HostEnvironment(Protocol):
     """A batch of environments that steps outside JAX. After LAST the next step ignores the action and yields FIRST."""
 
@@ -109,10 +113,14 @@ class HostEnvironment(Protocol):
         """Starts a step with actions [E] int32 and returns at once."""
 
     def recv(self) -> TimeStep:
-        """Waits for the step and returns its NumPy timestep [E]; the arrays are never written again."""
+        """Waits for the step and returns its NumPy timestep [E]; the arrays are never written again.
+
+        Raises:
+          HostEnvironmentError: when an environment failed.
+        """
 
     def close(self) -> None:
-        """Ends emulator threads."""
+        """Ends emulator threads and processes."""
 
 
 class JaxEnvironment(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 from agent57_jax import config, memory, parallel, programs, replay
 from agent57_jax.actor import ActorState
 from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
-from agent57_jax.config import Settings
+from agent57_jax.config import EnvironmentKind, Settings
 from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.environments import factory
 from agent57_jax.learner import acting_parameters
@@ -258,10 +258,11 @@ def filled_replay(compiled: programs.Programs) -> ReplayState:
 def raw_and_adapter(settings: Settings) -> tuple[dict[str, Callable[[], float]], Callable[[], None]]:
     """Two tasks, EnvPool by itself and behind our adapter, with the same options and groups, and what ends both.
 
-    Both take random actions that were drawn before. A call is one step of every group.
+    Both take random actions that were drawn before. A call is one step of every group. Gymnasium has nothing to compare with: one task.
     """
-    raw, ours = host_environments(settings), host_environments(settings)
-    count, actions = settings.envs_per_group, raw[0].spec.num_actions
+    raw = host_environments(settings) if settings.environment.kind is EnvironmentKind.ENVPOOL else []
+    ours = host_environments(settings)
+    count, actions = settings.envs_per_group, ours[0].spec.num_actions
     drawn = np.random.default_rng(0).integers(0, actions, (64, count)).astype(np.int32)
     for environment in (*raw, *ours):
         environment.reset()
@@ -279,6 +280,8 @@ def raw_and_adapter(settings: Settings) -> tuple[dict[str, Callable[[], float]],
         "raw": functools.partial(step, "raw", lambda pool: pool.recv(), lambda pool, action: pool.send(action), pools),
         "adapter": functools.partial(step, "adapter", lambda one: one.recv(), lambda one, action: one.send(action), ours),
     }
+    if not pools:
+        del tasks["raw"]
 
     def close() -> None:
         for pool in pools:

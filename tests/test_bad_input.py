@@ -12,6 +12,7 @@ SMOKE = f"{ZAXXON}:smoke"
 COIN = "--config=configs/random_coin.py:smoke"
 LANDER = "--config=configs/lunar_lander.py:smoke"
 MAZE = "--config=configs/disco_maze.py:smoke"
+GYMNASIUM = "--config=configs/gymnasium.py:smoke"
 
 
 def expect_refusal(done: subprocess.CompletedProcess[str], message: str, problems: int = 1) -> None:
@@ -131,6 +132,9 @@ TASKS = [
     ([SMOKE, "--config.network.conv_kernels=(80,40,30)"], "network.conv_"),
     ([SMOKE, "--config.replay.capacity=1000000000000"], "timesteps fit"),
     ([LANDER, "--config.network.torso=convolutions"], "set network.torso=dense"),
+    ([GYMNASIUM, "--config.environment.task_id=CartPoll-v1"], "Gymnasium has no environment 'CartPoll-v1'; did you mean CartPole-v1"),
+    ([GYMNASIUM, "--config.environment.task_id=corridr:Corridor"], "corridr:Corridor needs module 'corridr'"),
+    ([GYMNASIUM, "--config.environment.task_id=tests.environments.toys:Picture"], "network.torso=dense needs vector observations"),
     ([COIN, "--config.environment.grid_size=2"], "environment.grid_size is 2, but must be at least 3"),
     ([MAZE, "--config.environment.grid_size=8"], "environment.grid_size of a maze must be odd and at least 5"),
 ]

@@ -36,7 +36,11 @@ FORBIDDEN = {
     "networks": (f"{PACKAGE}.parallel",),
 }
 # The only module that may import a package.
-DOORS = {"envpool": f"{PACKAGE}.environments.envpool", "orbax": f"{PACKAGE}.checkpoint"}
+DOORS = {
+    "envpool": f"{PACKAGE}.environments.envpool",
+    "orbax": f"{PACKAGE}.checkpoint",
+    "gymnasium": f"{PACKAGE}.environments.gymnasium_process",
+}
 
 # What `types` may not hold: records and protocols need none of it.
 LOGIC = (ast.Call, ast.Lambda, ast.comprehension, ast.IfExp, ast.If, ast.For, ast.While, ast.Try, ast.With, ast.Match, ast.Return)

@@ -66,8 +66,10 @@ def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
     [
         *(
             f"{name}.py:smoke"
-            for name in ("boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "disco_maze", "shifting_corridor")
+            for name in ("boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "disco_maze", "shifting_corridor", "minigrid")
         ),
+        "coinrun.py:smoke",
+        "gymnasium.py:smoke",
         "zaxxon.py:smoke,r2d2",  # a game without novelty
         "lunar_lander.py:r2d2_bandit,smoke",
     ],

@@ -2,22 +2,20 @@
 
 EnvPool resets by itself in the step after `done` and ignores that step's action, which is the project's LAST -> FIRST rule. What it
 does not do, this adapter does: it tells game over from time limit, counts raw returns and lengths, checks actions, sets every option
-of the Atari emulator, and gives each environment a seed that has nothing to do with its neighbours'.
+of the Atari emulator, and takes a seed for each environment.
 """
 
 import difflib
-import hashlib
-import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import envpool
 import numpy as np
 
 from agent57_jax.environments.atari57 import ACTION_NAMES
-from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
+from agent57_jax.environments.host import Episodes, available_cpus, checked_actions
+from agent57_jax.types import EnvironmentSpec, TimeStep
 
 FRAME_SIZE = 84  # pixels, height and width of an Atari observation
 ATARI_MAX_EPISODE_STEPS = 27_000  # agent steps: 30 minutes at 60 frames a second, four frames a step
@@ -37,68 +35,11 @@ _ATARI_OPTIONS: dict[str, Any] = {
     "difficulty": -1,
 }
 _LUNAR_LANDER_ACTIONS = ("NOTHING", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")
-
-
-def hashed_seeds(root_seed: int, stream: str, count: int) -> list[int]:
-    """Distinct seeds for `count` environments, unrelated to each other and to those of other streams and root seeds.
-
-    EnvPool itself would give environment i the seed `seed + i`, so that runs with neighbouring seeds would share almost all episodes.
-
-    Args:
-      root_seed: the run's seed.
-      stream: name of the stream: "training", "evaluation" or "judging". No seed of "training" is ever a seed of another stream,
-        whatever the root seeds: the lowest bit keeps them apart.
-      count: number of seeds. A longer list begins with the shorter one.
-
-    Returns:
-      Integers in [0, 2^31).
-    """
-    seeds: dict[int, None] = {}  # a set that keeps its order
-    index = 0
-    while len(seeds) < count:
-        digest = hashlib.sha256(f"{root_seed}/{stream}/{index}".encode()).digest()
-        seeds[int.from_bytes(digest[:4], "little") >> 2 << 1 | (stream != "training")] = None
-        index += 1
-    return list(seeds)
-
-
-def available_cpus(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
-    """CPUs that this process may use: its affinity, bounded by the CPU quota of its control groups (v1 and v2), rounded down, at least 1.
-
-    A container with two CPUs on a machine with 96 still sees 96 processors, and 96 threads on a quota of two mostly wait.
-
-    Args:
-      cgroup_root: where the control groups are mounted.
-      membership: the file that names the groups of this process.
-    """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for directory in _cgroup_directories(cgroup_root, membership) if (quota := _cgroup_quota(directory)) is not None]
-    return max(1, int(min([float(cpus), *quotas])))
-
-
-def _cgroup_directories(root: Path, membership: Path) -> list[Path]:
-    """Directories of this process's groups and of all groups above them, each of which may hold a quota."""
-    directories = []
-    for line in membership.read_text().splitlines() if membership.exists() else []:
-        _, controllers, group = line.split(":", 2)
-        mounts = [root] if not controllers else [root / "cpu", root / "cpu,cpuacct"] if "cpu" in controllers.split(",") else []
-        # In a container the named group may lie outside of what is mounted; the mount itself is then the container's group.
-        parts = Path(group.strip("/")).parts
-        directories += [mount.joinpath(*parts[:depth]) for mount in mounts for depth in range(len(parts) + 1)]
-    return directories
-
-
-def _cgroup_quota(directory: Path) -> float | None:
-    """CPUs that the group in `directory` may use, None without a limit."""
-    try:
-        if (directory / "cpu.max").exists():
-            quota, period = (directory / "cpu.max").read_text().split()
-        else:
-            quota = (directory / "cpu.cfs_quota_us").read_text().strip()
-            period = (directory / "cpu.cfs_period_us").read_text().strip()
-    except OSError:
-        return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
+# The same 15 for all Procgen games: directions, then six keys of which a game knows a few or none.
+_PROCGEN_ACTIONS = (
+    *("LEFT_DOWN", "LEFT", "LEFT_UP", "DOWN", "NOOP", "UP", "RIGHT_DOWN", "RIGHT", "RIGHT_UP"),
+    *("KEY_D", "KEY_A", "KEY_W", "KEY_S", "KEY_Q", "KEY_E"),
+)
 
 
 class EnvPoolEnvironment:
@@ -172,7 +113,7 @@ class EnvPoolEnvironment:
             observation_shape=observation_shape,
             observation_dtype=observation_dtype,
             num_actions=num_actions,
-            action_names=_action_names(task_id, is_atari and full_action_space, num_actions),
+            action_names=_action_names(task_id, task_spec, is_atari and full_action_space, num_actions),
             frames_per_step=frame_skip if is_atari else 1,
         )
         self.num_envs = num_envs
@@ -186,9 +127,7 @@ class EnvPoolEnvironment:
             _ = self._pool.observation_space
         self._is_started = False
         self._in_flight = False
-        self._is_first = np.ones(num_envs, np.bool_)  # the coming timestep starts an episode
-        self._episode_return = np.zeros(num_envs, np.float64)
-        self._episode_length = np.zeros(num_envs, np.int32)
+        self._episodes = Episodes(num_envs)
 
     @property
     def pool(self) -> Any:
@@ -201,7 +140,7 @@ class EnvPoolEnvironment:
         if self._in_flight:
             self.recv()
         self._pool.async_reset()
-        self._is_first[:] = True
+        self._episodes.restart()
         self._is_started = True
         self._in_flight = True
 
@@ -218,12 +157,7 @@ class EnvPoolEnvironment:
         self._check_open()
         if not self._is_started or self._in_flight:
             raise RuntimeError("send() comes after reset() and recv(), once for each recv()")
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be integers of shape ({self.num_envs},), not {actions.dtype} of shape {actions.shape}")
-        if actions.min() < 0 or actions.max() >= self.spec.num_actions:
-            raise ValueError(f"actions must lie in 0..{self.spec.num_actions - 1}, not in {actions.min()}..{actions.max()}")
-        self._pool.send(actions.astype(np.int32))
+        self._pool.send(checked_actions(actions, self.num_envs, self.spec.num_actions))
         self._in_flight = True
 
     def recv(self) -> TimeStep:
@@ -239,22 +173,7 @@ class EnvPoolEnvironment:
         if not np.array_equal(info["env_id"], self._row_numbers):
             order = np.argsort(info["env_id"])
             observation, reward, terminated, done = observation[order], reward[order], terminated[order], done[order]
-
-        first = self._is_first
-        reward = np.where(first, np.float32(0), reward).astype(np.float32)
-        self._episode_return = np.where(first, 0.0, self._episode_return + reward)
-        self._episode_length = np.where(first, 0, self._episode_length + 1).astype(np.int32)
-        step_type = np.where(first, FIRST, np.where(done, LAST, MID)).astype(np.int32)
-        self._is_first = done
-        return TimeStep(
-            observation=self._arrange(observation),
-            reward=reward,
-            discount=np.where(terminated, np.float32(0), np.float32(1)),
-            step_type=step_type,
-            episode_return=self._episode_return.astype(np.float32),
-            episode_length=self._episode_length.copy(),
-            extras={},
-        )
+        return self._episodes.timestep(self._arrange(observation), reward, terminated, done)
 
     def render(self, index: int) -> np.ndarray:
         """The screen of environment `index` now, uint8 [height, width, 3]. After a LAST timestep it still shows the final screen.
@@ -338,12 +257,16 @@ def _task_spec(task_id: str, **options: Any) -> Any:
 
 def _time_limit(task_id: str, task_spec: Any, max_episode_steps: int) -> dict[str, int]:
     """The option that truncates episodes, or a ValueError where the task has none and would go on for longer."""
-    if "distribution_mode" not in task_spec.config._fields:
+    if not _is_procgen(task_spec):
         return {"max_episode_steps": max_episode_steps}
     # Procgen games count their own steps and never look at the option.
     if max_episode_steps < task_spec.config.max_episode_steps:
         raise ValueError(f"{task_id} ends after {task_spec.config.max_episode_steps} steps; it can't be made shorter")
     return {}
+
+
+def _is_procgen(task_spec: Any) -> bool:
+    return "distribution_mode" in task_spec.config._fields
 
 
 def _first_line(error: BaseException) -> str:
@@ -370,7 +293,7 @@ def _num_actions(task_id: str, task_spec: Any) -> int:
     return int(specs[0].maximum) + 1
 
 
-def _action_names(task_id: str, is_full_atari_set: bool, num_actions: int) -> tuple[str, ...]:
+def _action_names(task_id: str, task_spec: Any, is_full_atari_set: bool, num_actions: int) -> tuple[str, ...]:
     """Names where they are known: EnvPool doesn't tell them."""
     names: tuple[str, ...] = ()
     if is_full_atari_set:
@@ -378,4 +301,6 @@ def _action_names(task_id: str, is_full_atari_set: bool, num_actions: int) -> tu
         names = ACTION_NAMES if num_actions == len(ACTION_NAMES) else tuple(name for name in ACTION_NAMES if "FIRE" not in name)
     elif task_id.startswith("LunarLander-"):
         names = _LUNAR_LANDER_ACTIONS
+    elif _is_procgen(task_spec):
+        names = _PROCGEN_ACTIONS
     return names if len(names) == num_actions else tuple(f"ACTION_{action}" for action in range(num_actions))

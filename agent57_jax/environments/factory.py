@@ -2,6 +2,7 @@
 
 from agent57_jax.config import EnvironmentKind, EnvironmentSettings, SettingsError
 from agent57_jax.environments.disco_maze import DiscoMaze
+from agent57_jax.environments.host import hashed_seeds
 from agent57_jax.environments.random_coin import RandomCoin
 from agent57_jax.environments.shifting_corridor import ShiftingCorridor
 from agent57_jax.types import HostEnvironment, JaxEnvironment
@@ -20,23 +21,45 @@ def make_host_environment(
     Raises:
       SettingsError: when the task cannot be made; one line that says why.
     """
-    from agent57_jax.environments import envpool
-
-    seeds = envpool.hashed_seeds(seed, stream, skip + num_envs)[skip:]
+    seeds = hashed_seeds(seed, stream, skip + num_envs)[skip:]
     try:
-        return envpool.EnvPoolEnvironment(
-            settings.task_id,
-            num_envs,
-            seeds=seeds,
-            num_threads=settings.num_threads,
-            max_episode_steps=settings.max_episode_steps,
-            frame_skip=settings.action_repeat_frames,
-            noop_max=settings.noop_max,
-            repeat_action_probability=settings.repeat_action_probability,
-            render_mode=render_mode,
-        )
+        if settings.kind is EnvironmentKind.GYMNASIUM:
+            return _gymnasium(settings, num_envs, seeds, render_mode)
+        return _envpool(settings, num_envs, seeds, render_mode)
     except ValueError as error:  # the adapter refuses in one line
         raise SettingsError(str(error)) from error
+
+
+def _envpool(settings: EnvironmentSettings, num_envs: int, seeds: list[int], render_mode: str | None) -> HostEnvironment:
+    from agent57_jax.environments.envpool import EnvPoolEnvironment
+
+    return EnvPoolEnvironment(
+        settings.task_id,
+        num_envs,
+        seeds=seeds,
+        num_threads=settings.num_threads,
+        max_episode_steps=settings.max_episode_steps,
+        frame_skip=settings.action_repeat_frames,
+        noop_max=settings.noop_max,
+        repeat_action_probability=settings.repeat_action_probability,
+        render_mode=render_mode,
+    )
+
+
+def _gymnasium(settings: EnvironmentSettings, num_envs: int, seeds: list[int], render_mode: str | None) -> HostEnvironment:
+    try:
+        from agent57_jax.environments.gymnasium import GymnasiumEnvironment
+    except ModuleNotFoundError as error:
+        raise SettingsError("environment.kind=gymnasium needs Gymnasium: pip install 'agent57_jax[gymnasium]'") from error
+
+    return GymnasiumEnvironment(
+        settings.task_id,
+        num_envs,
+        seeds=seeds,
+        num_processes=settings.num_threads,
+        max_episode_steps=settings.max_episode_steps,
+        render_mode=render_mode,
+    )
 
 
 def make_jax_environment(settings: EnvironmentSettings) -> JaxEnvironment:

@@ -88,3 +88,7 @@ def test_envpool_and_the_adapter_take_the_same_steps() -> None:
     tasks, close = parts.raw_and_adapter(config.finalise(tiny.zaxxon_settings()))
     assert {name: [task() for _ in range(3)] for name, task in tasks.items()} == {"raw": [8.0] * 3, "adapter": [8.0] * 3}
     close()
+    cart = config.changed(tiny.zaxxon_settings(), {"environment.kind": "gymnasium", "environment.task_id": "CartPole-v1"})
+    tasks, close = parts.raw_and_adapter(cart)
+    assert {name: [task() for _ in range(3)] for name, task in tasks.items()} == {"adapter": [8.0] * 3}
+    close()

@@ -11,7 +11,7 @@ import pytest
 
 from agent57_jax.environments import envpool as adapter
 from agent57_jax.environments.atari57 import ACTION_NAMES, SCORES
-from agent57_jax.environments.envpool import EnvPoolEnvironment, available_cpus, hashed_seeds
+from agent57_jax.environments.envpool import EnvPoolEnvironment
 from agent57_jax.types import FIRST, LAST, MID, TimeStep
 
 Make = Callable[..., EnvPoolEnvironment]
@@ -136,6 +136,35 @@ def test_vector_spec_and_timestep(make: Make) -> None:
     timestep = start(environment)
     assert timestep.observation.shape == (3, 8)
     assert timestep.observation.dtype == np.float32
+
+
+def test_procgen_spec_and_timesteps(make: Make) -> None:
+    # The games know no shorter limit; a longer one says nothing.
+    environment = make("CoinrunEasy-v0", num_envs=4, max_episode_steps=1000)
+    spec = environment.spec
+    assert (spec.observation_shape, spec.observation_dtype, spec.num_actions, spec.frames_per_step) == ((64, 64, 3), np.uint8, 15, 1)
+    assert len(set(spec.action_names)) == 15
+    names = {name: spec.action_names.index(name) for name in ("LEFT", "RIGHT_UP")}
+
+    def returns(action: int) -> np.ndarray:
+        timestep = start(environment)
+        assert timestep.observation.shape == (4, 64, 64, 3) and timestep.observation.std() > 0
+        assert len(np.unique(timestep.observation.mean((1, 2, 3)))) == 4  # each environment has a level of its own
+        ended = []
+        for _ in range(1001):
+            timestep = step(environment, np.full(4, action))
+            last = timestep.step_type == LAST
+            assert (timestep.discount[~last] == 1).all()
+            # Cut off after 1,000 steps, ended by the coin or a fall before.
+            np.testing.assert_array_equal(timestep.discount[last], timestep.episode_length[last] == 1000)
+            ended += timestep.episode_return[last].tolist()
+        return np.array(ended)
+
+    # Levels begin at the left, and the coin of ten points lies at the right.
+    assert (returns(names["LEFT"]) == 0).all()
+    assert 10 in returns(names["RIGHT_UP"])
+    with pytest.raises(ValueError, match="CoinrunEasy-v0 ends after 1000 steps; it can't be made shorter"):
+        make("CoinrunEasy-v0", max_episode_steps=300)
 
 
 def test_a_task_with_64_bit_observations_shows_32(make: Make) -> None:
@@ -290,7 +319,7 @@ def test_timesteps_belong_to_the_caller(make: Make) -> None:
         np.testing.assert_array_equal(timestep.episode_length, 3 + 30 + 2)
 
 
-# Order and seeds
+# Order
 
 
 def test_same_seeds_give_the_same_streams_with_one_thread_and_two(make: Make) -> None:
@@ -328,21 +357,6 @@ def test_rows_in_another_order_are_sorted(make: Make) -> None:
     np.testing.assert_array_equal(got.observation, expected.observation)
     np.testing.assert_array_equal(got.reward[0], 0)  # whatever comes with a reset
     np.testing.assert_array_equal(got.reward[1:], expected.reward[1:] + 1000 * np.array([[0, 1, 2]]))
-
-
-def test_hashed_seeds_are_distinct_everywhere() -> None:
-    training, evaluation = hashed_seeds(3, "training", 5000), hashed_seeds(3, "evaluation", 5000)
-    neighbour = hashed_seeds(4, "training", 5000)
-    assert all(type(seed) is int and 0 <= seed < 2**31 for seed in training + evaluation)
-    assert len(set(training)) == len(set(evaluation)) == 5000
-    assert not set(training) & set(evaluation)
-    assert len(set(training) & set(neighbour)) < 3  # about 0.02 by chance
-    # Whatever the root seeds, no evaluation is ever a training episode: the lowest bit tells them apart.
-    assert {seed % 2 for seed in training + neighbour} == {0}
-    assert {seed % 2 for seed in evaluation} == {1}
-    assert len(set(hashed_seeds(0, "training", 100_000))) == 100_000  # four or five of as many hashes collide
-    assert max(training) > 0.99 * 2**31
-    assert hashed_seeds(3, "training", 10) == training[:10]
 
 
 # Errors
@@ -434,39 +448,6 @@ def test_close_ends_the_threads(make: Make) -> None:
     assert num_threads() > before
     environment.close()
     assert num_threads() == before
-
-
-@pytest.mark.parametrize(
-    ("membership", "files", "expected"),
-    [
-        ("0::/\n", {}, 64),
-        ("0::/\n", {"cpu.max": "max 100000"}, 64),
-        ("0::/\n", {"cpu.max": "250000 100000"}, 2),
-        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
-        ("0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
-        ("0::/host/name\n", {"cpu.max": "400000 100000"}, 4),
-        ("3:cpu,cpuacct:/a\n0::/\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "500000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}, 5),
-        ("1:cpu:/a\n0::/\n", {"cpu/cpu.cfs_quota_us": "600000", "cpu/cpu.cfs_period_us": "100000"}, 6),
-        ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
-        ("5:cpuset:/a\n", {"cpu/a/cpu.cfs_quota_us": "700000", "cpu/a/cpu.cfs_period_us": "100000"}, 64),
-        (None, {"cpu.max": "100000 100000"}, 64),
-    ],
-)
-def test_available_cpus_obey_quotas(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str | None, files: dict[str, str], expected: int
-) -> None:
-    monkeypatch.setattr(adapter.os, "sched_getaffinity", lambda _: range(64), raising=False)
-    if membership is not None:
-        (tmp_path / "membership").write_text(membership)
-    for name, content in files.items():
-        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "cgroup" / name).write_text(content + "\n")
-    assert available_cpus(tmp_path / "cgroup", tmp_path / "membership") == expected
-
-
-def test_available_cpus_obey_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter.os, "sched_getaffinity", lambda _: {5}, raising=False)
-    assert available_cpus() == 1
 
 
 def test_render_shows_one_environment(make: Make) -> None:

@@ -1,0 +1,282 @@
+"""What runs in the processes of Gymnasium environments: making them, checking their spaces, stepping them. The only importer of gymnasium.
+
+Nothing here imports JAX: every process would pay for it.
+"""
+
+import contextlib
+import difflib
+import enum
+import functools
+import importlib
+import mmap
+import os
+import random
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any, NamedTuple, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces, wrappers
+
+# Ids that a package registers only when it is imported: how they begin, the module, what to install.
+_FAMILIES = (
+    ("MiniGrid-", "minigrid", "agent57_jax[gymnasium]"),
+    ("BabyAI-", "minigrid", "agent57_jax[gymnasium]"),
+    ("ALE/", "ale_py", "ale-py"),
+    ("MiniWorld-", "miniworld", "miniworld"),
+)
+# MiniGrid shows numbers for object (0..10), colour (0..5) and state (0..3); these factors spread each over the values of a byte.
+_MINIGRID_FACTORS = np.array([25, 51, 85], np.uint8)
+_CHANNELS = (1, 3, 4)
+
+_WRAP = "let environment.task_id name a function that returns it wrapped in gymnasium.wrappers.{} (docs/environments.md)"
+
+
+class Task(NamedTuple):
+    """Which environment, and how."""
+
+    task_id: str  # a Gymnasium id, or "module:name" where the module has that name
+    max_episode_steps: int | None  # agent steps until an episode is truncated, if the environment itself has no shorter limit
+    can_render: bool  # make it so that it can be drawn, where it knows how
+
+
+class Description(NamedTuple):
+    """What its spaces say about an environment."""
+
+    observation_shape: tuple[int, ...]  # [height, width, channels] or [size]
+    observation_dtype: np.dtype  # uint8 or float32
+    first_action: int  # what the environment calls action 0
+    action_names: tuple[str, ...]
+
+
+def make(task: Task) -> gymnasium.Env[Any, Any]:
+    """One environment with its wrappers.
+
+    Raises:
+      ValueError: one line, when there is none of that name or it cannot be made.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    create = _maker(task.task_id)
+    try:
+        environment = create()
+        if task.can_render and "rgb_array" in environment.metadata.get("render_modes", ()):
+            environment.close()
+            environment = create(render_mode="rgb_array")
+    except Exception as error:  # the environment's own code, which can raise anything
+        raise ValueError(f"{task.task_id} can't be made: {summary(error)}") from error
+    if not isinstance(environment, gymnasium.Env):
+        raise ValueError(f"{task.task_id} can't be used: it made a {type(environment).__name__}, not a gymnasium.Env")
+    if any(base.__module__.startswith("minigrid.") for base in type(environment.unwrapped).__mro__):
+        environment = _minigrid_image(environment)
+    if task.max_episode_steps is not None:
+        environment = wrappers.TimeLimit(environment, task.max_episode_steps)
+    return environment
+
+
+def _maker(task_id: str) -> Callable[..., gymnasium.Env[Any, Any]]:
+    """What makes the environment: a class or function of the user's module, or Gymnasium by an id."""
+    module_name, colon, name = task_id.rpartition(":")
+    module = _module(task_id, module_name) if colon else None
+    if module is not None and callable(getattr(module, name, None)):
+        maker: Callable[..., gymnasium.Env[Any, Any]] = getattr(module, name)
+        return maker
+    for prefix, package, install in _FAMILIES:
+        if name.startswith(prefix):
+            try:
+                importlib.import_module(package)
+            except ModuleNotFoundError as error:
+                raise ValueError(f"{task_id} needs the package {error.name}: pip install {install}") from error
+    try:
+        gymnasium.spec(name)
+    except gymnasium.error.Error as error:
+        known = [*gymnasium.registry, *([] if module is None else (key for key in vars(module) if not key.startswith("_")))]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        where = "Gymnasium has no environment" if module is None else f"module {module_name} has no"
+        hint = f"; did you mean {' or '.join(near)}?" if near else ": is the package that registers it installed, as in 'package:Name-v0'?"
+        raise ValueError(f"{where} {name!r}{hint}") from error
+    return functools.partial(gymnasium.make, name, disable_env_checker=True)
+
+
+def _module(task_id: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{task_id} needs module {error.name!r}: it must be installed, lie beside train.py, or be on PYTHONPATH"
+        ) from error
+    except Exception as error:  # the user's code
+        raise ValueError(f"{task_id}: module {name!r} can't be imported: {summary(error)}") from error
+
+
+def _minigrid_image(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """MiniGrid's partial view alone: uint8 [height, width, 3] of object, colour and state, each spread over 0..255.
+
+    The networks divide bytes by 255, and MiniGrid's own numbers go up to 10. The mission's text and the compass are left out.
+    """
+    space = environment.observation_space
+    if not isinstance(space, spaces.Dict) or "image" not in space.spaces:
+        return environment  # somebody has wrapped it already
+    image = space["image"]
+    shown = spaces.Box(0, 255, image.shape, np.uint8)
+    return wrappers.TransformObservation(environment, lambda observation: observation["image"] * _MINIGRID_FACTORS, shown)
+
+
+def describe(task_id: str, environment: gymnasium.Env[Any, Any]) -> Description:
+    """Checks the spaces.
+
+    Raises:
+      ValueError: one line, for spaces that no network here takes; it says which wrapper helps.
+    """
+    action = environment.action_space
+    if not isinstance(action, spaces.Discrete):
+        raise ValueError(f"{task_id} is not supported: its actions are {_kind(action)}, and only Discrete ones are")
+    start, count = int(action.start), int(action.n)
+    shape, dtype = _observation(task_id, environment.observation_space)
+    return Description(shape, dtype, start, _action_names(environment, start, count))
+
+
+def _observation(task_id: str, space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype]:
+    wrapper = "FlattenObservation"
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3):
+        shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
+        if shape[-1] in _CHANNELS or shape[0] not in _CHANNELS:
+            return shape, np.dtype(np.uint8)
+        wrapper = "TransformObservation with channels last"
+    elif isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return space.shape, np.dtype(np.float32)
+    elif isinstance(space, spaces.Box) and len(space.shape) == 3:
+        wrapper = "RescaleObservation to 0..255 and DtypeObservation to uint8"
+    elif isinstance(space, spaces.Dict | spaces.Tuple):
+        wrapper = "FilterObservation for its image, or FlattenObservation for a vector"
+    raise ValueError(f"{task_id} is not supported: it shows {_kind(space)}, and only uint8 images and vectors are; {_WRAP.format(wrapper)}")
+
+
+def _kind(space: spaces.Space[Any]) -> str:
+    """A space in a few words; its own text may run over many lines."""
+    name = type(space).__name__
+    if isinstance(space, spaces.Dict):
+        return f"a Dict of {', '.join(space.spaces)}"
+    if isinstance(space, spaces.Discrete):
+        return f"Discrete({space.n})"
+    return name if space.shape is None else f"{name} {space.dtype}{list(space.shape)}"
+
+
+def _action_names(environment: gymnasium.Env[Any, Any], start: int, count: int) -> tuple[str, ...]:
+    """Names that the environment has for its actions (as the Atari emulator and MiniGrid do), else their numbers."""
+    meanings, members = (getattr(environment.unwrapped, name, None) for name in ("get_action_meanings", "actions"))
+    names: list[str] = []
+    if callable(meanings):
+        names = [str(name) for name in meanings()]
+    elif isinstance(members, type) and issubclass(members, enum.IntEnum):
+        names = [member.name for member in sorted(members)]
+    return tuple(names) if len(names) == len(set(names)) == count else tuple(str(start + action) for action in range(count))
+
+
+def summary(error: BaseException) -> str:
+    """One line: what was raised, and where in the environment's code."""
+    message = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, gymnasium.error.Error) or not frames or frames[-1].filename == __file__:
+        return message or type(error).__name__  # ours and Gymnasium's say what is to be done
+    return f"{type(error).__name__}: {message} ({frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})"
+
+
+class Batch:
+    """The environments of one process, one after another. Like EnvPool's they start anew in the step after their last one."""
+
+    def __init__(self, task: Task, description: Description, seeds: Sequence[int], memory: mmap.mmap) -> None:
+        """`seeds`: one for each environment; `memory`: shared, into which observations are written."""
+        self._description, self._seeds = description, seeds
+        self._observations = as_rows(memory, description)
+        self._rewards = np.zeros(len(seeds), np.float32)
+        self._ends = np.zeros((2, len(seeds)), np.bool_)  # terminated, truncated
+        self._is_seeded = False
+        # For environments that draw from the global generators; processes are copies of each other.
+        random.seed(seeds[0])
+        np.random.seed(seeds[0])  # noqa: NPY002
+        self._environments: list[gymnasium.Env[Any, Any]] = []
+        for _ in seeds:
+            self._environments.append(make(task))
+
+    def reset(self) -> None:
+        """Starts an episode in every environment. The seeds are for the first ones; later episodes go on with their streams."""
+        for index, (environment, seed) in enumerate(zip(self._environments, self._seeds, strict=True)):
+            observation, _ = environment.reset() if self._is_seeded else environment.reset(seed=seed)
+            self._show(index, observation)
+        self._is_seeded = True
+        self._ends[:] = False
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Takes actions [n] from 0; returns rewards [n] float32 and [2, n] whether environments terminated, or were truncated."""
+        over = self._ends[0] | self._ends[1]
+        for index, environment in enumerate(self._environments):
+            reward: SupportsFloat = 0.0
+            terminated = truncated = False
+            if over[index]:
+                observation, _ = environment.reset()
+            else:
+                observation, reward, terminated, truncated, _ = environment.step(actions[index] + self._description.first_action)
+            self._show(index, observation)
+            self._rewards[index] = float(reward)
+            self._ends[:, index] = terminated, truncated
+        return self._rewards, self._ends
+
+    def render(self, index: int) -> np.ndarray | None:
+        """The picture of one environment, uint8 [height, width, 3]; None when it draws none."""
+        environment = self._environments[index]
+        return np.asarray(environment.render(), np.uint8) if environment.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Ends the environments, whatever they think of it."""
+        for environment in self._environments:
+            with contextlib.suppress(Exception):
+                environment.close()
+
+    def _show(self, index: int, observation: Any) -> None:
+        shown, rows = np.asarray(observation), self._observations
+        shape = rows.shape[1:]
+        if shown.size != rows[index].size or shown.shape != shape[: shown.ndim] or not np.can_cast(shown.dtype, rows.dtype, "same_kind"):
+            raise ValueError(
+                f"an observation is {shown.dtype}{list(shown.shape)}, but the environment's space makes it {rows.dtype}{list(shape)}"
+            )
+        rows[index] = shown.reshape(shape)
+
+
+def as_rows(memory: mmap.mmap, description: Description) -> np.ndarray:
+    """The observations [n, *observation_shape] that lie in shared memory."""
+    return np.frombuffer(memory, description.observation_dtype).reshape(-1, *description.observation_shape)
+
+
+def serve(channel: int, memory: int) -> None:
+    """The life of a process: makes a `Batch` and calls what it is asked, until the other end of the channel is closed.
+
+    The first message is the task, its description and the seeds. Then a question is a method's name with its arguments, and an answer
+    ("done", result) or ("failed", one line).
+
+    Args:
+      channel: file descriptor of a connection.
+      memory: that of shared memory for the observations.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler may signal every process; these end with their channel
+    warnings.simplefilter("ignore")  # the trainer's process has shown what comes with making one
+    connection = Connection(channel)
+    batch: Batch | None = None
+    try:
+        task, description, seeds = connection.recv()
+        batch = Batch(task, description, seeds, mmap.mmap(memory, 0))
+        while True:
+            name, *values = connection.recv()
+            connection.send(("done", getattr(batch, name)(*values)))
+    except EOFError:
+        pass
+    except Exception as error:  # the environment's code, which can raise anything
+        with contextlib.suppress(OSError):
+            connection.send(("failed", summary(error)))
+    finally:
+        if batch is not None:
+            batch.close()

@@ -1,0 +1,30 @@
+"""Agent57 on Procgen's Coinrun: RGB frames of 64 x 64, a new level in every episode, ten points for the coin at its right end.
+
+python train.py --config=configs/coinrun.py:laptop --workdir=runs/coinrun
+
+Any other Procgen game: --config.environment.task_id=MazeEasy-v0. They need Debian's packages libqt5gui5 and libqt5core5a.
+
+paper: the Hard levels with the paper's numbers for Atari, on one GPU; hours and score: not measured yet. laptop: the Easy levels on two
+CPU cores. smoke: about a minute.
+"""
+
+from agent57_jax.config import Settings
+from configs import atari
+from configs.profiles import parse
+
+
+def get_config(argument: str = "paper") -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    profile, _ = parse(argument)
+    settings = atari.get_config(argument)
+    settings.environment.task_id = "CoinrunHard-v0" if profile == "paper" else "CoinrunEasy-v0"
+    settings.environment.max_episode_steps = 1_000  # that of the game, which takes no other
+    settings.novelty.memory_capacity = 1_000
+    if profile == "paper":
+        settings.total_steps = 200_000_000  # Procgen's own protocol for Hard levels
+    if profile == "laptop":
+        settings.policy.gamma_0 = 0.999  # episodes of some hundred steps
+        settings.policy.gamma_1 = 0.99
+        settings.policy.gamma_2 = 0.97
+        settings.total_steps = 5_000_000
+    return settings

@@ -1,0 +1,62 @@
+"""Agent57 on MiniGrid: a room with a locked door, whose key has to be found first; the view is 7 x 7 cells and the reward comes at the end.
+
+python train.py --config=configs/minigrid.py:laptop --workdir=runs/minigrid
+
+Any other: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks whose mission is a text that changes cannot be solved: the agent
+does not see it. The papers have no such task.
+
+paper: DoorKey-8x8; hours and score: not measured yet. laptop: DoorKey-5x5 on two CPU cores. smoke: about a minute.
+"""
+
+from agent57_jax.config import EnvironmentKind, Settings
+from configs.profiles import parse, small_evaluator
+
+
+def get_config(argument: str = "paper") -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    profile, agent = parse(argument)
+    settings = Settings()
+    settings.environment.kind = EnvironmentKind.GYMNASIUM
+    settings.environment.task_id = "MiniGrid-DoorKey-8x8-v0"
+    settings.environment.max_episode_steps = 1_000  # MiniGrid's own limits are shorter: 640 here, 250 in the room of 5 x 5
+    settings.network.conv_features = (16, 32)
+    settings.network.conv_kernels = (3, 3)
+    settings.network.conv_strides = (1, 1)
+    settings.novelty.memory_capacity = 1_000
+    settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
+    settings.replay.capacity = "5_000_000"
+    settings.total_steps = 50_000_000
+    if profile in ("laptop", "smoke"):
+        settings.environment.task_id = "MiniGrid-DoorKey-5x5-v0"
+        settings.environment.num_envs = 32
+        settings.environment.max_episode_steps = 250
+        settings.network.conv_features = (32,)
+        settings.network.conv_kernels = (3,)
+        settings.network.conv_strides = (2,)
+        settings.network.torso_size = 64
+        settings.network.lstm_size = 64
+        settings.network.head_size = 64
+        settings.policy.num_policies = 8
+        settings.policy.gamma_0 = 0.99  # episodes of some ten to 250 steps
+        settings.policy.gamma_1 = 0.97
+        settings.policy.gamma_2 = 0.95
+        settings.bandit.group_size = 4
+        settings.novelty.memory_capacity = 250
+        settings.replay.capacity = "200_000"
+        settings.replay.trace = 20
+        settings.replay.period = 10
+        settings.replay.min_sequences = 400
+        settings.replay.samples_per_insert = 8.0
+        settings.learner.batch_size = 32
+        settings.learner.learning_rate = 1e-3
+        settings.learner.target_period_updates = 100
+        settings.evaluation.num_envs = 4
+        settings.evaluation.period_acts = 2
+        small_evaluator(settings)
+        settings.total_steps = 1_000_000
+    if profile == "smoke":
+        settings.replay.min_sequences = 64
+        settings.logging.period_seconds = 5.0
+        settings.total_steps = 20_000
+    agent(settings)
+    return settings

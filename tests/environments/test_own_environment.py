@@ -1,0 +1,66 @@
+"""docs/environments.md, "Bring your own environment": its example is taken from the page and trained on; and one that fails."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from agent57_jax.environments.gymnasium import GymnasiumEnvironment
+from agent57_jax.types import LAST
+from tests.test_command_line import ROOT, environment, run
+
+PAGE = (ROOT / "docs" / "environments.md").read_text()
+FAILING = ("--config=configs/gymnasium.py:smoke", "--config.environment.task_id=tests.environments.toys:Raises")
+
+
+def block(language: str) -> str:
+    """The page's only block of code in a language."""
+    (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return str(text)
+
+
+def test_the_example_is_an_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "corridor.py").write_text(block("python"))
+    monkeypatch.syspath_prepend(tmp_path)
+    corridor = GymnasiumEnvironment("corridor:Corridor", 2, [1, 2], num_processes=1, max_episode_steps=20)
+    corridor.reset()
+    timesteps = [corridor.recv()]
+    for _ in range(7):
+        corridor.send(np.array([1, 0]))
+        timesteps.append(corridor.recv())
+    corridor.close()
+    last = timesteps[-1]
+    assert (last.step_type[0], last.discount[0], last.episode_return.tolist()) == (LAST, 0, [1.0, 0.0])
+    assert [int(t.observation[0].argmax()) for t in timesteps] == list(range(8))
+
+
+@pytest.mark.slow
+def test_the_example_is_trained_and_judged_by_the_commands_on_the_page(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "corridor.py").write_text(block("python"))
+    train, evaluate = (line.split() for line in block("sh").strip().splitlines())
+    assert train[0] == evaluate[0] == "python"
+    folders = environment() | {"PYTHONPATH": str(tmp_path)}
+    for command in ([*train[1:], "--config.total_steps=2000"], [*train[1:], "--config.total_steps=3000"], evaluate[1:]):
+        arguments = [f"--workdir={tmp_path}/run" if word.startswith("--workdir=") else word for word in command]
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=folders, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("resumed from checkpoint 1" in done.stdout) == (command[-1] == "--config.total_steps=3000")
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (result["game"], len(result["returns"]), result["hns"]) == ("corridor:Corridor", 100, None)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["steps"] >= 3000 and lines[-1]["updates"] > 0 and "action/ratio_1" in {key for line in lines for key in line}
+
+
+@pytest.mark.slow
+def test_an_environment_that_fails_ends_the_run_in_one_line(tmp_path: pathlib.Path) -> None:
+    done = run("train.py", *FAILING, f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    wanted = (
+        r"error: tests.environments.toys:Raises failed: ZeroDivisionError: a mistake of two lines \(.*toys.py:\d+, in step\)\. Last good "
+    )
+    assert re.match(wanted, line), line

@@ -1,0 +1,200 @@
+"""Gymnasium environments for the tests, in a module of their own that their processes can import quickly."""
+
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces, wrappers
+
+
+class Clock(gymnasium.Env[Any, Any]):
+    """Shows [seed of its stream, episode, step, last action]; rewards 10 * episode + step; terminates at step 3. Actions are 5..8."""
+
+    observation_space: Any = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+    action_space: Any = spaces.Discrete(4, start=5)
+    last = 3
+
+    def __init__(self) -> None:
+        self.stream, self.episode, self.time = -1, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.stream = seed
+        self.episode, self.time = self.episode + 1, 0
+        return self.show(0), {"nothing": [1, 2]}
+
+    def show(self, action: int) -> Any:
+        return np.array([self.stream, self.episode, self.time, action], np.float64)
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action) and self.time < self.last
+        self.time += 1
+        return self.show(action), 10 * self.episode + self.time, self.time == self.last, False, {"step": self.time}
+
+
+class Both(Clock):
+    """Is cut off at the step at which it ends."""
+
+    def step(self, action: Any) -> Any:
+        shown, reward, terminated, _, info = super().step(action)
+        return shown, reward, terminated, terminated, info
+
+
+class Picture(Clock):
+    """Shows pixels [2, 3, 3]: 10 * step + channel; draws the same, twice as large."""
+
+    observation_space = spaces.Box(0, 255, (2, 3, 3), np.uint8)
+
+    def show(self, action: int) -> Any:
+        return np.tile(np.uint8(10 * self.time) + np.arange(3, dtype=np.uint8), (2, 3, 1))
+
+
+class Drawn(Picture):
+    """Draws what it shows in another size."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return np.full((5, 4, 3), self.time, np.uint8)
+
+
+class Grey(Clock):
+    """Shows pixels [2, 3] without channels."""
+
+    observation_space = spaces.Box(0, 255, (2, 3), np.uint8)
+
+    def show(self, action: int) -> Any:
+        return np.full((2, 3), self.time, np.uint8)
+
+
+class Global(Clock):
+    """Draws from NumPy's global generator."""
+
+    def show(self, action: int) -> Any:
+        return np.random.random(4)  # noqa: NPY002
+
+
+class Raises(Clock):
+    """Fails at its second step."""
+
+    def step(self, action: Any) -> Any:
+        if self.time == 1:
+            raise ZeroDivisionError("a mistake\nof two lines")
+        return super().step(action)
+
+
+class Dies(Clock):
+    """Takes its process with it."""
+
+    def step(self, action: Any) -> Any:
+        os._exit(7)
+
+
+class Shrinks(Clock):
+    """Shows something else than its space."""
+
+    def show(self, action: int) -> Any:
+        return super().show(action)[: 4 - self.time]
+
+
+class Floats(Picture):
+    """Shows floats where its space says bytes."""
+
+    def show(self, action: int) -> Any:
+        return super().show(action) / 255
+
+
+class Unmade(Clock):
+    """Lacks an argument."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+
+class Broken(Clock):
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise FileNotFoundError("no level.txt")
+
+
+class Continuous(Clock):
+    """Has actions that are no choice."""
+
+    action_space = spaces.Box(-1, 1, (2,))
+
+
+class Several(Clock):
+    """Has several choices at once."""
+
+    action_space = spaces.MultiDiscrete([3, 3])
+
+
+class Cell(Clock):
+    """Shows the number of a cell."""
+
+    observation_space = spaces.Discrete(6)
+
+    def show(self, action: int) -> Any:
+        return self.time
+
+
+class Cells(Clock):
+    """Shows several numbers."""
+
+    observation_space = spaces.MultiDiscrete([3, 4])
+
+
+class Parts(Clock):
+    """Shows a dictionary."""
+
+    observation_space = spaces.Dict({"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "speed": spaces.Box(0, 1, (1,))})
+
+
+class ChannelsFirst(Clock):
+    """Shows an image the other way round."""
+
+    observation_space = spaces.Box(0, 255, (3, 64, 64), np.uint8)
+
+
+class FloatImage(Clock):
+    """Shows an image of floats."""
+
+    observation_space = spaces.Box(0, 1, (8, 8, 3))
+
+
+class Matrix(Clock):
+    """Shows a matrix of floats."""
+
+    observation_space = spaces.Box(0, 1, (8, 8))
+
+
+class Named(Clock):
+    """Has names for its actions."""
+
+    def get_action_meanings(self) -> list[str]:
+        return ["NOOP", "UP", "DOWN", "FIRE"]
+
+
+class Renamed(Clock):
+    """Has fewer names than actions."""
+
+    def get_action_meanings(self) -> list[str]:
+        return ["NOOP", "UP"]
+
+
+def flat_cell() -> gymnasium.Env[Any, Any]:
+    """What the refusal of `Cell` recommends."""
+    return wrappers.FlattenObservation(Cell())
+
+
+def nothing() -> None:
+    """Makes no environment."""
+
+
+gymnasium.register("Clock-v0", entry_point=Clock)
