@@ -15,14 +15,15 @@ PACKAGE = "agent57_jax"
 LAYERS = (
     ("types",),
     ("config",),
-    ("algorithm", "parallel"),
-    ("networks",),
+    ("algorithm", "parallel", "heat_map"),
+    ("networks", "dashboards"),
     ("novelty", "adam"),
     ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video"),
     ("programs",),
     ("evaluator", "drivers", "memory"),
     ("reporting", "judging"),
-    ("trainer", "command_line"),
+    ("trainer", "command_line", "doctor"),
+    ("export",),
     ("train", "evaluate"),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
