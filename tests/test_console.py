@@ -67,7 +67,7 @@ def live(width=120, height=40):
 
 def last_panel(file):
     """The lines of the last panel, from border to border."""
-    lines = visible(file.getvalue()).replace("\r", "").splitlines()
+    lines = visible(file.getvalue()).replace("\r", "").replace("╯╭", "╯\n╭").splitlines()
     start = max(i for i, line in enumerate(lines) if line.startswith("╭"))
     return lines[start : next(i for i in range(start, len(lines)) if lines[i].startswith("╰")) + 1]
 
