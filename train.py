@@ -2,20 +2,22 @@
 
 python train.py --config=configs/zaxxon.py[:PROFILE|:AGENT|:PROFILE,AGENT] [--workdir=runs/zaxxon] [--config.total_steps=N ...]
 
-The same command resumes from the last checkpoint in the folder.
+The same command resumes from the last checkpoint in the folder. `python train.py --doctor` checks the machine and trains nothing.
 
 Several processes train one model together when each is started with --distributed under Slurm, Open MPI or Kubernetes, or with
 --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/scaling.md).
 """
 
+import sys
 import traceback
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax import command_line, doctor
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/ and the config's name")
+_DOCTOR = flags.DEFINE_bool("doctor", False, "check this machine, with --config also for that task, and train nothing")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes that the scheduler tells of each other")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for one of several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together", lower_bound=1)
@@ -37,6 +39,10 @@ def is_one_of_several() -> bool:
 
 def main() -> None:
     """Wires settings, signals and trainer."""
+    if _DOCTOR.value:
+        command_line.prepare_jax(whole_device=True)
+        settings = command_line.complete_settings(_CONFIG.value) if _CONFIG.value is not None else None
+        sys.exit(doctor.run(settings, _WORKDIR.value or "runs"))
     distributed = is_one_of_several()
     settings = command_line.complete_settings(_CONFIG.value)
     workdir = _WORKDIR.value or f"runs/{command_line.config_name()}"

@@ -270,10 +270,12 @@ class CheckpointSettings(Section):
 
 @dataclasses.dataclass
 class LoggingSettings(Section):
-    """Panel, metrics.jsonl and TensorBoard."""
+    """Panel, metrics.jsonl and dashboards."""
 
     period_seconds: float = 10.0  # between two lines of metrics, Choice
     tensorboard: bool = True  # also write TensorBoard files to tensorboard/
+    wandb: bool = False  # Weights & Biases too; needs the extra `wandb` and an account, or WANDB_MODE=offline
+    wandb_project: str = "agent57_jax"  # project there
 
 
 @dataclasses.dataclass

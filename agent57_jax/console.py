@@ -1,10 +1,13 @@
 """What a person sees while a run trains: a live panel on a terminal, plain lines in a log file."""
 
 import math
+import os
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
@@ -16,17 +19,43 @@ from rich.text import Text
 
 Numbers = Mapping[str, int | float]
 
-PLAIN_WIDTH = 160  # characters of a plain line
+PLAIN_WIDTH = 180  # characters of a plain line
 SHOWN_ARMS = 4
 SHOWN_WARNINGS = 3
 _SPEED_MEMORY = 0.7  # weight of the former estimate of steps per second against the newest
+_PULLS_MEMORY = 0.9  # weight that an arm's episodes keep from one update to the next: the arms in use, not of all time
+_LABEL_WIDTH, _FRAME_WIDTH = 12, 4  # characters: the names of rows, and the panel's border with its padding
+_WARNING_LINES = 2  # of one warning, at most
+# Labels of the stopwatch as the panel says them.
+_TIMES = {
+    "environment": "environments",
+    "acting": "acting",
+    "learning": "learning",
+    "evaluation": "evaluation",
+    "saving": "saving",
+    "host": "host",
+}
+
+
+class Row(NamedTuple):
+    """A named row of the panel, of parts that are kept whole."""
+
+    rank: int  # where the terminal is low, the highest go first
+    name: str
+    parts: list[str]
 
 
 class Console:
     """Shows the progress of a run. Draws only when called: no threads."""
 
     def __init__(
-        self, total_steps: int, title: str, header_lines: Sequence[str] = (), terminal: Terminal | None = None, is_shown: bool = True
+        self,
+        total_steps: int,
+        title: str,
+        header_lines: Sequence[str] = (),
+        terminal: Terminal | None = None,
+        is_shown: bool = True,
+        device: str = "",
     ) -> None:
         """Prints the header.
 
@@ -36,10 +65,12 @@ class Console:
           header_lines: printed once, for example devices and sizes.
           terminal: where to write; None: standard output.
           is_shown: False for all processes of a run but the first, which are silent.
+          device: name of what the run computes on.
         """
-        self._total_steps, self._title = total_steps, title
-        # Said here, since rich would take FORCE_COLOR of a CI for a terminal.
-        standard = Terminal(highlight=False, force_terminal=is_shown and sys.stdout.isatty(), quiet=not is_shown)
+        self._total_steps, self._title, self._device = total_steps, title, device
+        # Said here, since rich would take FORCE_COLOR of a CI for a terminal; and what a CI shows as one is kept as a file.
+        has_terminal = sys.stdout.isatty() and os.environ.get("CI", "").lower() in ("", "0", "false")
+        standard = Terminal(highlight=False, force_terminal=is_shown and has_terminal, quiet=not is_shown)
         self._terminal = standard if terminal is None else terminal
         self._live: Live | None = None
         self._warnings: deque[str] = deque(maxlen=SHOWN_WARNINGS)
@@ -71,7 +102,7 @@ class Console:
         for key, value in values.items():
             if key.startswith("arm/pulls_"):
                 arm = int(key.rpartition("_")[2])
-                self._pulls[arm] = self._pulls.get(arm, 0.0) + value
+                self._pulls[arm] = _PULLS_MEMORY * self._pulls.get(arm, 0.0) + value
         self._measure(float(counters["seconds"]), float(counters["steps"]))
         if self._live is None:
             self._print(self.plain_line(counters))
@@ -90,15 +121,16 @@ class Console:
             f"{time.strftime('%H:%M:%S')} {self._share(counters):.1%} {self._time_left(counters)} left",
             f"steps {short(counters['steps'])}",
             f"updates {short(counters['updates'])}",
-            f"episodes {short(counters['episodes'])}",
             self._join("{}/s frames", "throughput/frames_per_second"),
             self._join("{}/s updates", "throughput/updates_per_second"),
             self._join("return {}", "episode/return"),
+            self._join("hns {}", "episode/hns"),
             self._join("evaluation {}", "evaluation/return"),
             self._join("hns {}", "evaluation/hns"),
-            self._join("loss {}", "loss/extrinsic"),
-            self._join("intrinsic loss {}", "loss/intrinsic"),
             f"replay {self._seen['replay/fill']:.0%}" if "replay/fill" in self._seen else "",
+            self._join("loss {}", "loss/extrinsic"),
+            f"episodes {short(counters['episodes'])}",
+            self._join("intrinsic loss {}", "loss/intrinsic"),
             self._join("alpha {}", "novelty/alpha"),
             self._join("length {}", "episode/length"),
         ]
@@ -128,44 +160,23 @@ class Console:
         speed = self._steps_per_second or self._seen.get("throughput/steps_per_second")
         return duration((self._total_steps - counters["steps"]) / speed) if speed else "?"
 
-    def _join(self, form: str, *keys: str) -> str:
-        """The values of the keys in a form with one {} for each; empty if none of them is known."""
-        return form.format(*(short(self._seen.get(key)) for key in keys)) if any(key in self._seen for key in keys) else ""
+    def _join(self, form: str, key: str) -> str:
+        """The value of a key in a form with one {}; empty if it is not known."""
+        return form.format(short(self._seen[key])) if key in self._seen else ""
 
     def _panel(self, counters: Numbers) -> RenderableType:
-        rows = [
-            ("so far", self._so_far(counters)),
-            ("speed", self._join("{} frames/s  {} updates/s", "throughput/frames_per_second", "throughput/updates_per_second")),
-            ("time", self._shares()),
-            ("episodes", self._join("return {}  length {}  hns {}", "episode/return", "episode/length", "episode/hns")),
-            (
-                "evaluation",
-                self._join(
-                    "return {}  hns {}  episodes {}  arm {}", *(f"evaluation/{name}" for name in ("return", "hns", "episodes", "arm"))
-                ),
-            ),
-            ("arms", self._arms()),
-            (
-                "losses",
-                self._join(
-                    "extrinsic {}  intrinsic {}  embedding {}  distillation {}",
-                    *(f"loss/{name}" for name in ("extrinsic", "intrinsic", "embedding", "distillation")),
-                ),
-            ),
-            (
-                "novelty",
-                self._join("reward {}  alpha {}  inverse {}", *(f"novelty/{x}" for x in ("intrinsic_reward", "alpha", "inverse_accuracy"))),
-            ),
-            ("replay", self._replay()),
-            ("memory", self._memory()),
-        ]
-        table = Table.grid(padding=(0, 2), expand=True)
-        table.add_column(no_wrap=True, style="dim")
+        width = max(8, self._terminal.width - _FRAME_WIDTH)
+        warnings = [Text(line, style="yellow") for text in self._warnings for line in textwrap.wrap(text, width)[:_WARNING_LINES]]
+        rows = [(row, wrapped(row.parts, max(1, width - _LABEL_WIDTH))) for row in self._rows(counters)]
+        rows = [(row, lines) for row, lines in rows if lines]
+        # The border and the progress take three lines, and the cursor stands below the panel.
+        while len(rows) > 1 and sum(len(lines) for _, lines in rows) + len(warnings) + 4 > self._terminal.height:
+            rows.remove(max(rows, key=lambda item: item[0].rank))
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(no_wrap=True, style="dim", width=_LABEL_WIDTH - 1)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        for name, text in rows:
-            if text:
-                table.add_row(name, Text(text))
-        warnings = [Text(line, style="yellow", overflow="ellipsis", no_wrap=True) for line in self._warnings]
+        for row, lines in rows:
+            table.add_row(row.name, Text("\n".join(lines)))
         share = self._share(counters)
         head = Table.grid(padding=(0, 2), expand=True)
         head.add_column(ratio=1)
@@ -173,32 +184,84 @@ class Console:
         head.add_row(ProgressBar(total=1.0, completed=share), f"{share:.1%}  {self._time_left(counters)} left")
         return Panel(Group(head, table, *warnings), title=Text(self._title, overflow="ellipsis", no_wrap=True), title_align="left")
 
-    def _so_far(self, counters: Numbers) -> str:
-        counts = "  ".join(f"{short(counters[name])} {name}" for name in ("frames", "steps", "updates", "episodes"))
-        return f"{counts}  {duration(counters['seconds'])}"
+    def _rows(self, counters: Numbers) -> list[Row]:
+        """All there is to show, the parts of a row in order of weight; those that are not known are empty."""
+        join = self._join
+        names = ("extrinsic", "intrinsic", "embedding", "distillation")
+        return [
+            Row(4, "device", [self._device, self._device_memory(), self._gibibytes("host {} GiB", "memory/host_bytes")]),
+            Row(
+                5,
+                "so far",
+                [
+                    *(f"{short(counters[name])} {name}" for name in ("steps", "frames", "updates", "episodes")),
+                    duration(counters["seconds"]),
+                ],
+            ),
+            Row(0, "speed", [join("{} frames/s", "throughput/frames_per_second"), join("{} updates/s", "throughput/updates_per_second")]),
+            Row(2, "time", self._times()),
+            Row(0, "training", [join("return {}", "episode/return"), join("hns {}", "episode/hns"), join("length {}", "episode/length")]),
+            Row(
+                0,
+                "evaluation",
+                [
+                    join("return {}", "evaluation/return"),
+                    join("hns {}", "evaluation/hns"),
+                    join("arm {}", "evaluation/arm"),
+                    join("{} episodes", "evaluation/episodes"),
+                ],
+            ),
+            Row(3, "arms", self._arms()),
+            Row(7, "losses", [join(f"{name} {{}}", f"loss/{name}") for name in names]),
+            Row(
+                6,
+                "novelty",
+                [
+                    join("alpha {}", "novelty/alpha"),
+                    join("reward {}", "novelty/intrinsic_reward"),
+                    join("inverse {}", "novelty/inverse_accuracy"),
+                ],
+            ),
+            Row(
+                1,
+                "replay",
+                [
+                    f"{self._seen['replay/fill']:.1%} full" if "replay/fill" in self._seen else "",
+                    join("{} timesteps", "replay/timesteps"),
+                    join("{} sequences", "replay/sequences"),
+                    join("age {}", "replay/age"),
+                ],
+            ),
+        ]
 
-    def _shares(self) -> str:
-        names = ("environment", "device", "evaluation")
-        return "  ".join(
-            f"{name} {self._seen[f'throughput/share_{name}']:.0%}" for name in names if f"throughput/share_{name}" in self._seen
-        )
+    def _times(self) -> list[str]:
+        """What the loop waited for, and its own work."""
+        shares = {name: self._seen.get(f"throughput/share_{label}", 0.0) for label, name in _TIMES.items()}
+        return [f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005]
 
-    def _arms(self) -> str:
-        """The policies with the most episodes since the panel started, and their last returns."""
+    def _arms(self) -> list[str]:
+        """The policies with the most episodes lately, with their share and their last return."""
         total = sum(self._pulls.values())
         most = sorted(self._pulls, key=lambda arm: -self._pulls[arm])[:SHOWN_ARMS]
-        shown = [
-            f"{arm}: {self._pulls[arm] / total:.0%} ({short(self._seen.get(f'arm/return_{arm}'))})" for arm in most if self._pulls[arm]
-        ]
-        return "  ".join(shown)
+        return [f"{arm}: {self._pulls[arm] / total:.0%} ({short(self._seen.get(f'arm/return_{arm}'))})" for arm in most if self._pulls[arm]]
 
-    def _replay(self) -> str:
-        fill = f"{self._seen['replay/fill']:.1%} full" if "replay/fill" in self._seen else ""
-        return "  ".join(filter(None, [fill, self._join("{} timesteps  {} sequences", "replay/timesteps", "replay/sequences")]))
+    def _device_memory(self) -> str:
+        limit = self._gibibytes(" of {}", "memory/device_limit_bytes")
+        return self._gibibytes(f"{{}}{limit} GiB", "memory/device_bytes")
 
-    def _memory(self) -> str:
-        parts = [(name, self._seen.get(f"memory/{name}_bytes")) for name in ("device", "host")]
-        return "  ".join(f"{name} {value / 2**30:.1f} GiB" for name, value in parts if value is not None)
+    def _gibibytes(self, form: str, key: str) -> str:
+        return form.format(f"{self._seen[key] / 2**30:.1f}") if key in self._seen else ""
+
+
+def wrapped(parts: Sequence[str], width: int) -> list[str]:
+    """Lines of at most `width` characters, of parts that are not empty and stay whole unless one alone is longer."""
+    lines: list[str] = []
+    for part in filter(None, parts):
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def short(value: float | None) -> str:

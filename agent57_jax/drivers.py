@@ -29,8 +29,13 @@ class Driver(Protocol):
     def dispatch(self, parameters: ActingParameters, store: ReplayState, counters: Counters) -> ReplayState:
         """Starts the next acts; returns the replay with them. `store` is consumed."""
 
-    def complete(self, counters: Counters) -> None:
-        """Waits for the acts, sends actions to the environments, counts."""
+    def complete(self, counters: Counters, learnt: jax.Array) -> None:
+        """Waits for the acts, sends actions to the environments, counts.
+
+        Args:
+          learnt: comes from the updates that were queued before the acts. They are waited for first, which costs nothing and tells
+            their time from that of the acts.
+        """
 
     def state_to_save(self) -> Any:
         """What a checkpoint keeps of the actors."""
@@ -73,11 +78,13 @@ class HostDriver:
         self.appended[group] += 1
         return store
 
-    def complete(self, counters: Counters) -> None:
+    def complete(self, counters: Counters, learnt: jax.Array) -> None:
         """Fetches the actions, lets the group's emulators run, and counts what all processes did."""
         assert self._pending is not None
         group, action, counted = self._pending
-        with self._stopwatch("device"):
+        with self._stopwatch("learning"):
+            learnt.block_until_ready()
+        with self._stopwatch("acting"):
             actions = parallel.local_rows(action)
         self._environments[group].send(actions)
         steps, episodes = counted()
@@ -123,9 +130,11 @@ class SimulationDriver:
         self.appended[0] += settings.actor.acts_per_dispatch
         return store
 
-    def complete(self, counters: Counters) -> None:
+    def complete(self, counters: Counters, learnt: jax.Array) -> None:
         """Reads how many steps and episodes the acts were."""
-        with self._stopwatch("device"):
+        with self._stopwatch("learning"):
+            learnt.block_until_ready()
+        with self._stopwatch("acting"):
             steps, episodes = jax.device_get(self._pending).tolist()
         counters.steps += steps
         counters.frames += steps * self._programs.parts.spec.frames_per_step

@@ -47,7 +47,7 @@ class LearnerState(NamedTuple):
 
 
 class UpdateOutput(NamedTuple):
-    """Result of one update."""
+    """Result of one update. Every key of the metrics is reported: a further one needs a declaration in metrics.py and nothing else."""
 
     state: LearnerState
     priorities: jax.Array  # [B], of this device's sequences
@@ -151,18 +151,6 @@ class Learner:
     def value_names(self) -> tuple[str, ...]:
         """Names of the V value functions in metrics."""
         return ("extrinsic", "intrinsic") if self.q_network.num_values == 2 else ("extrinsic",)
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Keys of the metrics of an update, beside `finite`."""
-        values = ("loss/{}", "gradient_norm/{}", "learner/value_{}", "learner/td_error_{}")
-        names = [key.format(name) for name in self.value_names for key in values]
-        names += ["learner/valid_share", "learner/priority", "learner/on_policy_share"]
-        if self._learns_embedding:
-            names += ["loss/embedding", "gradient_norm/embedding", "novelty/inverse_accuracy"]
-        if self.distillation is not None:
-            names += ["loss/distillation", "gradient_norm/distillation"]
-        return tuple(names)
 
     def loss(self, parameters: Trainable, state: LearnerState, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
         """Sum of all losses of this device's share; summed over devices it is the mean over the whole batch.

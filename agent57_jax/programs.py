@@ -18,14 +18,14 @@ from agent57_jax.actor import ActMetrics, Actor, ActorState
 from agent57_jax.algorithm import policy_family
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.config import DiscountLadder, IntrinsicReward, PolicySettings, Settings, SettingsError
-from agent57_jax.learner import Learner, LearnerState
+from agent57_jax.learner import Learner, LearnerState, UpdateOutput
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QNetwork
 from agent57_jax.networks.torsos import torso_problem
 from agent57_jax.novelty import Novelty, NoveltyStatistics
 from agent57_jax.replay import MAX_ACTIONS, Replay, ReplayState
-from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, TimeStep
+from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, SequenceId, TimeStep
 
 # Streams of random numbers; each has a counter of its own.
 INIT_STREAM, ACT_STREAM, ENVIRONMENT_STREAM, SAMPLE_STREAM, EVALUATION_STREAM, EVALUATION_ENVIRONMENT_STREAM = range(6)
@@ -55,7 +55,11 @@ class UpdateMetrics(NamedTuple):
 
 
 NONE = -1
+ROOT_SHAPE = jax.ShapeDtypeStruct((2,), np.uint32)
+COUNTER_SHAPE = jax.ShapeDtypeStruct((), np.uint32)
 PRIORITY_SUM = "replay/priority_sum"
+AGE = "replay/age"
+FINITE = "finite"  # the one number of an update that is no metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +184,9 @@ class Programs:
             mesh,
             (everywhere, replay.SPECS, everywhere, everywhere, everywhere, everywhere),
             (everywhere, replay.SPECS, everywhere),
-            donate=(0, 1, 2),
+            donate=(0, 1),  # not the sums: the trainer waits for those of the updates before, to tell learning from acting
         )
+        self.count_priorities = parallel.sharded(self.store.count_priorities, mesh, replay.SPECS, everywhere)
         if environment is not None:
             self.environment = environment
             self.init_simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)
@@ -208,8 +213,14 @@ class Programs:
         return self.store.init(self.parts.actor.q_network.initial_state(1))
 
     def _init_update_metrics(self) -> UpdateMetrics:
-        zeros = {name: jnp.zeros((), jnp.float32) for name in (PRIORITY_SUM, *self.parts.learner.metric_names)}
-        return UpdateMetrics(zeros, jnp.zeros((), jnp.float32), jnp.full((), NONE, jnp.int32))
+        # What an update measures is what it returns: shapes alone are computed here.
+        learner, store = jax.eval_shape(self.parts.learner.init, ROOT_SHAPE), jax.eval_shape(self._init_replay)
+        names = jax.eval_shape(self._measured_update, learner, store, ROOT_SHAPE, COUNTER_SHAPE)[1]
+        return UpdateMetrics(
+            {name: jnp.zeros((), jnp.float32) for name in names if name != FINITE},
+            jnp.zeros((), jnp.float32),
+            jnp.full((), NONE, jnp.int32),
+        )
 
     def _act(
         self,
@@ -290,20 +301,27 @@ class Programs:
         self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array
     ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
         """Samples, learns, writes priorities back."""
+        (out, sequence), found = self._measured_update(state, store, root, counter)
+        finite = found[FINITE] > 0
+        # A poisoned priority would poison every later draw: such an update writes to no sequence.
+        sequence = sequence._replace(number=jnp.where(finite, sequence.number, replay.EMPTY))
+        store = self.store.write_priorities(store, sequence, out.priorities)
+        first_bad = jnp.where(finite | (metrics.non_finite_update != NONE), metrics.non_finite_update, state.updates)
+        total = {name: metrics.total[name] + found[name] for name in metrics.total}
+        return out.state, store, UpdateMetrics(total, metrics.updates + 1, first_bad)
+
+    def _measured_update(
+        self, state: LearnerState, store: ReplayState, root: jax.Array, counter: jax.Array
+    ) -> tuple[tuple[UpdateOutput, SequenceId], dict[str, jax.Array]]:
+        """The update, the sequences it learnt from and all that is measured of it: every key but FINITE goes into the metrics."""
         key = jax.random.fold_in(parallel.fold_counter(root, SAMPLE_STREAM, counter), jax.lax.axis_index(parallel.AXIS))
         batch = self.store.sample(store, key, self.parts.settings.learner.batch_size // self.mesh.size)
         # A stored priority that is not a number would be drawn never, or always, and nothing else would show it.
         mass = parallel.sum_over_devices(jnp.sum(store.priority))
         batch = batch._replace(importance_weight=jnp.where(jnp.isfinite(mass), batch.importance_weight, jnp.nan))
         out = self.parts.learner.update(state, batch)
-        found = out.metrics | {PRIORITY_SUM: mass}
-        finite = out.metrics["finite"] > 0
-        # A poisoned priority would poison every later draw: such an update writes to no sequence.
-        sequence = batch.sequence._replace(number=jnp.where(finite, batch.sequence.number, replay.EMPTY))
-        store = self.store.write_priorities(store, sequence, out.priorities)
-        first_bad = jnp.where(finite | (metrics.non_finite_update != NONE), metrics.non_finite_update, state.updates)
-        total = {name: metrics.total[name] + found[name] for name in metrics.total}
-        return out.state, store, UpdateMetrics(total, metrics.updates + 1, first_bad)
+        age = parallel.sum_over_devices(jnp.mean(self.store.age(store, batch.sequence).astype(jnp.float32))) / self.mesh.size
+        return (out, batch.sequence), out.metrics | {PRIORITY_SUM: mass, AGE: age}
 
 
 def init_simulation(environment: JaxEnvironment, key: jax.Array, index: jax.Array) -> Simulation:

@@ -15,12 +15,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from agent57_jax import parallel
 from agent57_jax.config import ReplaySettings
 from agent57_jax.types import Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 
 MAX_ACTIONS = 256  # an action is stored as one byte
+PRIORITY_EDGES = np.logspace(-6, 4, 61, dtype=np.float32)  # between the buckets of a histogram of priorities: six a decade
 EMPTY = -1  # number of a column that no sequence has used yet
 _STORED_AS = {"action": jnp.uint8, "discount": jnp.uint8, "step_type": jnp.uint8, "policy": jnp.uint8}  # whole numbers of small range
 
@@ -181,6 +183,16 @@ class Replay:
             priority=state.priority.at[sequence.group, sequence.environment, column].set(priority, mode="drop"),
             max_priority=jnp.maximum(state.max_priority, largest),
         )
+
+    def age(self, state: ReplayState, sequence: SequenceId) -> jax.Array:
+        """[B] int32: timesteps of its environment since the first one of a stored sequence was written."""
+        return state.appended[sequence.group] - sequence.number * self.settings.period
+
+    def count_priorities(self, state: ReplayState) -> jax.Array:
+        """[len(PRIORITY_EDGES) + 1] float32: drawable sequences of all devices by their priority."""
+        bucket = jnp.searchsorted(jnp.asarray(PRIORITY_EDGES), state.priority.reshape(-1), side="right")
+        counts = jnp.zeros((len(PRIORITY_EDGES) + 1,), jnp.float32).at[bucket].add(jnp.float32(state.priority.reshape(-1) > 0))
+        return parallel.sum_over_devices(counts)
 
     def drawable_sequences(self, timesteps: int) -> int:
         """Sequences of one environment that can be drawn after `timesteps` appends; the host's arithmetic twin of the priorities."""

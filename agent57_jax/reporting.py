@@ -1,7 +1,7 @@
 """From the sums that programs keep on the device to the values of one line of metrics."""
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,10 +9,12 @@ from agent57_jax import parallel
 from agent57_jax.actor import ActMetrics
 from agent57_jax.algorithm.lifelong_novelty import standard_deviation
 from agent57_jax.config import EnvironmentKind
+from agent57_jax.dashboards import Histogram
 from agent57_jax.environments import atari57
 from agent57_jax.evaluator import Episode
 from agent57_jax.novelty import NoveltyMetrics, NoveltyStatistics
 from agent57_jax.programs import Parts, UpdateMetrics
+from agent57_jax.replay import PRIORITY_EDGES
 
 Values = dict[str, float]
 
@@ -89,10 +91,25 @@ def score_values(parts: Parts, key: str, score: float) -> Values:
     return {} if normalised is None else {key: normalised}
 
 
+def histograms(priorities: np.ndarray) -> dict[str, Histogram]:
+    """Of the replay's counts [K] of priorities. The outer buckets, which have no end, get one like the others.."""
+    step = float(PRIORITY_EDGES[1] / PRIORITY_EDGES[0])
+    edges = np.concatenate([[PRIORITY_EDGES[0] / step], PRIORITY_EDGES, [PRIORITY_EDGES[-1] * step]])
+    return {"replay/priorities": Histogram(edges, priorities)}
+
+
+def time_values(elapsed: float, sums: Mapping[str, float]) -> Values:
+    """Shares of the wall time, from the stopwatch's sums by label; what has no label is the host's own work."""
+    values = {f"throughput/share_{label}": sums.get(label, 0.0) / elapsed for label in ("learning", "acting", "evaluation", "saving")}
+    if "environment" in sums:  # else they are a part of acting
+        values["throughput/share_environment"] = sums["environment"] / elapsed
+    return values | {"throughput/share_host": max(0.0, 1.0 - sum(values.values()))}
+
+
 def memory_values() -> Values:
     """Memory of this process and of its first device, bytes."""
     values = {"memory/host_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
     device = parallel.device_memory_bytes()
     if device is not None:
-        values["memory/device_bytes"] = float(device[0])
+        values["memory/device_bytes"], values["memory/device_limit_bytes"] = map(float, device)
     return values

@@ -99,7 +99,8 @@ class Trainer:
         self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
         self.stopwatch = Stopwatch()
         self._requests = Requests(stop=False, report=False, save=False)
-        self.console = Console(settings.total_steps, str(self.workdir), is_shown=self._is_first)
+        device = f"{self.mesh.devices.flat[0].device_kind}{f' x {self.mesh.size}' if self.mesh.size > 1 else ''}"
+        self.console = Console(settings.total_steps, str(self.workdir), is_shown=self._is_first, device=device)
         try:
             self._start()
         except BaseException:
@@ -118,7 +119,13 @@ class Trainer:
             temporary = self.workdir / "config.json.tmp"
             temporary.write_text(config.to_json(settings))
             temporary.replace(self.workdir / "config.json")
-            self.metrics = MetricsWriter(self.workdir, self.counters.steps if resumed is not None else None, settings.logging.tensorboard)
+            self.metrics = MetricsWriter(
+                self.workdir,
+                self.counters.steps if resumed is not None else None,
+                settings.logging.tensorboard,
+                settings.logging.wandb_project if settings.logging.wandb else None,
+                config.flatten(config.to_dict(settings)),
+            )
         for sentence in damaged:
             self.console.say(sentence, warning=True)
         self.console.say(
@@ -203,13 +210,14 @@ class Trainer:
             self.acting = self._current_parameters()
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
         self._start_evaluation()
+        learnt = self.update_metrics.updates  # of updates that are in the queue before this act
         due = self.schedule.updates_due(counters, self._drawable_sequences())
         if due:
             self.learner, self.replay, self.update_metrics = self.programs.learn(
                 self.learner, self.replay, self.update_metrics, self.root, counters.updates, due
             )
             counters.updates += due
-        self.driver.complete(counters)
+        self.driver.complete(counters, learnt)
         self._count_evaluation()
         hear()
 
@@ -294,7 +302,7 @@ class Trainer:
             "replay/fill": stored / slots,
             "replay/sequences": float(self._drawable_sequences()),
             "replay/max_priority": float(self.replay.max_priority),
-            **{f"throughput/share_{label}": shares.get(label, 0.0) / elapsed for label in ("environment", "device", "evaluation")},
+            **reporting.time_values(elapsed, shares),
         }
         if counters.learning_since_timesteps is not None and inserted > 0:
             sampled = (counters.updates - counters.learning_since_updates) * self.settings.learner.batch_size
@@ -304,8 +312,9 @@ class Trainer:
         self._evaluated.clear()
         self.driver.shared = self.driver.shared._replace(metrics=self.programs.init_act_metrics())
         self.update_metrics = self.programs.init_update_metrics()
+        priorities = jax.device_get(self.programs.count_priorities(self.replay))  # by all processes together
         if self.metrics is not None:
-            self.metrics.write(counters.progress(), values)
+            self.metrics.write(counters.progress(), values, reporting.histograms(priorities))
         self.console.update(counters.progress(), values)
 
     def _stop_if_not_finite(self, acts: ActMetrics, updates: programs.UpdateMetrics) -> None:
@@ -338,7 +347,8 @@ class Trainer:
         self._loop_since = self._last_save = now
         self.counters.checkpoints += 1
         meta = {SAVED_COUNTERS: vars(self.counters), SAVED_APPENDED: self.driver.appended, SAVED_CAPACITY: self.capacity}
-        self.checkpoints.save(self.counters.checkpoints, arrays, meta)
+        with self.stopwatch("saving"):
+            self.checkpoints.save(self.counters.checkpoints, arrays, meta)
         return f"{self.workdir}/checkpoints/{self.counters.checkpoints}"
 
     def _open(self) -> tuple[int | None, list[str]]:

@@ -61,7 +61,7 @@ class Parts:
         assert self.driver is not None
         before = self.counters.steps
         self.replay = self.driver.dispatch(acting_parameters(self.learner), self.replay, self.counters)
-        self.driver.complete(self.counters)
+        self.driver.complete(self.counters, self.update_metrics.updates)
         return float(self.counters.steps - before)
 
     def learn(self, count: int = 1) -> float:
@@ -94,10 +94,11 @@ class Parts:
         before, until = counters.steps, counters.updates + updates
         while counters.updates < until:
             self.replay = self.driver.dispatch(acting_parameters(self.learner), self.replay, counters)
+            learnt = self.update_metrics.updates
             due = schedule.updates_due(counters, self.settings.replay.min_sequences)
             if due:
                 self._update(due)
-            self.driver.complete(counters)
+            self.driver.complete(counters, learnt)
         return float(counters.steps - before)
 
     def bytes_per_timestep(self) -> float:

@@ -20,8 +20,12 @@ VALUES = {
     "throughput/frames_per_second": 12_345.6,
     "throughput/updates_per_second": 3.21,
     "throughput/steps_per_second": 3_086.4,
-    "throughput/share_device": 0.31,
-    "throughput/share_evaluation": 0.52,
+    "throughput/share_environment": 0.12,
+    "throughput/share_acting": 0.31,
+    "throughput/share_learning": 0.33,
+    "throughput/share_evaluation": 0.09,
+    "throughput/share_saving": 0.001,
+    "throughput/share_host": 0.15,
     "episode/return": 1_234.5,
     "episode/length": 890.0,
     "episode/hns": 0.13,
@@ -37,7 +41,9 @@ VALUES = {
     "replay/fill": 0.255,
     "replay/timesteps": 1_275_000.0,
     "replay/sequences": 15_900.0,
+    "replay/age": 640.0,
     "memory/device_bytes": 3.0 * 2**30,
+    "memory/device_limit_bytes": 80.0 * 2**30,
     "memory/host_bytes": 1.5 * 2**30,
     "arm/pulls_0": 1.0,
     "arm/pulls_7": 3.0,
@@ -49,14 +55,21 @@ def counters(steps, seconds):
     return {"frames": 4 * steps, "steps": steps, "updates": steps // 8, "episodes": steps // 100, "seconds": seconds}
 
 
-def make(width=120, **options):
+def make(width=120, height=40, **options):
     file = io.StringIO()
-    terminal = Terminal(file=file, width=width, height=40, highlight=False, **options)
-    return Console(1_000_000, "Zaxxon [v5]", ["8 devices [data]"], terminal=terminal), file
+    terminal = Terminal(file=file, width=width, height=height, highlight=False, **options)
+    return Console(1_000_000, "Zaxxon [v5]", ["8 devices [data]"], terminal=terminal, device="NVIDIA H100 x 8"), file
 
 
-def live(width=120):
-    return make(width, force_terminal=True, force_interactive=True, _environ={"TERM": "xterm-256color"})
+def live(width=120, height=40):
+    return make(width, height, force_terminal=True, force_interactive=True, _environ={"TERM": "xterm-256color"})
+
+
+def last_panel(file):
+    """The lines of the last panel, from border to border."""
+    lines = visible(file.getvalue()).replace("\r", "").replace("╯╭", "╯\n╭").splitlines()
+    start = max(i for i, line in enumerate(lines) if line.startswith("╭"))
+    return lines[start : next(i for i in range(start, len(lines)) if lines[i].startswith("╰")) + 1]
 
 
 def visible(text):
@@ -124,7 +137,8 @@ def test_panel_shows_what_matters():
         "7: 75% (55)  0: 25% (-)",
         "extrinsic 0.0123",
         "25.5% full",
-        "device 3.0 GiB",
+        "NVIDIA H100 x 8  3.0 of 80.0 GiB  host 1.5 GiB",
+        "environments 12%  acting 31%  learning 33%  evaluation 9%  host 15%",
     ):
         assert part in shown, part
     console.say("the replay is small", warning=True)
@@ -135,6 +149,39 @@ def test_panel_shows_what_matters():
     assert "return 4321" in shown  # values stay until newer ones come
     assert "0: 85% (-)  7: 15% (55)" in shown
     console.close()
+    console.close()
+
+
+WARNING = "environment.num_threads is 64, more than the 2 CPUs that this process may use: emulators will mostly wait"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 24), (40, 12), (24, 24), (200, 10)])
+def test_panel_fits_its_terminal_with_every_part_whole(width, height):
+    console, file = live(width, height)
+    console.say(WARNING, warning=True)
+    console.update(counters(250_000, 100.0), VALUES)
+    panel = last_panel(file)
+    console.close()
+    assert len(panel) < height
+    assert {len(line) for line in panel} == {width}
+    inside = "\n".join(line[2:-2] for line in panel[2:-1])
+    assert "…" not in inside or width < 40
+    for part in ("12.3k frames/s", "return 1234.5", "return 4321", "hns 0.47") if width >= 40 else ():
+        assert part in inside, part
+    if height == 24 and width >= 40:
+        for part in ("NVIDIA H100 x 8", "3.0 of 80.0 GiB", "learning 33%", "7: 75% (55)", "25.5% full", "warning:"):
+            assert part in inside, part
+    if height == 24 and width == 80:
+        for part in ("NVIDIA H100 x 8  3.0 of 80.0 GiB", "alpha 1.02", "extrinsic 0.0123"):
+            assert part in inside, part
+
+
+def test_arms_of_long_ago_fade():
+    console, file = live()
+    console.update(counters(10, 1.0), {"arm/pulls_3": 100.0, "arm/pulls_5": 0.0})
+    for step in range(11, 60):
+        console.update(counters(step, step / 10), {"arm/pulls_3": 0.0, "arm/pulls_5": 1.0})
+    assert re.search(r"arms +5: 9\d% \(-\)  3: \d%", "\n".join(last_panel(file)))
     console.close()
 
 
@@ -165,9 +212,9 @@ console.close()
 """
 
 
-def run_in_terminal(term):
+def run_in_terminal(term, ci="false"):
     leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": term, "COLUMNS": "60", "LINES": "30"}
+    environment = {**os.environ, "TERM": term, "CI": ci, "COLUMNS": "60", "LINES": "30"}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=follower, env=environment, cwd=Path(__file__).parent.parent)
     os.close(follower)
     output = b""
@@ -191,6 +238,12 @@ def test_real_terminal_gets_a_panel_and_its_cursor_back():
 @pytest.mark.parametrize("term", ["dumb", "unknown"])
 def test_dumb_terminal_gets_lines(term):
     output = run_in_terminal(term)
+    assert "\x1b" not in output
+    assert "50.0% ? left  steps 50" in output
+
+
+def test_terminal_of_a_ci_gets_lines():
+    output = run_in_terminal("xterm-256color", ci="true")
     assert "\x1b" not in output
     assert "50.0% ? left  steps 50" in output
 

@@ -172,6 +172,7 @@ def test_tensorboard_gets_scalars_by_steps_and_purges_on_resume(tmp_path):
     assert {tag for _, tag, _ in found} == {
         "loss/extrinsic",
         "action/ratio_move_left",
+        "custom_scalars__config__",
         *(f"progress/{key}" for key in ("frames", "updates", "episodes", "seconds")),
     }
     write_run(tmp_path, [110], resume_steps=100, tensorboard=True)

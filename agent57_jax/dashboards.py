@@ -1,0 +1,135 @@
+"""Where numbers and pictures of a run are looked at besides metrics.jsonl: TensorBoard and Weights & Biases."""
+
+import importlib.util
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from agent57_jax.config import SettingsError
+from agent57_jax.heat_map import encode_png
+
+RUN_ID_FILE = "wandb_id"
+WANDB_SECONDS = 30.0  # that its start may take
+
+Layout = Mapping[str, Mapping[str, list[str]]]  # category -> chart -> patterns of whole tags
+
+
+class Histogram(NamedTuple):
+    """How many values lie between neighbouring edges."""
+
+    edges: np.ndarray  # [K + 1], rising
+    counts: np.ndarray  # [K]
+
+
+class Dashboard(Protocol):
+    """Takes what a run reports, step by step."""
+
+    def write(
+        self, steps: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        """Shows finite numbers, histograms and pictures (uint8 [height, width, 3])."""
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+class TensorBoard:
+    """Events in a folder, with a layout for the tab "Custom Scalars"."""
+
+    def __init__(self, folder: Path, resume_steps: int | None, layout: Layout) -> None:
+        """`resume_steps` is where a run goes on, from which TensorBoard is to forget what came later; None for a new one."""
+        from tensorboardX import SummaryWriter
+
+        # TensorBoard forgets what it has read at this step and beyond; the checkpoint's own line stays.
+        purge = None if resume_steps is None else resume_steps + 1
+        # The name of an events file ends in its second of time: the suffix keeps two starts within one second apart.
+        suffix = f".{len(list(folder.glob('*')))}"
+        self._writer: Any = SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=suffix)
+        self._writer.add_custom_scalars(
+            {category: {chart: ["Multiline", tags] for chart, tags in charts.items()} for category, charts in layout.items()}
+        )
+
+    def write(
+        self, steps: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        """Adds events of this step."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        for key, value in scalars.items():
+            self._writer.add_scalar(_tag(key), value, global_step=steps)
+        for key, (edges, counts) in histograms.items():
+            middles = (edges[1:] + edges[:-1]) / 2
+            held = np.flatnonzero(counts)
+            if held.size:
+                total, squares = float(counts @ middles), float(counts @ middles**2)
+                shown = slice(held[0], held[-1] + 1)
+                # A bucket of TensorBoard reaches from the limit before it to its own: the first is empty and gives the lower end.
+                limits, numbers = [float(edges[held[0]]), *edges[1:][shown].tolist()], [0.0, *counts[shown].tolist()]
+                self._writer.add_histogram_raw(key, limits[0], limits[-1], float(counts.sum()), total, squares, limits, numbers, steps)
+        for key, picture in pictures.items():
+            # Encoded here: tensorboardX would need Pillow.
+            image = Summary.Image(height=len(picture), width=picture.shape[1], colorspace=3, encoded_image_string=encode_png(picture))
+            self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=key, image=image)]), steps)
+
+    def close(self) -> None:
+        """Closes the events file."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, the same one after every resume: its id lies in the run's folder."""
+
+    def __init__(self, folder: Path, is_new: bool, project: str, settings: Mapping[str, Any]) -> None:
+        """Joins or begins the run.
+
+        Raises:
+          SettingsError: without the package, an account or the network, in one line.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            raise SettingsError('logging.wandb needs the package wandb: pip install "agent57_jax[wandb]"') from error
+        advice = "set WANDB_MODE=offline, or leave logging.wandb out"
+        # Without a key wandb would ask for one on the terminal.
+        if os.environ.get("WANDB_MODE", "online") == "online" and wandb.api.api_key is None:
+            raise SettingsError(f"logging.wandb needs an account: run `wandb login`, {advice}")
+        path = folder / RUN_ID_FILE
+        if is_new or not path.exists():
+            path.write_text(f"{uuid.uuid4().hex[:12]}\n")
+        # Its capture of standard output would break the panel.
+        quiet = wandb.Settings(console="off", silent=True, init_timeout=WANDB_SECONDS)
+        try:
+            self._run = wandb.init(
+                project=project, id=path.read_text().strip(), resume="allow", dir=str(folder), config=dict(settings), settings=quiet
+            )
+        except wandb.Error as error:
+            raise SettingsError(f"Weights & Biases cannot be reached ({' '.join(str(error).split())[:200]}): {advice}") from error
+        self._wandb = wandb
+        # Its own counter of steps must not go back, which ours does when a killed run resumes.
+        self._run.define_metric("steps")
+        self._run.define_metric("*", step_metric="steps")
+        self._has_pictures = importlib.util.find_spec("PIL") is not None
+
+    def write(
+        self, steps: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        """Logs one row. Pictures need Pillow, which wandb does not bring."""
+        row: dict[str, Any] = {"steps": steps, **scalars}
+        row |= {key: self._wandb.Histogram(np_histogram=(value.counts, value.edges)) for key, value in histograms.items()}
+        if self._has_pictures:
+            row |= {key: self._wandb.Image(picture) for key, picture in pictures.items()}
+        self._run.log(row)
+
+    def close(self) -> None:
+        """Waits until everything is sent, or written if offline."""
+        self._run.finish()
+
+
+def _tag(key: str) -> str:
+    """The key as TensorBoard takes it; tensorboardX replaces other characters itself, but prints a line each time."""
+    return re.sub(r"[^-/\w.]", "_", key)
