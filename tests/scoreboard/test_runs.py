@@ -109,6 +109,7 @@ def test_many_lines_are_merged_without_losing_any(tmp_path: pathlib.Path) -> Non
     assert [bin_.frames for bin_ in bins] == sorted({bin_.frames for bin_ in bins}) and bins[-1].frames == count
     assert sum(bin_.training for bin_ in bins) == sum(range(count)) and sum(bin_.training_episodes for bin_ in bins) == count
     assert sum(bin_.pulls[2] for bin_ in bins) == 2 * count and sum(bin_.returns[2] for bin_ in bins) == 2 * sum(range(count))
+    assert len({bin_.training_episodes for bin_ in bins[:-1]}) == 1  # as many lines each, but for the last, which goes on
     # Neighbours only: each bin has the mean of the lines between its border and the one before.
     assert bins[0].training / bins[0].training_episodes == pytest.approx((bins[0].frames - 1) / 2)
 
