@@ -120,7 +120,7 @@ class Supervisor:
                     if failure:
                         print(failure, flush=True)
                         failures.append(failure)
-                    elif job.then is not None and job.is_done():
+                    elif job.then is not None:
                         waiting.appendleft(job.then)
                     after_each()
         finally:

@@ -76,8 +76,10 @@ function drawCurves(figure) {
   }
   for (const kind of ["training", "evaluation"]) {
     for (const seed of seeds) {
-      const path = seed[kind].map((point, i) => `${i ? "L" : "M"}${x(point[0]).toFixed(1)},${y(point[1]).toFixed(1)}`).join("");
-      if (path) element(svg, "path", { class: kind, d: path + (seed[kind].length === 1 ? "h0.1" : "") });
+      const places = seed[kind].map((point) => `${x(point[0]).toFixed(1)},${y(point[1]).toFixed(1)}`);
+      // A single point makes no line.
+      if (places.length === 1) element(svg, "path", { class: `${kind} point`, d: `M${places[0]}h0` });
+      else if (places.length) element(svg, "path", { class: kind, d: `M${places.join("L")}` });
     }
   }
   for (const seed of seeds) {

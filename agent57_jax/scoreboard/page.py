@@ -124,7 +124,7 @@ def _curves(record: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         if run["curves"]["training"] or run["curves"]["evaluation"]:
             groups.setdefault((run["task"], run["agent"]), []).append(run)
     games = {entry["game"]: entry for entry in record["games"]}
-    several = {task for task in games if sum(other == task for other, _ in groups) > 1}
+    several = {task for task, _ in groups if sum(other == task for other, _ in groups) > 1}
     found = []
     for (task, agent), own in sorted(groups.items()):
         references = [[name, games[task][name]] for name in ("random", "human")] if task in games else []
@@ -140,7 +140,7 @@ def _curves(record: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             f"{len(own)} {'run' if len(own) == 1 else 'runs'} of ours",
             *(f"{name} {number(value).text}" for name, value in references),
         ]
-        title = f"{task} ({agent})" if task in several or task not in games else task
+        title = f"{task} ({agent})" if task in several else task
         found.append((", ".join(words), {"game": title, "seeds": seeds, "references": references}))
     return found
 

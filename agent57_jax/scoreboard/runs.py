@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,8 @@ from agent57_jax import config
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57
 
+LARGEST = 1e100  # a larger number is damage, and sums of it would overflow
+MAX_ARMS = 1_000  # an arm beyond is damage
 MAX_BINS = 128  # points of a curve and columns of a heat map; neighbours are merged beyond
 TRAINING_EPISODES = 30  # greedy episodes of the evaluator that stand in for an evaluation
 # Kinds of environments that are a task each, and have no use for a task_id.
@@ -156,23 +157,28 @@ def _own(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST  # NaN is not
+    return float(value) if is_number else None
 
 
 def _read_evaluation(path: pathlib.Path, task: str, notes: list[str]) -> dict[str, Any] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        result = {"mean": _number(values["mean"]), "episodes": int(values["episodes"]), "frames_trained": int(values["frames_trained"])}
-        game = values["game"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         notes.append(f"evaluation.json is damaged ({type(error).__name__})")
         return None
-    if result["mean"] is None or (game != task and {game, task} & set(atari57.SCORES)):
-        notes.append(f"evaluation.json is damaged: it is of {game} with a mean of {values['mean']}")
+    values = values if isinstance(values, dict) else {}
+    mean, episodes, frames = (_number(values.get(name)) for name in ("mean", "episodes", "frames_trained"))
+    if mean is None or episodes is None or frames is None:
+        notes.append("evaluation.json is damaged (no mean, episodes or frames_trained)")
         return None
-    return result
+    game = str(values.get("game"))
+    if game != task and (game in atari57.SCORES or task in atari57.SCORES):
+        notes.append(f"evaluation.json is of {game}, not of {task}")
+        return None
+    return {"mean": mean, "episodes": int(episodes), "frames_trained": int(frames)}
 
 
 def _read_history(path: pathlib.Path, notes: list[str]) -> History:
@@ -205,7 +211,7 @@ def _read_history(path: pathlib.Path, notes: list[str]) -> History:
                 greedy.popleft()
         for key, value in line.items():
             head, _, arm = key.rpartition("_")
-            if head == "arm/pulls" and arm.isdecimal() and (pulls := _number(value)) and pulls > 0:
+            if head == "arm/pulls" and arm.isdecimal() and int(arm) < MAX_ARMS and (pulls := _number(value)) and pulls > 0:
                 bin_.pulls[int(arm)] = pulls
                 bin_.returns[int(arm)] = (_number(line.get(f"arm/return_{arm}")) or 0.0) * pulls
         if bins and lines_in_last < lines_per_bin:

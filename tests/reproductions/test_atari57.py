@@ -153,6 +153,18 @@ def test_each_worker_has_a_gpu_of_its_own(tmp_path: pathlib.Path) -> None:
     assert [(tmp_path / f"{name}.log").read_text().splitlines()[1] for name in "ab"] == [f"3 {own}", f"5 {own}"]
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two runs at a time need two cores")
+def test_runs_are_spread_over_the_gpus(tmp_path: pathlib.Path) -> None:
+    several = {"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "3,5"}
+    choice = ("--games", "Pong-v5", "Boxing-v5", "--profile=smoke")
+    done = suite(tmp_path, *choice, **several)
+    assert done.returncode == 0, done.stderr
+    assert ["GPU 3" in (tmp_path / f"{game}-0" / "train.log").read_text() for game in ("Pong", "Boxing")] == [True, False]
+    assert "GPU 5" in (tmp_path / "Boxing-0" / "train.log").read_text()
+    many = suite(tmp_path, *choice, "--workers=3", **several)
+    assert many.returncode == 2 and many.stderr == "error: --workers=3, but there are 2 GPUs\n"
+
+
 def test_what_follows_a_job_runs_only_where_it_was_done(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     def job(name: str, code: int, then: Job | None = None) -> Job:
         return Job(name, [sys.executable, "-c", f"raise SystemExit({code})"], tmp_path / f"{name}.log", lambda: True, then)
@@ -165,14 +177,14 @@ def test_what_follows_a_job_runs_only_where_it_was_done(tmp_path: pathlib.Path, 
 
 @pytest.mark.slow
 def test_two_games_are_trained_evaluated_and_judged(tmp_path: pathlib.Path) -> None:
-    command = ("-m", "reproductions.atari57", "--games", "Pong-v5", "Boxing-v5", "--profile=smoke", "--config.total_steps=3500")
+    command = ("-m", "reproductions.atari57", "--games", "Pong-v5", "Boxing-v5", "--profile=smoke")
     done = run(*command, "--episodes=2", f"--runs={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stdout + done.stderr
     judged = run("-m", "agent57_jax.scoreboard", str(tmp_path / "runs"), f"--out={tmp_path / 'board'}")
     assert judged.returncode == 0, judged.stdout + judged.stderr
     record = json.loads((tmp_path / "board" / "scoreboard.json").read_text())
     assert [entry["game"] for entry in record["games"]] == ["Boxing-v5", "Pong-v5"]
-    assert all(found["source"] == "evaluation" and found["episodes"] == 2 and found["frames"] >= 14_000 for found in record["runs"])
+    assert all(found["source"] == "evaluation" and found["episodes"] == 2 and found["frames"] >= 32_000 for found in record["runs"])
     assert all(found["bandit"] is not None for found in record["runs"])
     again = run(*command, "--episodes=2", f"--runs={tmp_path / 'runs'}")
     assert again.returncode == 0 and again.stdout.count("trained and evaluated already") == 2

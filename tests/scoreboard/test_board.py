@@ -72,6 +72,8 @@ def test_unequal_seeds_are_cut_for_the_bootstrap_and_it_says_so(tmp_path: pathli
     folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(3)]
     found = record_of(*folders, write_run(tmp_path / "b", "Boxing-v5", 0, mean=1.0))["agents"][0]["bootstrap"]
     assert found["seeds"] == 1 and "up to 3 seeds" in found["note"]
+    hns = [100 * board._hns("Pong-v5", 0.0), 100 * board._hns("Boxing-v5", 1.0)]
+    assert found["statistics"]["mean"]["value"] == pytest.approx(np.mean(hns))
 
 
 def test_without_rliable_the_rest_is_there(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

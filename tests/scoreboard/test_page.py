@@ -162,8 +162,10 @@ def test_videos_are_within_the_page_or_links(tmp_path: pathlib.Path, monkeypatch
     text = write_page(tmp_path / "board", small, large).read_text()
     assert text.count("<video") == 1 and text.count("data:video/mp4;base64,eHh4") == 1
     assert 'href="../runs/b/videos/e%20%221%22.mp4"' in text and "../runs/a/videos/e%20" not in text
-    monkeypatch.setattr(page, "MAX_VIDEOS_BYTES", 98)
-    assert "<video" not in write_page(tmp_path / "board", small, large).read_text()
+    monkeypatch.setattr(page, "MAX_VIDEO_BYTES", 1_000)
+    for room, shown in ((98, 0), (199, 1), (200, 2)):  # 99 and 101 bytes
+        monkeypatch.setattr(page, "MAX_VIDEOS_BYTES", room)
+        assert write_page(tmp_path / "board", small, large).read_text().count("<video") == shown
 
 
 def test_nothing_on_the_page_comes_from_outside(tmp_path: pathlib.Path) -> None:
