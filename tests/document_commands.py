@@ -284,8 +284,16 @@ def parse(words: Sequence[str]) -> str | None:
         raise Parsed
 
     def arguments_only(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        known(self, *args, **kwargs)
+        argparse.ArgumentParser.parse_known_args = parse_known  # type: ignore[method-assign]
+        parse_arguments(self, *args, **kwargs)
         raise Parsed
+
+    def some_arguments_only(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        parse_known(self, *args, **kwargs)
+        raise Parsed
+
+    def no_process(*_: Any, **__: Any) -> None:
+        raise SystemExit(f"{name} starts a process before it has read its arguments")
 
     name = program(words)
     assert name is not None
@@ -295,8 +303,10 @@ def parse(words: Sequence[str]) -> str | None:
     if not file.exists():
         return f"there is no {name}"
     app.define_help_flags()
-    run, known, before = app.run, argparse.ArgumentParser.parse_args, set(flags.FLAGS)
-    app.run, argparse.ArgumentParser.parse_args = flags_only, arguments_only  # type: ignore[method-assign]
+    before, parser = set(flags.FLAGS), argparse.ArgumentParser
+    run, start, parse_arguments, parse_known = app.run, subprocess.Popen.__init__, parser.parse_args, parser.parse_known_args
+    app.run, subprocess.Popen.__init__ = flags_only, no_process  # type: ignore[assignment,method-assign]
+    parser.parse_args, parser.parse_known_args = arguments_only, some_arguments_only  # type: ignore[assignment,method-assign]
     said = io.StringIO()
     old_arguments, sys.argv = sys.argv, [str(file), *rest]
     try:
@@ -308,9 +318,10 @@ def parse(words: Sequence[str]) -> str | None:
     except Parsed:
         return None
     except SystemExit as end:
-        return None if end.code == 0 else said.getvalue().strip() or f"exit code {end.code}"
+        return None if end.code == 0 else said.getvalue().strip() or str(end.code)
     finally:
-        app.run, argparse.ArgumentParser.parse_args, sys.argv = run, known, old_arguments  # type: ignore[method-assign]
+        app.run, subprocess.Popen.__init__, sys.argv = run, start, old_arguments  # type: ignore[method-assign]
+        parser.parse_args, parser.parse_known_args = parse_arguments, parse_known  # type: ignore[method-assign]
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
         folders = {path.stem for path in ROOT.iterdir()}

@@ -114,6 +114,19 @@ def test_wrong_arguments_are_seen() -> None:
     assert documents.made(["make", "trian"])[1] and documents.missing_paths(["pip", "install", "-r", "requirement.txt"])
 
 
+def test_a_program_that_would_start_work_is_stopped(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    made = tmp_path / "made"
+    (tmp_path / "works.py").write_text(f"import subprocess\nsubprocess.run(['touch', {str(made)!r}])\n")
+    some = f"import argparse, pathlib\nargparse.ArgumentParser().parse_known_args()\npathlib.Path({str(made)!r}).touch()\n"
+    (tmp_path / "reads.py").write_text(some)
+    (tmp_path / "ends.py").write_text("")
+    assert "starts a process" in str(documents.parse(["python", "works.py"]))
+    assert documents.parse(["python", "reads.py", "--any=1"]) is None
+    assert "without reading" in str(documents.parse(["python", "ends.py"]))
+    assert not made.exists()
+
+
 def test_a_command_in_a_container_is_the_entry_points() -> None:
     words = ["docker", "run", "--gpus", "all", "-v", "/x:/runs", "agent57_jax", "--config=configs/zaxxon.py"]
     assert documents.in_container(words)[-1] == "--config=configs/zaxxon.py" and documents.program(documents.in_container(words))
@@ -149,7 +162,7 @@ def run(words: list[str], folder: pathlib.Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with a copy of the tree and a trained run."""
     made = tmp_path_factory.mktemp("documents")
-    unwanted = shutil.ignore_patterns(".*", "runs", "site", "__pycache__", "*.egg-info", "*.json", "*.png")
+    unwanted = shutil.ignore_patterns(".*", "runs", "site", "__pycache__", "*.egg-info", "*.png")
     shutil.copytree(ROOT, made / "tree", ignore=unwanted)
     train = ["python", "train.py", "--config=configs/zaxxon.py:smoke", *documents.SMALL]
     run([*train, "--workdir=FOLDER/trained"], made)
