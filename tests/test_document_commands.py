@@ -13,7 +13,7 @@ from tests import document_commands as documents
 ROOT = documents.ROOT
 COMMANDS = list(dict.fromkeys(tuple(words) for command in documents.collect() for words in documents.simple(command.text)))
 KINDS = {words: documents.tried(words) for words in COMMANDS}
-RUNNING = [words for words, kind in KINDS.items() if kind is not None and kind.runs]
+RUNNING = list(dict.fromkeys(tuple(documents.shrunk(words)) for words, kind in KINDS.items() if kind is not None and kind.runs))
 
 
 def test_there_are_commands_and_each_is_of_a_kind() -> None:
@@ -173,4 +173,4 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.mark.parametrize("words", RUNNING, ids=" ".join)
 def test_a_command_runs(words: tuple[str, ...], folder: pathlib.Path) -> None:
     shutil.rmtree(folder / "new", ignore_errors=True)
-    run(documents.shrunk(words), folder)
+    run(list(words), folder)
