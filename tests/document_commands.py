@@ -211,6 +211,7 @@ SIZES = ("total_steps", "num_devices", "replay.capacity", "environment.num_envs"
 SMALL = ("--config.total_steps=600", "--config.replay.min_sequences=16", "--config.logging.period_seconds=1")
 # Programs of the project that a slow test does not run as they stand, and why.
 ONLY_PARSED = {
+    "agent57_jax": "a container's words: `tests/shipping`",
     "benchmarks.growth": OF_HOURS,
     "benchmarks.guard": f"{OF_HOURS}: `make bench-smoke`",
     "benchmarks.precision": OF_HOURS,

@@ -131,6 +131,7 @@ def test_the_table_of_programs_is_complete() -> None:
     in_code = {
         (name, file.relative_to(PACKAGE).as_posix()): donates
         for file in PACKAGE.rglob("*.py")
+        if file.name != "doctor.py"  # which tries the devices and trains nothing
         for name, donates in programs_in(file.read_text()).items()
         if not name.startswith("Programs.init_")
     }
