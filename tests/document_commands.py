@@ -197,11 +197,11 @@ def in_container(words: Sequence[str]) -> list[str]:
     """What `docker run ... agent57_jax ARGUMENTS` starts: the image's entry point, or the one that is given, with the arguments."""
     entry: list[str] = json.loads(re.findall(r"(?m)^ENTRYPOINT (\[.*\])$", (ROOT / "Dockerfile").read_text())[-1])
     images = [i for i, word in enumerate(words) if word.split("/")[-1].split(":")[0] == "agent57_jax" and words[i - 1] != "-t"]
-    if words[1:2] != ["run"] or not images:
+    if words[1] != "run" or not images:
         return []
     given = [words[i + 1] for i, word in enumerate(words) if word == "--entrypoint"]
     rest = list(words[images[0] + 1 :])
-    return [] if rest[:1] == ["tensorboard"] else [*(given or entry), *rest]
+    return [] if rest and rest[0] == "tensorboard" else [*(given or entry), *rest]
 
 
 # How they are tried -----------------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def tried(words: Sequence[str]) -> Tried | None:
             return Tried("ours", False, ONLY_PARSED[ours])
         return Tried("ours", True, "")
     if name == "make":
-        return Tried("make", words[1:] == ["help"], "" if words[1:] == ["help"] else "what it would run")
+        return Tried("make", words[1] == "help", "" if words[1] == "help" else "what it would run")
     if name == "docker":
         return Tried("container", False, "the tests have no container engine")
     return Tried("tool", False, "its paths") if name in TOOLS else None

@@ -132,7 +132,8 @@ def test_a_command_in_a_container_is_the_entry_points() -> None:
     assert documents.in_container(words)[-1] == "--config=configs/zaxxon.py" and documents.program(documents.in_container(words))
     other = [*words[:2], "--entrypoint", "python", "agent57_jax", "evaluate.py", "--workdir=/runs/zaxxon"]
     assert documents.in_container(other) == ["python", "evaluate.py", "--workdir=/runs/zaxxon"]
-    assert documents.in_container(["docker", "build", "-t", "agent57_jax", "."]) == []
+    assert documents.in_container(tuple(other)) == documents.in_container(other)
+    assert documents.in_container(("docker", "build", "-t", "agent57_jax", ".")) == []
 
 
 def test_commands_become_small() -> None:
