@@ -30,8 +30,8 @@ SHELL = ("sh", "bash", "shell", "console")
 TOOLS = (
     "apt", "apt-get", "cat", "cd", "chmod", "chown", "cp", "curl", "df", "echo", "export", "free", "gcloud", "git", "gsutil", "hadolint",
     "helm", "kubectl", "ls", "mkdir", "mkdocs", "mv", "mypy", "ncat", "newgrp", "nvidia-ctk", "nvidia-smi", "pip", "pytest", "rm", "rsync",
-    "ruff", "sbatch", "scancel", "scp", "source", "squeue", "ssh", "systemctl", "tail", "tee", "tensorboard", "tmux", "usermod", "wandb",
-    "watch",
+    "ruff", "sbatch", "scancel", "scp", "source", "squeue", "ssh", "systemctl", "tail", "tee", "tensorboard", "tmux", "ubuntu-drivers",
+    "usermod", "wandb", "watch",
     "for", "while", "if", "done", "fi", "wait", "set",  # the shell's own
 )
 # fmt: on
@@ -142,7 +142,7 @@ def commands_in(text: str) -> Iterator[str]:
             words = " ".join(span.split())
             if re.match(r"(train|evaluate)\.py ", words):
                 yield f"python {words}"
-            elif words.split()[0] in (*OWN, "pip") and " " in words:
+            elif words.split()[0] in (*OWN, "pip", "sudo") and " " in words:
                 yield words
 
 
