@@ -328,7 +328,8 @@ def parse(words: Sequence[str]) -> str | None:
         folders = {path.stem for path in ROOT.iterdir()}
         for module in [module for module in sys.modules if module.split(".")[0] in folders]:
             del sys.modules[module]
-    return f"{name} ended without reading its arguments"
+    is_program = file.stem == "__main__" or "__main__" in file.read_text()
+    return f"{name} ended without reading its arguments" if rest or not is_program else None
 
 
 def parse_all(commands: Sequence[Sequence[str]]) -> list[str | None]:

@@ -121,9 +121,11 @@ def test_a_program_that_would_start_work_is_stopped(tmp_path: pathlib.Path, monk
     some = f"import argparse, pathlib\nargparse.ArgumentParser().parse_known_args()\npathlib.Path({str(made)!r}).touch()\n"
     (tmp_path / "reads.py").write_text(some)
     (tmp_path / "ends.py").write_text("")
+    (tmp_path / "prints.py").write_text("if __name__ == '__main__':\n    print(1)\n")
     assert "starts a process" in str(documents.parse(["python", "works.py"]))
     assert documents.parse(["python", "reads.py", "--any=1"]) is None
     assert "without reading" in str(documents.parse(["python", "ends.py"]))
+    assert documents.parse(["python", "prints.py"]) is None and documents.parse(["python", "prints.py", "--any=1"])
     assert not made.exists()
 
 
@@ -152,6 +154,7 @@ def test_commands_become_small() -> None:
 def run(words: list[str], folder: pathlib.Path) -> None:
     """Runs a command in a copy of the tree's files, so that what it writes beside them is lost."""
     environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
+    environment["WANDB_MODE"] = "offline"
     command = [sys.executable if words[0].startswith("python") else words[0], *(word.replace("FOLDER", str(folder)) for word in words[1:])]
     done = subprocess.run(
         command, cwd=folder / "tree", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
