@@ -104,8 +104,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = posixpath.normpath(posixpath.join(here, match.group(1)))
         return posixpath.relpath(place(path), here or ".") if (ROOT / path).exists() else match.group(1)
 
-    if uri not in pages():
-        return markdown
-    # Python-Markdown wants what belongs to an item of a list four spaces deep, where GitHub is content with two.
-    parts = re.split(r"(?ms)(^`{3,}.*?^`{3,}$)", LINK.sub(moved, markdown))
-    return "".join(part if i % 2 else re.sub(r"(?m)^  (?=\S)", "    ", part) for i, part in enumerate(parts))
+    return nested(LINK.sub(moved, markdown)) if uri in pages() else markdown
+
+
+def nested(markdown: str) -> str:
+    """What belongs to an item of a list four spaces deep, as Python-Markdown wants it; GitHub is content with the width of "- "."""
+    lines: list[str] = []
+    width, is_fenced, has_paragraphs = 0, False, False  # of the item that the line may belong to
+    for line in markdown.splitlines():
+        is_fenced ^= line.startswith("```")
+        item = None if is_fenced else re.match(r"(?:-|\d+\.) +", line)
+        if item:
+            if width and has_paragraphs and lines[-1]:
+                lines.append("")  # else the item would go on with the paragraph above
+            width, has_paragraphs = len(item.group()), False
+        belongs = not item and width > 0 and line.startswith(" " * width)
+        if line and not item and not belongs:
+            width = 0
+        has_paragraphs |= not line
+        lines.append(" " * 4 + line[width:] if belongs else line)
+    return "\n".join(lines)

@@ -30,8 +30,8 @@ SHELL = ("sh", "bash", "shell", "console")
 TOOLS = (
     "apt", "apt-get", "cat", "cd", "chmod", "chown", "cp", "curl", "df", "echo", "export", "free", "gcloud", "git", "gsutil", "hadolint",
     "helm", "kubectl", "ls", "mkdir", "mkdocs", "mv", "mypy", "ncat", "newgrp", "nvidia-ctk", "nvidia-smi", "pip", "pytest", "rm", "rsync",
-    "ruff", "sbatch", "scancel", "scp", "source", "squeue", "ssh", "systemctl", "tail", "tee", "tensorboard", "tmux", "usermod", "wandb",
-    "watch",
+    "ruff", "sbatch", "scancel", "scp", "source", "squeue", "ssh", "systemctl", "tail", "tee", "tensorboard", "tmux", "ubuntu-drivers",
+    "usermod", "wandb", "watch",
     "for", "while", "if", "done", "fi", "wait", "set",  # the shell's own
 )
 # fmt: on
@@ -142,7 +142,7 @@ def commands_in(text: str) -> Iterator[str]:
             words = " ".join(span.split())
             if re.match(r"(train|evaluate)\.py ", words):
                 yield f"python {words}"
-            elif words.split()[0] in (*OWN, "pip") and " " in words:
+            elif words.split()[0] in (*OWN, "pip", "sudo") and " " in words:
                 yield words
 
 
@@ -197,11 +197,11 @@ def in_container(words: Sequence[str]) -> list[str]:
     """What `docker run ... agent57_jax ARGUMENTS` starts: the image's entry point, or the one that is given, with the arguments."""
     entry: list[str] = json.loads(re.findall(r"(?m)^ENTRYPOINT (\[.*\])$", (ROOT / "Dockerfile").read_text())[-1])
     images = [i for i, word in enumerate(words) if word.split("/")[-1].split(":")[0] == "agent57_jax" and words[i - 1] != "-t"]
-    if words[1:2] != ["run"] or not images:
+    if words[1] != "run" or not images:
         return []
     given = [words[i + 1] for i, word in enumerate(words) if word == "--entrypoint"]
     rest = list(words[images[0] + 1 :])
-    return [] if rest[:1] == ["tensorboard"] else [*(given or entry), *rest]
+    return [] if rest and rest[0] == "tensorboard" else [*(given or entry), *rest]
 
 
 # How they are tried -----------------------------------------------------------------------------------------------------------------
@@ -211,6 +211,7 @@ SIZES = ("total_steps", "num_devices", "replay.capacity", "environment.num_envs"
 SMALL = ("--config.total_steps=600", "--config.replay.min_sequences=16", "--config.logging.period_seconds=1")
 # Programs of the project that a slow test does not run as they stand, and why.
 ONLY_PARSED = {
+    "agent57_jax": "a container's words: `tests/shipping`",
     "benchmarks.growth": OF_HOURS,
     "benchmarks.guard": f"{OF_HOURS}: `make bench-smoke`",
     "benchmarks.precision": OF_HOURS,
@@ -237,7 +238,7 @@ def tried(words: Sequence[str]) -> Tried | None:
             return Tried("ours", False, ONLY_PARSED[ours])
         return Tried("ours", True, "")
     if name == "make":
-        return Tried("make", words[1:] == ["help"], "" if words[1:] == ["help"] else "what it would run")
+        return Tried("make", words[1] == "help", "" if words[1] == "help" else "what it would run")
     if name == "docker":
         return Tried("container", False, "the tests have no container engine")
     return Tried("tool", False, "its paths") if name in TOOLS else None
@@ -284,8 +285,16 @@ def parse(words: Sequence[str]) -> str | None:
         raise Parsed
 
     def arguments_only(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        known(self, *args, **kwargs)
+        argparse.ArgumentParser.parse_known_args = parse_known  # type: ignore[method-assign]
+        parse_arguments(self, *args, **kwargs)
         raise Parsed
+
+    def some_arguments_only(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        parse_known(self, *args, **kwargs)
+        raise Parsed
+
+    def no_process(*_: Any, **__: Any) -> None:
+        raise SystemExit(f"{name} starts a process before it has read its arguments")
 
     name = program(words)
     assert name is not None
@@ -295,8 +304,10 @@ def parse(words: Sequence[str]) -> str | None:
     if not file.exists():
         return f"there is no {name}"
     app.define_help_flags()
-    run, known, before = app.run, argparse.ArgumentParser.parse_args, set(flags.FLAGS)
-    app.run, argparse.ArgumentParser.parse_args = flags_only, arguments_only  # type: ignore[method-assign]
+    before, parser = set(flags.FLAGS), argparse.ArgumentParser
+    run, start, parse_arguments, parse_known = app.run, subprocess.Popen.__init__, parser.parse_args, parser.parse_known_args
+    app.run, subprocess.Popen.__init__ = flags_only, no_process  # type: ignore[assignment,method-assign]
+    parser.parse_args, parser.parse_known_args = arguments_only, some_arguments_only  # type: ignore[assignment,method-assign]
     said = io.StringIO()
     old_arguments, sys.argv = sys.argv, [str(file), *rest]
     try:
@@ -308,15 +319,17 @@ def parse(words: Sequence[str]) -> str | None:
     except Parsed:
         return None
     except SystemExit as end:
-        return None if end.code == 0 else said.getvalue().strip() or f"exit code {end.code}"
+        return None if end.code == 0 else said.getvalue().strip() or str(end.code)
     finally:
-        app.run, argparse.ArgumentParser.parse_args, sys.argv = run, known, old_arguments  # type: ignore[method-assign]
+        app.run, subprocess.Popen.__init__, sys.argv = run, start, old_arguments  # type: ignore[method-assign]
+        parser.parse_args, parser.parse_known_args = parse_arguments, parse_known  # type: ignore[method-assign]
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
         folders = {path.stem for path in ROOT.iterdir()}
         for module in [module for module in sys.modules if module.split(".")[0] in folders]:
             del sys.modules[module]
-    return f"{name} ended without reading its arguments"
+    is_program = file.stem == "__main__" or "__main__" in file.read_text()
+    return f"{name} ended without reading its arguments" if rest or not is_program else None
 
 
 def parse_all(commands: Sequence[Sequence[str]]) -> list[str | None]:

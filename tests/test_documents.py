@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from agent57_jax import command_line, config
-from docs import describe_settings
+from docs import describe_settings, site
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "agent57_jax"
@@ -131,6 +131,7 @@ def test_the_table_of_programs_is_complete() -> None:
     in_code = {
         (name, file.relative_to(PACKAGE).as_posix()): donates
         for file in PACKAGE.rglob("*.py")
+        if file.name != "doctor.py"  # which tries the devices and trains nothing
         for name, donates in programs_in(file.read_text()).items()
         if not name.startswith("Programs.init_")
     }
@@ -167,6 +168,14 @@ def test_the_site_builds_without_warnings_and_fetches_nothing(tmp_path: pathlib.
         assert not re.search(r"<(?:script|img|iframe)[^>]* src=\"(?:https?:)?//|<link[^>]* href=\"(?:https?:)?//", text), page
     for sheet in tmp_path.rglob("*.css"):
         assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", sheet.read_text()), sheet
+
+
+def test_lists_are_nested_as_the_site_wants_it() -> None:
+    page = "1. one\n   goes on\n\n       code\n\n   more\n2. two\n\ntext\n\n- a\n  b\n- c\n\n  | t |\n\n```yaml\na:\n  - b\n```\n  c"
+    wanted = (
+        "1. one\n    goes on\n\n        code\n\n    more\n\n2. two\n\ntext\n\n- a\n    b\n- c\n\n    | t |\n\n```yaml\na:\n  - b\n```\n  c"
+    )
+    assert site.nested(page) == wanted
 
 
 def test_the_citation_is_valid_and_of_this_version() -> None:
