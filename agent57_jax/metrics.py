@@ -208,6 +208,7 @@ METRICS = (
     Metric("memory/host_bytes", "Most memory that this process has used on the host.", "bytes"),
 )
 
+TABLE_MARKS = ("<!-- table: python -m agent57_jax.metrics -->", "<!-- end of table -->")
 _PARAMETERS = {"{policy}": r"\d+", "{action}": r".+"}
 _COUNTER_KEYS = tuple(metric.key for metric in COUNTERS)
 _KEYS = tuple(metric.key for metric in METRICS)
@@ -250,6 +251,20 @@ def layout() -> dict[str, dict[str, list[str]]]:
             # TensorBoard looks for a tag that begins like the pattern.
             categories.setdefault(category, {}).setdefault(chart, []).append(f"{_pattern(metric.key).pattern}$")
     return categories
+
+
+def table() -> str:
+    """All declarations as the table of docs/metrics.md."""
+    rows = ["| key | what it is | unit | chart |", "|---|---|---|---|"]
+    rows += [f"| `{metric.key}` | {metric.sentence} | {metric.unit} | {metric.chart or ''} |" for metric in declared()]
+    return "\n".join(rows)
+
+
+def document(path: Path) -> None:
+    """Puts the table of today between the two marks of a page."""
+    before, _, rest = path.read_text().partition(TABLE_MARKS[0])
+    _, _, after = rest.partition(TABLE_MARKS[1])
+    path.write_text(f"{before}{TABLE_MARKS[0]}\n{table()}\n{TABLE_MARKS[1]}{after}")
 
 
 class MetricsWriter:
@@ -388,3 +403,7 @@ def _drop_after(path: Path, steps: int) -> None:
         rest.flush()
         os.fsync(rest.fileno())
     os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    document(Path("docs/metrics.md"))
