@@ -138,7 +138,7 @@ def test_panel_shows_what_matters():
         "extrinsic 0.0123",
         "25.5% full",
         "NVIDIA H100 x 8  3.0 of 80.0 GiB  host 1.5 GiB",
-        "environments 12%  acting 31%  learning 33%  evaluation 9%  host 15%",
+        "learning 33%  acting 31%  host 15%  environments 12%  evaluation 9%",
     ):
         assert part in shown, part
     console.say("the replay is small", warning=True)
