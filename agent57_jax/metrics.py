@@ -208,6 +208,7 @@ METRICS = (
     Metric("memory/host_bytes", "Most memory that this process has used on the host.", "bytes"),
 )
 
+CATEGORIES = ("score", "arms", "actions", "values", "novelty", "replay", "throughput")  # of charts, in the order of the page
 TABLE_MARKS = ("<!-- table: python -m agent57_jax.metrics -->", "<!-- end of table -->")
 _PARAMETERS = {"{policy}": r"\d+", "{action}": r".+"}
 _COUNTER_KEYS = tuple(metric.key for metric in COUNTERS)
@@ -244,12 +245,12 @@ def check_key(key: str) -> None:
 
 def layout() -> dict[str, dict[str, list[str]]]:
     """Category -> chart -> patterns of tags, from the declarations: TensorBoard's prepared page."""
-    categories: dict[str, dict[str, list[str]]] = {}
+    categories: dict[str, dict[str, list[str]]] = {category: {} for category in CATEGORIES}
     for metric in METRICS:
         if metric.chart is not None:
             category, chart = metric.chart.split("/")
             # TensorBoard looks for a tag that begins like the pattern.
-            categories.setdefault(category, {}).setdefault(chart, []).append(f"{_pattern(metric.key).pattern}$")
+            categories[category].setdefault(chart, []).append(f"{_pattern(metric.key).pattern}$")
     return categories
 
 

@@ -49,7 +49,8 @@ def test_every_start_lays_out_the_page(tmp_path: pathlib.Path) -> None:
     page = Layout.FromString(found[0].tensor.string_val[0])
     charts = {category.title: {chart.title: list(chart.multiline.tag) for chart in category.chart} for category in page.category}
     assert charts == metrics.layout()
-    assert set(charts) == {"throughput", "score", "arms", "actions", "values", "novelty", "replay"}
+    assert list(charts) == ["score", "arms", "actions", "values", "novelty", "replay", "throughput"]
+    assert all(charts.values())
 
 
 def test_a_chart_holds_its_metrics_and_no_others() -> None:
@@ -115,7 +116,6 @@ def test_pictures_of_the_arms_come_with_every_tenth_more_at_the_end_and_after_a_
     drawn = [step for step, tag in pictures(tmp_path) if tag == "heat_map/arm_share"]
     assert drawn == [*range(2, 12), 13, 15, 17, 19, 21, 24, 27, 30, 33, 37, 40]
     writer = MetricsWriter(tmp_path, 30, tensorboard=True)
-    assert [step for step, tag in pictures(tmp_path)].count(30) == 2  # both of the first start; the others are written when full or closed
     writer.close()
     assert pictures(tmp_path)[-2:] == [(30, "heat_map/arm_share"), (30, "heat_map/arm_return")]
     images = [value.image for step, value in summaries(tmp_path) if value.HasField("image") and step == 30]
