@@ -23,6 +23,7 @@ PLAIN_WIDTH = 180  # characters of a plain line
 SHOWN_ARMS = 4
 SHOWN_WARNINGS = 3
 _SPEED_MEMORY = 0.7  # weight of the former estimate of steps per second against the newest
+_INSTANT_SECONDS = 0.2  # too short an interval for a speed
 _PULLS_MEMORY = 0.9  # weight that an arm's episodes keep from one update to the next: the arms in use, not of all time
 _LABEL_WIDTH, _FRAME_WIDTH = 12, 4  # characters: the names of rows, and the panel's border with its padding
 _LINES = 2  # of a row or a warning, at most
@@ -98,7 +99,9 @@ class Console:
 
     def update(self, counters: Numbers, values: Numbers) -> None:
         """Shows new numbers: keys of `metrics.COUNTERS`, and of `metrics.METRICS` those that there are."""
-        self._seen |= {key: float(value) for key, value in values.items()}
+        # The last line may come right behind another: an instant says nothing of speed.
+        is_instant = self._former is not None and float(counters["seconds"]) - self._former[0] < _INSTANT_SECONDS
+        self._seen |= {key: float(value) for key, value in values.items() if not (is_instant and key.startswith("throughput/"))}
         for key, value in values.items():
             if key.startswith("arm/pulls_"):
                 arm = int(key.rpartition("_")[2])

@@ -176,6 +176,17 @@ def test_panel_fits_its_terminal_with_every_part_whole(width, height):
             assert part in inside, part
 
 
+def test_an_instant_says_nothing_of_speed():
+    console, file = make()
+    console.update(counters(250_000, 100.0), VALUES)
+    console.update(counters(250_000, 100.01), {"throughput/frames_per_second": 0.0, "episode/return": 7.0})
+    console.update(counters(250_000, 103.0), {"throughput/frames_per_second": 0.0})
+    console.close()
+    lines = file.getvalue().splitlines()
+    assert "12.3k/s frames" in lines[-2] and "return 7 " in lines[-2]
+    assert " 0/s frames" in lines[-1]
+
+
 def test_arms_of_long_ago_fade():
     console, file = live()
     console.update(counters(10, 1.0), {"arm/pulls_3": 100.0, "arm/pulls_5": 0.0})
