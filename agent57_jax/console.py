@@ -23,9 +23,10 @@ PLAIN_WIDTH = 180  # characters of a plain line
 SHOWN_ARMS = 4
 SHOWN_WARNINGS = 3
 _SPEED_MEMORY = 0.7  # weight of the former estimate of steps per second against the newest
+_INSTANT_SECONDS = 0.2  # too short an interval for a speed
 _PULLS_MEMORY = 0.9  # weight that an arm's episodes keep from one update to the next: the arms in use, not of all time
 _LABEL_WIDTH, _FRAME_WIDTH = 12, 4  # characters: the names of rows, and the panel's border with its padding
-_WARNING_LINES = 2  # of one warning, at most
+_LINES = 2  # of a row or a warning, at most
 # Labels of the stopwatch as the panel says them.
 _TIMES = {
     "environment": "environments",
@@ -98,7 +99,9 @@ class Console:
 
     def update(self, counters: Numbers, values: Numbers) -> None:
         """Shows new numbers: keys of `metrics.COUNTERS`, and of `metrics.METRICS` those that there are."""
-        self._seen |= {key: float(value) for key, value in values.items()}
+        # The last line may come right behind another: an instant says nothing of speed.
+        is_instant = self._former is not None and float(counters["seconds"]) - self._former[0] < _INSTANT_SECONDS
+        self._seen |= {key: float(value) for key, value in values.items() if not (is_instant and key.startswith("throughput/"))}
         for key, value in values.items():
             if key.startswith("arm/pulls_"):
                 arm = int(key.rpartition("_")[2])
@@ -166,8 +169,12 @@ class Console:
 
     def _panel(self, counters: Numbers) -> RenderableType:
         width = max(8, self._terminal.width - _FRAME_WIDTH)
-        warnings = [Text(line, style="yellow") for text in self._warnings for line in textwrap.wrap(text, width)[:_WARNING_LINES]]
-        rows = [(row, wrapped(row.parts, max(1, width - _LABEL_WIDTH))) for row in self._rows(counters)]
+        warnings = [
+            Text(line, style="yellow")
+            for text in self._warnings
+            for line in textwrap.wrap(text, width, max_lines=_LINES, placeholder=" ...")
+        ]
+        rows = [(row, wrapped(row.parts, max(1, width - _LABEL_WIDTH))[:_LINES]) for row in self._rows(counters)]
         rows = [(row, lines) for row, lines in rows if lines]
         # The border and the progress take three lines, and the cursor stands below the panel.
         while len(rows) > 1 and sum(len(lines) for _, lines in rows) + len(warnings) + 4 > self._terminal.height:
@@ -235,9 +242,9 @@ class Console:
         ]
 
     def _times(self) -> list[str]:
-        """What the loop waited for, and its own work."""
+        """What the loop waited for, and its own work, the longest first."""
         shares = {name: self._seen.get(f"throughput/share_{label}", 0.0) for label, name in _TIMES.items()}
-        return [f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005]
+        return [f"{name} {shares[name]:.0%}" for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] >= 0.005]
 
     def _arms(self) -> list[str]:
         """The policies with the most episodes lately, with their share and their last return."""

@@ -95,15 +95,15 @@ class WeightsAndBiases:
         except ImportError as error:
             raise SettingsError('logging.wandb needs the package wandb: pip install "agent57_jax[wandb]"') from error
         advice = "set WANDB_MODE=offline, or leave logging.wandb out"
-        # Without a key wandb would ask for one on the terminal.
-        if os.environ.get("WANDB_MODE", "online") == "online" and wandb.api.api_key is None:
-            raise SettingsError(f"logging.wandb needs an account: run `wandb login`, {advice}")
-        path = folder / RUN_ID_FILE
-        if is_new or not path.exists():
-            path.write_text(f"{uuid.uuid4().hex[:12]}\n")
-        # Its capture of standard output would break the panel.
-        quiet = wandb.Settings(console="off", silent=True, init_timeout=WANDB_SECONDS)
         try:
+            # Asked here, since `init` would wait for a key on the terminal.
+            if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False, verify=False):
+                raise SettingsError(f"logging.wandb needs an account: run `wandb login`, {advice}")
+            path = folder / RUN_ID_FILE
+            if is_new or not path.exists():
+                path.write_text(f"{uuid.uuid4().hex[:12]}\n")
+            # Its capture of standard output would break the panel.
+            quiet = wandb.Settings(console="off", silent=True, init_timeout=WANDB_SECONDS)
             self._run = wandb.init(
                 project=project, id=path.read_text().strip(), resume="allow", dir=str(folder), config=dict(settings), settings=quiet
             )

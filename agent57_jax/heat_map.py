@@ -82,7 +82,7 @@ def draw(matrix: np.ndarray, steps: float) -> np.ndarray:
     height, width = map_.shape[:2]
     picture = np.zeros((height + _ROW_GAP, _MARGIN + width + 8 + 8 + 4 + 48, 3), np.uint8)
     picture[:height, _MARGIN : _MARGIN + width] = map_
-    every = -(-12 // cell_height)  # rows from one number to the next
+    every = -(-14 // cell_height)  # rows from one number to the next
     for row in range(0, rows, every):
         _write(picture, f"{row}", row * cell_height + max(0, (cell_height - 10) // 2), 2)
     bar = _MARGIN + width + 8

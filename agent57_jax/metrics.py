@@ -208,6 +208,8 @@ METRICS = (
     Metric("memory/host_bytes", "Most memory that this process has used on the host.", "bytes"),
 )
 
+CATEGORIES = ("score", "arms", "actions", "values", "novelty", "replay", "throughput")  # of charts, in the order of the page
+TABLE_MARKS = ("<!-- table: python -m agent57_jax.metrics -->", "<!-- end of table -->")
 _PARAMETERS = {"{policy}": r"\d+", "{action}": r".+"}
 _COUNTER_KEYS = tuple(metric.key for metric in COUNTERS)
 _KEYS = tuple(metric.key for metric in METRICS)
@@ -243,13 +245,27 @@ def check_key(key: str) -> None:
 
 def layout() -> dict[str, dict[str, list[str]]]:
     """Category -> chart -> patterns of tags, from the declarations: TensorBoard's prepared page."""
-    categories: dict[str, dict[str, list[str]]] = {}
+    categories: dict[str, dict[str, list[str]]] = {category: {} for category in CATEGORIES}
     for metric in METRICS:
         if metric.chart is not None:
             category, chart = metric.chart.split("/")
             # TensorBoard looks for a tag that begins like the pattern.
-            categories.setdefault(category, {}).setdefault(chart, []).append(f"{_pattern(metric.key).pattern}$")
+            categories[category].setdefault(chart, []).append(f"{_pattern(metric.key).pattern}$")
     return categories
+
+
+def table() -> str:
+    """All declarations as the table of docs/metrics.md."""
+    rows = ["| key | what it is | unit | chart |", "|---|---|---|---|"]
+    rows += [f"| `{metric.key}` | {metric.sentence} | {metric.unit} | {metric.chart or ''} |" for metric in declared()]
+    return "\n".join(rows)
+
+
+def document(path: Path) -> None:
+    """Puts the table of today between the two marks of a page."""
+    before, _, rest = path.read_text().partition(TABLE_MARKS[0])
+    _, _, after = rest.partition(TABLE_MARKS[1])
+    path.write_text(f"{before}{TABLE_MARKS[0]}\n{table()}\n{TABLE_MARKS[1]}{after}")
 
 
 class MetricsWriter:
@@ -388,3 +404,7 @@ def _drop_after(path: Path, steps: int) -> None:
         rest.flush()
         os.fsync(rest.fileno())
     os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    document(Path("docs/metrics.md"))

@@ -186,7 +186,7 @@ class Programs:
             (everywhere, replay.SPECS, everywhere),
             donate=(0, 1),  # not the sums: the trainer waits for those of the updates before, to tell learning from acting
         )
-        self.count_priorities = parallel.sharded(self.store.count_priorities, mesh, replay.SPECS, everywhere)
+        self.count_priorities = parallel.sharded(self.store.count_priorities, mesh, (replay.SPECS,), everywhere)
         if environment is not None:
             self.environment = environment
             self.init_simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)

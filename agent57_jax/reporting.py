@@ -92,7 +92,7 @@ def score_values(parts: Parts, key: str, score: float) -> Values:
 
 
 def histograms(priorities: np.ndarray) -> dict[str, Histogram]:
-    """Of the replay's counts [K] of priorities. The outer buckets, which have no end, get one like the others.."""
+    """Of the replay's counts [K] of priorities. The outer buckets, which have no end, get one like the others."""
     step = float(PRIORITY_EDGES[1] / PRIORITY_EDGES[0])
     edges = np.concatenate([[PRIORITY_EDGES[0] / step], PRIORITY_EDGES, [PRIORITY_EDGES[-1] * step]])
     return {"replay/priorities": Histogram(edges, priorities)}

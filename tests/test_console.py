@@ -138,7 +138,7 @@ def test_panel_shows_what_matters():
         "extrinsic 0.0123",
         "25.5% full",
         "NVIDIA H100 x 8  3.0 of 80.0 GiB  host 1.5 GiB",
-        "environments 12%  acting 31%  learning 33%  evaluation 9%  host 15%",
+        "learning 33%  acting 31%  host 15%  environments 12%  evaluation 9%",
     ):
         assert part in shown, part
     console.say("the replay is small", warning=True)
@@ -174,6 +174,17 @@ def test_panel_fits_its_terminal_with_every_part_whole(width, height):
     if height == 24 and width == 80:
         for part in ("NVIDIA H100 x 8  3.0 of 80.0 GiB", "alpha 1.02", "extrinsic 0.0123"):
             assert part in inside, part
+
+
+def test_an_instant_says_nothing_of_speed():
+    console, file = make()
+    console.update(counters(250_000, 100.0), VALUES)
+    console.update(counters(250_000, 100.01), {"throughput/frames_per_second": 0.0, "episode/return": 7.0})
+    console.update(counters(250_000, 103.0), {"throughput/frames_per_second": 0.0})
+    console.close()
+    lines = file.getvalue().splitlines()
+    assert "12.3k/s frames" in lines[-2] and "return 7 " in lines[-2]
+    assert " 0/s frames" in lines[-1]
 
 
 def test_arms_of_long_ago_fade():

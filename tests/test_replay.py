@@ -563,3 +563,28 @@ def test_no_program_copies_or_rewrites_the_ring(kind: str) -> None:
     assert memory.alias_size_in_bytes >= ring
     if kind != "sample and write":
         assert compiled.cost_analysis()["bytes accessed"] < ring / 200, "more than a few rows is read or written"
+
+
+def test_an_age_counts_timesteps_since_the_first_one_of_a_sequence() -> None:
+    case = Case(devices=1, groups=2, envs=2, capacity=12, trace=4, period=2)
+    rig = Rig(case)
+    for group in (0, 0, 0, 1, 0, 0, 0, 0):
+        rig.append(group)
+    sequence = SequenceId(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([0, 2, 0]))
+    np.testing.assert_array_equal(case.store.age(jax.device_get(rig.state), sequence), [7, 3, 1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_priorities_are_counted_by_buckets_over_all_devices(devices: int) -> None:
+    store = Case(devices=devices, groups=1, envs=4, capacity=6, trace=2, period=2).store
+    mesh = parallel.make_mesh(devices)
+    count = parallel.sharded(store.count_priorities, mesh, (replay_module.SPECS,), parallel.REPLICATED)
+    values = [[0.0, 1e-9, 1.05], [1.05, 1.05, 0.0], [1e9, 0.0, 0.5], [1.5, 1e-9, 0.0]]
+    state = jax.eval_shape(lambda: store.init(recurrent_form()))
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)._replace(priority=np.array([values], np.float32))
+    placed = jax.device_put(state, parallel.placement(mesh, replay_module.SPECS, state))
+    counts = jax.device_get(count(placed))
+    edges = [0, *replay_module.PRIORITY_EDGES.tolist(), np.inf]
+    found = {value: counts[np.searchsorted(edges, value) - 1] for value in (1e-9, 0.5, 1.05, 1.5, 1e9)}
+    assert found == {1e-9: 2, 0.5: 1, 1.05: 3, 1.5: 1, 1e9: 1}
+    assert counts.sum() == 8

@@ -107,3 +107,19 @@ def test_evaluation_reports_the_mean_of_its_greedy_episodes() -> None:
         assert is_declared(name)
     assert reporting.evaluation_values(parts, episodes[1:2], 7) == {"evaluation/bandit_return": 50.0}
     assert reporting.evaluation_values(parts, [], 7) == {}
+
+
+def test_shares_of_time_are_a_whole_of_which_the_host_has_the_rest() -> None:
+    found = reporting.time_values(10.0, {"environment": 1.0, "learning": 2.0, "acting": 3.0, "evaluation": 0.5})
+    assert found == {
+        "throughput/share_environment": 0.1,
+        "throughput/share_learning": 0.2,
+        "throughput/share_acting": 0.3,
+        "throughput/share_evaluation": 0.05,
+        "throughput/share_saving": 0.0,
+        "throughput/share_host": pytest.approx(0.35),
+    }
+    # Environments on the device are a part of acting, not free.
+    assert "throughput/share_environment" not in reporting.time_values(10.0, {"acting": 3.0})
+    for name in found:
+        assert is_declared(name)

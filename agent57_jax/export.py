@@ -1,0 +1,79 @@
+"""metrics.jsonl as a table for spreadsheets and pandas.
+
+python -m agent57_jax.export RUN [--csv=FILE] [--keys=GLOB]
+"""
+
+import argparse
+import csv
+import fnmatch
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, TextIO
+
+from agent57_jax import command_line
+from agent57_jax.metrics import COUNTERS, read_lines
+
+
+def columns(path: pathlib.Path, pattern: str) -> list[str]:
+    """Counters, then every other key that a line has and the pattern takes, in the order in which they first appear."""
+    found: dict[str, None] = {counter.key: None for counter in COUNTERS}
+    for line in read_lines(path):
+        found |= {key: None for key in line if key not in found and fnmatch.fnmatchcase(key, pattern)}
+    return list(found)
+
+
+def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
+    """Writes a row for every line of metrics, empty where a line lacks a key or its value was not finite.
+
+    The file is read twice and never held in memory.
+
+    Returns:
+      The number of rows.
+
+    Raises:
+      ValueError: for a line that is no line of metrics; OSError: if a file cannot be read or written.
+    """
+    writer = csv.DictWriter(file, columns(path, pattern), restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    rows = 0
+    for line in read_lines(path):
+        writer.writerow(line)
+        rows += 1
+    return rows
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        command_line.fail(message)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Exports a run's folder, all or nothing."""
+    parser = _Parser(prog="python -m agent57_jax.export", description="metrics.jsonl of a run as CSV, one column a key")
+    parser.add_argument("run", metavar="RUN", type=pathlib.Path, help="the run's folder")
+    parser.add_argument("--csv", metavar="FILE", help='where to; "-" is standard output; default: RUN/metrics.csv')
+    parser.add_argument("--keys", metavar="GLOB", default="*", help='which keys besides the counters, such as "evaluation/*"; default: all')
+    given = parser.parse_args(arguments)
+    source = given.run / "metrics.jsonl"
+    if not source.exists():
+        command_line.fail(f"{given.run} holds no run: there is no metrics.jsonl in it")
+    try:
+        if given.csv == "-":
+            write_csv(source, sys.stdout, given.keys)
+            return
+        target = pathlib.Path(given.csv or given.run / "metrics.csv")
+        temporary = target.with_name(f"{target.name}.tmp")
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                rows = write_csv(source, file, given.keys)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (ValueError, OSError) as error:
+        command_line.fail(str(error))
+    print(f"wrote {rows} rows to {target}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
