@@ -122,6 +122,9 @@ def check_key(key: str) -> None:
     raise KeyError(f"no metric '{key}' is declared in metrics.py; the nearest is '{near}'")
 
 
+VIDEO_TAG = "video/evaluation"  # TensorBoard's, among its images
+
+
 class MetricsWriter:
     """Appends lines to `<workdir>/metrics.jsonl` and scalars to `<workdir>/tensorboard/`."""
 
@@ -141,8 +144,8 @@ class MetricsWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         path, events = workdir / "metrics.jsonl", workdir / "tensorboard"
         if resume_steps is None:
-            _set_aside(path)
-            _set_aside(events)
+            set_aside(path)
+            set_aside(events)
         elif path.exists():
             _drop_after(path, resume_steps)
         self._file = path.open("a", encoding="utf-8")
@@ -183,6 +186,18 @@ class MetricsWriter:
                 if math.isfinite(value):
                     self._tensorboard.add_scalar(_tag(key), float(value), global_step=int(counters["steps"]))
 
+    def animate(self, gif: bytes, width: int, height: int, steps: int) -> None:
+        """Puts an animation of an episode at `steps` of training into TensorBoard, which plays a GIF among its images.
+
+        tensorboardX's own add_video needs one more package, and without it writes nothing and says nothing.
+        """
+        if self._tensorboard is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._tensorboard.file_writer.add_summary(Summary(value=[Summary.Value(tag=VIDEO_TAG, image=image)]), steps)
+
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
@@ -195,7 +210,7 @@ def _tag(key: str) -> str:
     return re.sub(r"[^-/\w.]", "_", key)
 
 
-def _set_aside(path: Path) -> None:
+def set_aside(path: Path) -> None:
     """Renames a file or folder of an earlier run to the first free `<name>.<number>`."""
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         return

@@ -23,6 +23,7 @@ LAYERS = (
     ("evaluator", "drivers", "memory"),
     ("reporting", "judging"),
     ("trainer", "command_line"),
+    ("watch",),
     ("train", "evaluate"),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
