@@ -23,7 +23,7 @@ endif
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow bench-smoke chaos soak lint types reproductions lock clean
+.PHONY: help train watch test test-slow bench-smoke chaos soak lint types reproductions lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,9 @@ train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profil
 	@$(if $(filter $(CONFIG),$(PROFILED)),,echo "No NVIDIA driver found: using the laptop profile (CPU)")
 	@echo ".venv/bin/python $(TRAIN)"
 	@exec .venv/bin/python $(TRAIN)
+
+watch: $(READY)  ## play the agent of WORKDIR in a window or in the terminal: WORKDIR=runs/NAME ARGS="--speed=2"
+	@exec $(RUN) agent57_jax.watch --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 test: lint types  ## lint, types and the fast tests
 	$(RUN) pytest -n 2 --dist worksteal

@@ -69,13 +69,15 @@ def missing_packages() -> str | None:
 
 
 def screen_of(environment: Any, observation: np.ndarray) -> np.ndarray:
-    """The picture of environment 0, [height, width, 3] uint8: the environment's own if it draws one, else the observation.
+    """The picture of environment 0, [height, width, 3] uint8: the environment's own if it draws one, else its observation.
 
     Raises:
       ValueError: if it draws none and the observation is none; what a failing `render` raises.
     """
     if hasattr(environment, "render"):
         return np.asarray(environment.render(0), np.uint8)
+    if hasattr(environment, "picture"):
+        return np.asarray(environment.picture(observation))
     if observation.dtype != np.uint8 or observation.ndim != 3 or observation.shape[-1] not in (1, 3):
         raise ValueError(f"it has no render(), and its observation is {observation.dtype}{list(observation.shape)}, not a picture")
     return np.broadcast_to(observation, (*observation.shape[:2], 3))
@@ -285,7 +287,7 @@ def contact_sheet(moments: Sequence[Moment], title: str) -> Any:
     way = Image.Resampling.NEAREST if fit >= 1 else Image.Resampling.LANCZOS
     margin, below, head = 12, 48, 40
     columns = min(SHEET_COLUMNS, count)
-    step_x, step_y = CELL_WIDTH + margin, size[1] + below
+    step_x, step_y = max(size[0], CELL_WIDTH * 3 // 4) + margin, size[1] + below
     sheet = Image.new("RGB", (margin + columns * step_x, head + -(-count // columns) * step_y), BACKGROUND)
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE + 2), ImageFont.load_default(FONT_SIZE - 2)
     pen.text((margin, 9), title, BRIGHT, font)
