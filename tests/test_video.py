@@ -9,7 +9,7 @@ import sys
 import types
 from typing import Any
 
-import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +19,16 @@ from agent57_jax.config import VideoSettings
 from agent57_jax.learner import acting_parameters
 from tests import tiny
 from tests.test_command_line import ROOT
+
+
+def read(path: pathlib.Path) -> tuple[np.ndarray, float]:
+    """Frames [T, H, W, 3] and how many there are in a second. By imageio's ffmpeg, but without its reader, which leaves pipes open."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(command, check=True, capture_output=True)
+    found = re.search(rb"Video: h264.*yuv420p.*? (\d+)x(\d+).*? ([\d.]+) fps", done.stderr)
+    assert found is not None, done.stderr
+    width, height, frames_per_second = (float(group) for group in found.groups())
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, int(height), int(width), 3), frames_per_second
 
 
 def moment(step: int = 0, ends: bool = False, score: float = 0.0, size: tuple[int, int] = (210, 160), **others: Any) -> video.Moment:
@@ -108,9 +118,8 @@ def test_an_episode_becomes_a_video_an_animation_and_no_more_files(tmp_path: pat
     assert made.warnings == []
     assert made.names() == ["000000_steps1500000_return310.mp4"]
     path = made.folder / made.names()[0]
-    frames = iio.imread(path)
-    assert frames.shape == (101, *video.draw(moments[0]).shape)
-    assert iio.immeta(path)["fps"] == 15.0
+    frames, frames_per_second = read(path)
+    assert frames.shape == (101, *video.draw(moments[0]).shape) and frames_per_second == 15.0
     assert abs(float(frames[90, 100, 100, 0]) - 90) < 12 and abs(float(frames[10, 100, 100, 0]) - 10) < 12
     ((gif, width, height),) = made.animations
     with Image.open(io.BytesIO(gif)) as image:
@@ -218,7 +227,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A tiny run that recorded."""
     folder = tmp_path_factory.mktemp("run")
     settings = tiny.coin_settings()
-    settings.video.period_episodes = 3
+    settings.video.period_episodes = 1
     training = trainer.Trainer(config.finalise(settings), folder, types.SimpleNamespace(requested=False))  # type: ignore[arg-type]
     training.run()
     assert training.evaluator._act._cache_size() == 1
@@ -230,7 +239,7 @@ def test_a_training_records(run: pathlib.Path) -> None:
     assert len(files) >= 2 and [path.name[:6] for path in files] == [f"{i:06}" for i in range(len(files))]
     steps = [int(path.name.split("steps")[1].split("_")[0]) for path in files]
     assert steps == sorted(steps) and steps[-1] <= 900
-    assert iio.imread(files[0]).shape[1:] == (400, 600, 3)
+    assert read(files[0])[0].shape[1:] == (400, 600, 3)
 
 
 def test_evaluate_shows_the_best_episode_and_changes_no_score(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -245,7 +254,7 @@ def test_evaluate_shows_the_best_episode_and_changes_no_score(run: pathlib.Path,
     assert judging.evaluate(run, episodes=40, seed=3, make_spectator=watching) == plain
     assert seen[0].problem is None and seen[0].best is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.mp4", "best.png"]
-    assert len(iio.imread(tmp_path / "best.mp4")) == seen[0].best.step + 1
+    assert len(read(tmp_path / "best.mp4")[0]) == seen[0].best.step + 1
     with Image.open(tmp_path / "best.png") as sheet:
         assert sheet.format == "PNG"
 
@@ -283,7 +292,7 @@ def test_a_run_without_the_packages_warns_and_trains(
 def test_what_cannot_be_shown_is_said_in_a_line(program: list[str], flags: list[str], message: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
     command = [sys.executable, *program, "--workdir=runs/x", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1, done.stderr
 
 
