@@ -3,6 +3,7 @@
 Pillow and imageio-ffmpeg are imported where they are needed: training does without them.
 """
 
+import functools
 import importlib.util
 import io
 import pathlib
@@ -107,28 +108,40 @@ def caption(moment: Moment) -> list[tuple[str, str]]:
     ]
 
 
-def scaled(screen: np.ndarray, min_height: int = MIN_HEIGHT) -> np.ndarray:
-    """The screen, larger by the smallest whole factor that makes it `min_height` high."""
-    factor = -(-min_height // screen.shape[0])
-    return screen.repeat(factor, axis=0).repeat(factor, axis=1)
+@functools.cache
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)  # reads the font anew each time
+
+
+@functools.cache
+def _panel(names: tuple[str, ...], height: int) -> Any:
+    """What stands beside the picture, without the values."""
+    from PIL import Image, ImageDraw
+
+    panel = Image.new("RGB", (PANEL_WIDTH, height), BACKGROUND)
+    pen = ImageDraw.Draw(panel)
+    for row, name in enumerate(names):
+        pen.text((12, (row + 0.5) * LINE_HEIGHT), name, PALE, _font(FONT_SIZE))
+    return panel
 
 
 def draw(moment: Moment) -> np.ndarray:
     """The screen and, to its right, what the agent thinks: [height, width, 3] uint8, both even as encoders need them."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    screen = scaled(moment.screen)
     lines = caption(moment)
-    height, width = max(screen.shape[0], LINE_HEIGHT * (len(lines) + 1)), screen.shape[1] + PANEL_WIDTH
+    factor = -(-MIN_HEIGHT // moment.screen.shape[0])  # whole, so that all pixels stay alike
+    screen_height, screen_width = (factor * size for size in moment.screen.shape[:2])
+    height, width = max(screen_height, LINE_HEIGHT * (len(lines) + 1)), screen_width + PANEL_WIDTH
     image = Image.new("RGB", (width + width % 2, height + height % 2), BACKGROUND)
-    image.paste(Image.fromarray(screen), (0, 0))
-    font = ImageFont.load_default(FONT_SIZE)
+    screen = Image.fromarray(np.ascontiguousarray(moment.screen))
+    image.paste(screen.resize((screen_width, screen_height), Image.Resampling.NEAREST), (0, 0))
+    image.paste(_panel(tuple(name for name, _ in lines), height), (screen_width, 0))
     pen = ImageDraw.Draw(image)
-    left, right = screen.shape[1] + 12, width - 12
-    for row, (name, value) in enumerate(lines):
-        y = LINE_HEIGHT // 2 + row * LINE_HEIGHT
-        pen.text((left, y), name, PALE, font)
-        pen.text((right, y), value, BRIGHT, font, anchor="ra")
+    for row, (_, value) in enumerate(lines):
+        pen.text((width - 12, (row + 0.5) * LINE_HEIGHT), value, BRIGHT, _font(FONT_SIZE), anchor="ra")
     return np.asarray(image)
 
 
@@ -275,7 +288,7 @@ def animation(moments: Sequence[Moment]) -> tuple[bytes, int, int]:
 
 def contact_sheet(moments: Sequence[Moment], title: str) -> Any:
     """A Pillow image: up to SHEET_ROWS x SHEET_COLUMNS pictures, evenly spread, each with step, score and arm below, under a title."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     count = min(len(moments), SHEET_ROWS * SHEET_COLUMNS)
     chosen = [moments[round(index)] for index in np.linspace(0, len(moments) - 1, count)]
@@ -289,7 +302,7 @@ def contact_sheet(moments: Sequence[Moment], title: str) -> Any:
     columns = min(SHEET_COLUMNS, count)
     step_x, step_y = max(size[0], CELL_WIDTH * 3 // 4) + margin, size[1] + below
     sheet = Image.new("RGB", (margin + columns * step_x, head + -(-count // columns) * step_y), BACKGROUND)
-    pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE + 2), ImageFont.load_default(FONT_SIZE - 2)
+    pen, font, small = ImageDraw.Draw(sheet), _font(FONT_SIZE + 2), _font(FONT_SIZE - 2)
     pen.text((margin, 9), title, BRIGHT, font)
     for index, moment in enumerate(chosen):
         x, y = margin + index % columns * step_x, head + index // columns * step_y
