@@ -26,7 +26,7 @@ endif
 TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train doctor test test-slow bench-smoke chaos soak lint types docs reproductions atari57 lock clean
+.PHONY: help train doctor watch test test-slow bench-smoke chaos soak lint types docs reproductions atari57 lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,9 @@ train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profil
 
 doctor: $(READY)  ## check driver, JAX, emulators, memory, disk and threads: CONFIG=configs/NAME.py for that task
 	@.venv/bin/python train.py --doctor --config=$(PROFILED) --workdir=$(WORKDIR)
+
+watch: $(READY)  ## play the agent of WORKDIR in a window or in the terminal: WORKDIR=runs/NAME ARGS="--speed=2"
+	@exec $(RUN) agent57_jax.watch --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 test: lint types  ## lint, types and the fast tests
 	$(RUN) pytest -n 2 --dist worksteal

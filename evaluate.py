@@ -1,7 +1,11 @@
 """Plays greedy episodes with a run's last checkpoint and writes RUN/evaluation.json.
 
-python evaluate.py --workdir=RUN [--episodes=N] [--seed=S]
+python evaluate.py --workdir=RUN [--episodes=N] [--seed=S] [--video=FILE.mp4] [--contact_sheet=FILE.png]
+
+Video and contact sheet show the best of the episodes that the first environment plays, with --episodes=1 the only one.
 """
+
+import pathlib
 
 from absl import flags
 
@@ -10,24 +14,53 @@ from agent57_jax import command_line
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "greedy episodes to play", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the environments and of the few random actions", lower_bound=0)
+_VIDEO = flags.DEFINE_string("video", None, "FILE.mp4 to record an episode to")
+_CONTACT_SHEET = flags.DEFINE_string("contact_sheet", None, "FILE.png to show an episode in")
+
+
+def output(path: str | None, suffix: str) -> pathlib.Path | None:
+    """The file that a flag names; one that cannot be written ends the process before anything is played."""
+    if path is None:
+        return None
+    file = pathlib.Path(path)
+    if file.suffix.lower() != suffix:
+        command_line.fail(f"{path} must end in {suffix}")
+    if not file.parent.is_dir():
+        command_line.fail(f"there is no folder {file.parent} for {file.name}")
+    return file
 
 
 def main() -> None:
     """Wires a run's folder to the evaluator."""
     if not _WORKDIR.value:
         command_line.fail("--workdir is missing: the folder of a run, for example --workdir=runs/zaxxon")
+    files = output(_VIDEO.value, ".mp4"), output(_CONTACT_SHEET.value, ".png")
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, judging, types
+    from agent57_jax import checkpoint, config, judging, types, video
+
+    missing = video.missing_packages() if any(files) else None
+    if missing is not None:
+        command_line.fail(missing)
+    watched: list[video.BestEpisode] = []
+
+    def watch(game: str, episodes: int) -> video.Spectator:
+        watched.append(video.BestEpisode(episodes, *files, title=game))
+        return watched[0]
 
     try:
-        result = judging.evaluate(_WORKDIR.value, _EPISODES.value, _SEED.value)
+        result = judging.evaluate(_WORKDIR.value, _EPISODES.value, _SEED.value, watch if any(files) else None)
     except (config.SettingsError, OSError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     except types.HostEnvironmentError as error:
         command_line.fail(str(error), code=1)
     score = "" if result["hns"] is None else f", human-normalised {result['hns']:.3f}"
     print(f"{result['game']}: mean return {result['mean']:.2f} over {len(result['returns'])} greedy episodes{score} ({result['path']})")
+    for episode in watched:
+        if episode.problem is not None or episode.best is None:
+            command_line.fail(f"the score stands, but there is no picture of it: {episode.problem}", code=1)
+        shown = ", ".join(str(file) for file in files if file is not None)
+        print(f"best of the first environment's {episode.episodes} episodes, return {episode.best.score:.2f}: {shown}")
 
 
 if __name__ == "__main__":

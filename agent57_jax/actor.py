@@ -64,6 +64,13 @@ class EpisodeReport(NamedTuple):
     extras: dict[str, jax.Array]  # [E] float32 each
 
 
+class ChosenValues(NamedTuple):
+    """What the networks think of the action that was chosen, in transformed values; for whoever watches."""
+
+    separate: jax.Array  # [E, V] of every value function
+    combined: jax.Array  # [E] what the policy maximises: Q^e and beta_j Q^i together
+
+
 class ActOutput(NamedTuple):
     """Result of one act step."""
 
@@ -72,6 +79,7 @@ class ActOutput(NamedTuple):
     metrics: ActMetrics
     experience: Experience  # [E, ...]
     report: EpisodeReport
+    chosen: ChosenValues
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +188,7 @@ class Actor:
         bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm)
         novelty = self._novelty(parameters, state, statistics, timestep)
         reward = None if novelty is None else novelty.reward
-        recurrent, action, probability, taken, values_are_finite = self._q_step(
+        recurrent, action, probability, chosen, values_are_finite = self._q_step(
             parameters, state, timestep, reward, policy, is_first, key_action
         )
 
@@ -202,7 +210,7 @@ class Actor:
         now = ActMetrics(
             timesteps=jnp.float32(is_first.shape[0]),
             steps=jnp.sum(~is_first).astype(jnp.float32),
-            action_value=jnp.sum(taken, axis=1),
+            action_value=jnp.sum(chosen.separate, axis=0),
             episodes=jnp.sum(finished),
             truncations=jnp.sum(finished * timestep.discount),
             episode_return=jnp.sum(finished * timestep.episode_return),
@@ -232,6 +240,7 @@ class Actor:
             metrics=jax.tree.map(jnp.add, metrics, now._replace(clean=clean)),
             experience=experience,
             report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length, timestep.extras),
+            chosen=chosen,
         )
 
     def _by_bandit(self, per_env: jax.Array) -> jax.Array:
@@ -310,10 +319,8 @@ class Actor:
         policy: jax.Array,
         is_first: jax.Array,
         key: jax.Array,
-    ) -> tuple[RecurrentState, jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and values [V, E]; [E] bool, whether all values are
-        finite.
-        """
+    ) -> tuple[RecurrentState, jax.Array, jax.Array, ChosenValues, jax.Array]:
+        """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and values; [E] bool, whether all values are finite."""
         inputs = QInputs(timestep.observation, state.recurrent.previous_action, timestep.reward, reward, policy, is_first)
         inputs = jax.tree.map(lambda leaf: leaf[:, None], inputs)
         values, hidden, cell = self.q_network.unroll(parameters.q, state.recurrent, inputs)
@@ -332,8 +339,11 @@ class Actor:
 
         action = jax.vmap(draw)(state.actor, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
         probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
-        taken = jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0]
-        return RecurrentState(hidden, cell, action), action, probability, taken, jnp.all(jnp.isfinite(values), axis=(0, 2))
+        chosen = ChosenValues(
+            separate=jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0].T,
+            combined=jnp.take_along_axis(combined, action[:, None], axis=1)[:, 0],
+        )
+        return RecurrentState(hidden, cell, action), action, probability, chosen, jnp.all(jnp.isfinite(values), axis=(0, 2))
 
 
 def _non_finite(timestep: TimeStep, values_are_finite: jax.Array, novelty: NoveltyOutput | None) -> dict[str, jax.Array]:

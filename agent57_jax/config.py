@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Settings that do not change what a run learns: how it is watched and kept, and on how much of a machine it runs.
-INCIDENTAL_SETTINGS = ("num_devices", "logging.", "checkpoint.", "environment.num_threads")
+INCIDENTAL_SETTINGS = ("num_devices", "logging.", "checkpoint.", "video.", "environment.num_threads")
 
 
 class SettingsError(ValueError):
@@ -279,6 +279,14 @@ class LoggingSettings(Section):
 
 
 @dataclasses.dataclass
+class VideoSettings(Section):
+    """Recorded episodes of the first evaluation environment, for videos/ and TensorBoard; they need the extra "video"."""
+
+    period_episodes: int = 20  # of so many episodes of that environment the first is recorded, Choice; 0 = none
+    keep: int = 50  # newest files that stay
+
+
+@dataclasses.dataclass
 class PrecisionSettings(Section):
     """Number formats."""
 
@@ -303,6 +311,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
     checkpoint: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
     logging: LoggingSettings = dataclasses.field(default_factory=LoggingSettings)
+    video: VideoSettings = dataclasses.field(default_factory=VideoSettings)
     precision: PrecisionSettings = dataclasses.field(default_factory=PrecisionSettings)
 
     @property
@@ -470,11 +479,12 @@ def problems(settings: Settings) -> list[str]:
     at_least(1, "replay.auto_limit", "replay.trace", "replay.period", "replay.min_sequences")
     at_least(1, "learner.batch_size", "learner.target_period_updates")
     at_least(1, "evaluation.num_envs", "evaluation.period_acts", "evaluation.window_episodes", "evaluation.greedy_episodes")
-    at_least(1, "checkpoint.keep", "environment.phase_steps", "learner.n_step")
+    at_least(1, "checkpoint.keep", "video.keep", "environment.phase_steps", "learner.n_step")
     at_least(
         0, "seed", "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent"
     )
     at_least(0, "replay.burn_in", "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
+    at_least(0, "video.period_episodes")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
     within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
     within(0, 1, "learner.adam_b2", "policy.gamma_0", "policy.gamma_1", "policy.gamma_2")

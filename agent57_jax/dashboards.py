@@ -1,6 +1,7 @@
 """Where numbers and pictures of a run are looked at besides metrics.jsonl: TensorBoard and Weights & Biases."""
 
 import importlib.util
+import io
 import os
 import re
 import uuid
@@ -34,6 +35,9 @@ class Dashboard(Protocol):
     ) -> None:
         """Shows finite numbers, histograms and pictures (uint8 [height, width, 3])."""
 
+    def animate(self, steps: int, key: str, gif: bytes, width: int, height: int) -> None:
+        """Shows an animation."""
+
     def close(self) -> None:
         """Writes what is left."""
 
@@ -58,8 +62,6 @@ class TensorBoard:
         self, steps: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], pictures: Mapping[str, np.ndarray]
     ) -> None:
         """Adds events of this step."""
-        from tensorboardX.proto.summary_pb2 import Summary
-
         for key, value in scalars.items():
             self._writer.add_scalar(_tag(key), value, global_step=steps)
         for key, (edges, counts) in histograms.items():
@@ -73,8 +75,16 @@ class TensorBoard:
                 self._writer.add_histogram_raw(key, limits[0], limits[-1], float(counts.sum()), total, squares, limits, numbers, steps)
         for key, picture in pictures.items():
             # Encoded here: tensorboardX would need Pillow.
-            image = Summary.Image(height=len(picture), width=picture.shape[1], colorspace=3, encoded_image_string=encode_png(picture))
-            self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=key, image=image)]), steps)
+            self.animate(steps, key, encode_png(picture), picture.shape[1], len(picture))
+
+    def animate(self, steps: int, key: str, gif: bytes, width: int, height: int) -> None:
+        """TensorBoard plays a GIF among its images. tensorboardX's own add_video needs one more package, and without it writes nothing and
+        says nothing.
+        """
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=key, image=image)]), steps)
 
     def close(self) -> None:
         """Closes the events file."""
@@ -124,6 +134,11 @@ class WeightsAndBiases:
         if self._has_pictures:
             row |= {key: self._wandb.Image(picture) for key, picture in pictures.items()}
         self._run.log(row)
+
+    def animate(self, steps: int, key: str, gif: bytes, width: int, height: int) -> None:
+        """Logs the animation as a video."""
+        del width, height
+        self._run.log({"steps": steps, key: self._wandb.Video(io.BytesIO(gif), format="gif")})
 
     def close(self) -> None:
         """Waits until everything is sent, or written if offline."""

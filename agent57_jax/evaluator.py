@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from agent57_jax import parallel, programs
-from agent57_jax.actor import Actor, ActorState, EpisodeReport
+from agent57_jax.actor import Actor, ActorState, ChosenValues, EpisodeReport
 from agent57_jax.algorithm.meta_controller import BanditState
 from agent57_jax.novelty import NoveltyStatistics
-from agent57_jax.types import ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
+from agent57_jax.types import FIRST, LAST, ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
+from agent57_jax.video import Moment, Spectator, screen_of
 
 
 class Episode(NamedTuple):
@@ -30,20 +31,40 @@ class Episode(NamedTuple):
     extras: dict[str, float]  # what else the environment reports about it
 
 
+class Glimpse(NamedTuple):
+    """What the device knows about environment 0 at a timestep, for a spectator."""
+
+    observation: jax.Array | None  # [1, ...]; None for host environments, which draw their own picture
+    step_type: jax.Array  # [1]
+    action: jax.Array  # [1]
+    intrinsic_reward: jax.Array | None  # [1]
+    chosen: ChosenValues  # [1, ...]
+    report: EpisodeReport  # [1], with the return and the length so far
+
+
 class Evaluator:
     """A small fleet that plays but stores nothing and teaches only its own bandit."""
 
     state: ActorState
     simulation: programs.Simulation | None
 
-    def __init__(self, actor: Actor, environment: HostEnvironment | JaxEnvironment, num_envs: int, root: jax.Array, acts: int = 0) -> None:
-        """`root` is the run's key; `acts` continues the random streams of a restored run."""
+    def __init__(
+        self,
+        actor: Actor,
+        environment: HostEnvironment | JaxEnvironment,
+        num_envs: int,
+        root: jax.Array,
+        acts: int = 0,
+        spectator: Spectator | None = None,
+    ) -> None:
+        """`root` is the run's key; `acts` continues the random streams of a restored run; `spectator` sees environment 0."""
         self._actor = actor
         self._environment: Any = environment
         self._host = cast(HostEnvironment, environment) if hasattr(environment, "recv") else None
         self._root: jax.Array = programs.one_device_copy(root)
         self.acts = acts
-        self._pending: list[EpisodeReport] = []
+        self._spectator = spectator
+        self._pending: list[tuple[EpisodeReport, Glimpse | None, np.ndarray | None]] = []  # the last is a screen
         self._action: jax.Array | None = None
         mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
@@ -53,10 +74,10 @@ class Evaluator:
         self.simulation = None
         inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, by_env, everywhere, everywhere)
         if self._host is not None:
-            self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env, by_env, by_env), donate=(1,))
+            self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env,) * 4, donate=(1,))
             self._host.reset()
         else:
-            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env, by_env, by_env), donate=(1, 3))
+            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env,) * 4, donate=(1, 3))
             self.simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)(self._root, index)
 
     def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> list[Episode]:
@@ -69,18 +90,26 @@ class Evaluator:
         parameters, statistics = programs.one_device_copy((parameters, statistics))
         counter = jax.device_put(np.uint32(self.acts % 2**32), self._everywhere)
         self.acts += 1
+        screen = None
         if self._host is not None:
-            timestep = jax.device_put(self._host.recv(), self._by_env)
-            self.state, self._action, report = self._act(parameters, self.state, statistics, timestep, self._root, counter)
+            received = self._host.recv()
+            screen = self._look(received.observation[0], received.step_type[0] == FIRST)
+            timestep = jax.device_put(received, self._by_env)
+            self.state, self._action, report, glimpse = self._act(parameters, self.state, statistics, timestep, self._root, counter)
         else:
-            self.state, self.simulation, report = self._act(parameters, self.state, statistics, self.simulation, self._root, counter)
-        self._pending.append(report)
+            self.state, self.simulation, report, glimpse = self._act(
+                parameters, self.state, statistics, self.simulation, self._root, counter
+            )
+        self._pending.append((report, glimpse, screen))
 
     def complete(self) -> list[Episode]:
         """Waits for the acts that were started and lets the emulators run; returns the episodes that they find finished."""
         if self._host is not None and self._pending:
             self._host.send(jax.device_get(self._action))
-        reports = [EpisodeReport(*jax.device_get(report)) for report in self._pending]
+        reports = [jax.device_get(report) for report, _, _ in self._pending]
+        if self._spectator is not None:
+            for _, glimpse, screen in self._pending:
+                self._show(self._spectator, glimpse, screen)
         self._pending.clear()
         return [
             Episode(
@@ -115,6 +144,45 @@ class Evaluator:
         if self._host is not None:
             self._host.close()
 
+    def _look(self, observation: np.ndarray, starts: bool) -> np.ndarray | None:
+        """The screen of environment 0, if the spectator wants it."""
+        if self._spectator is None or not self._spectator.wants(bool(starts)):
+            return None
+        try:
+            return screen_of(self._environment, observation)
+        except Exception as error:  # a renderer is anybody's code, and no picture is worth a run
+            self._spectator.give_up(f"{type(error).__name__}: {error}")
+            return None
+
+    def _show(self, spectator: Spectator, glimpse: Any, screen: np.ndarray | None) -> None:
+        if self._host is None:
+            glimpse = jax.device_get(glimpse)
+            screen = self._look(glimpse.observation[0], glimpse.step_type[0] == FIRST)
+        if screen is None:
+            return
+        step_type, action, intrinsic_reward, chosen, report = jax.device_get(glimpse[1:])
+        family, spec = self._actor.family, self._actor.q_network.spec
+        policy = int(report.policy[0])
+        spectator.see(
+            Moment(
+                screen=screen,
+                starts=bool(step_type[0] == FIRST),
+                ends=bool(step_type[0] == LAST),
+                score=float(report.episode_return[0]),
+                step=int(report.episode_length[0]),
+                policy=policy,
+                num_policies=len(family.betas),
+                beta=float(family.betas[policy]),
+                gamma=float(family.gammas[policy]),
+                is_greedy=bool(report.is_greedy[0]),
+                intrinsic_reward=None if intrinsic_reward is None else float(intrinsic_reward[0]),
+                values=tuple(float(value) for value in chosen.separate[0]),
+                combined=float(chosen.combined[0]),
+                action=spec.action_names[int(action[0])],
+                steps_per_second=spec.steps_per_second,
+            )
+        )
+
     def _act_host(
         self,
         parameters: ActingParameters,
@@ -123,10 +191,16 @@ class Evaluator:
         timestep: TimeStep,
         root: jax.Array,
         counter: jax.Array,
-    ) -> tuple[ActorState, jax.Array, EpisodeReport]:
+    ) -> tuple[ActorState, jax.Array, EpisodeReport, Glimpse | None]:
         key = parallel.fold_counter(root, programs.EVALUATION_STREAM, counter)
         out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key)
-        return out.state, out.experience.action, out.report
+        glimpse = None
+        if self._spectator is not None:
+            experience = out.experience
+            observation = experience.observation if self._host is None else None
+            seen = Glimpse(observation, experience.step_type, experience.action, experience.intrinsic_reward, out.chosen, out.report)
+            glimpse = jax.tree.map(lambda leaf: leaf[:1], seen)
+        return out.state, out.experience.action, out.report, glimpse
 
     def _act_simulated(
         self,
@@ -136,10 +210,10 @@ class Evaluator:
         simulation: programs.Simulation,
         root: jax.Array,
         counter: jax.Array,
-    ) -> tuple[ActorState, programs.Simulation, EpisodeReport]:
-        state, action, report = self._act_host(parameters, state, statistics, simulation.timestep, root, counter)
+    ) -> tuple[ActorState, programs.Simulation, EpisodeReport, Glimpse | None]:
+        state, action, report, glimpse = self._act_host(parameters, state, statistics, simulation.timestep, root, counter)
         key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
-        return state, programs.step_simulation(self._environment, simulation, key, action), report
+        return state, programs.step_simulation(self._environment, simulation, key, action), report, glimpse
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> programs.Simulation:
         key = parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(2))

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57, factory
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.novelty import NoveltyStatistics
+from agent57_jax.video import Spectator
 
 MAX_ENVIRONMENTS = 32
 
@@ -81,11 +82,8 @@ def quotas(episodes: int) -> np.ndarray:
     return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
 
 
-def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[str, Any]:
-    """Plays `episodes` greedy episodes with the last checkpoint and writes evaluation.json.
-
-    Returns:
-      The content of evaluation.json and its "path".
+def open_run(workdir: str | os.PathLike[str], num_envs: int, seed: int, is_watched: bool) -> Restored:
+    """A run's last checkpoint with environments to judge it in; their pictures can be had if it `is_watched`.
 
     Raises:
       SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read; HostEnvironmentError: if an
@@ -94,27 +92,58 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
 
     def make_environment(settings: Settings) -> Any:
         if settings.is_host_environment:
-            return factory.make_host_environment(settings.environment, len(quotas(episodes)), seed, "judging")
+            mode = "rgb_array" if is_watched else None
+            return factory.make_host_environment(settings.environment, num_envs, seed, "judging", render_mode=mode)
         return factory.make_jax_environment(settings.environment)
 
-    folder = pathlib.Path(workdir)
-    run = restore(folder, make_environment)
-    settings = run.settings
-    quota = quotas(episodes)
+    return restore(workdir, make_environment)
+
+
+def play(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | None = None) -> Iterator[evaluator.Episode]:
+    """Plays greedy episodes: `quota[e]` of them in environment e. A spectator sees environment 0."""
+    left = quota.copy()
     root = parallel.upload(parallel.make_mesh(1), parallel.REPLICATED, root_key(seed))
-    judge = evaluator.Evaluator(evaluator.greedy_only(run.parts.evaluation_actor, len(quota)), run.environment, len(quota), root)
+    actor = evaluator.greedy_only(run.parts.evaluation_actor, len(left))
+    judge = evaluator.Evaluator(actor, run.environment, len(left), root, spectator=spectator)
     judge.state = judge.state._replace(bandit=run.bandit)
-    played: list[evaluator.Episode] = []
     parameters = acting_parameters(run.learner)
-    while quota.any():
-        for episode in judge.step(parameters, run.statistics):
-            if quota[episode.environment]:
-                quota[episode.environment] -= 1
-                played.append(episode)
-    judge.close()
+    try:
+        while left.any():
+            for episode in judge.step(parameters, run.statistics):
+                if left[episode.environment]:
+                    left[episode.environment] -= 1
+                    yield episode
+    finally:
+        judge.close()
+
+
+def game_name(settings: Settings) -> str:
+    """The task, in a word."""
+    return settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
+
+
+def evaluate(
+    workdir: str | os.PathLike[str], episodes: int, seed: int, make_spectator: Callable[[str, int], Spectator] | None = None
+) -> dict[str, Any]:
+    """Plays `episodes` greedy episodes with the last checkpoint and writes evaluation.json.
+
+    Args:
+      make_spectator: of the game's name and the number of episodes in environment 0, which it then sees; None: nobody looks.
+
+    Returns:
+      The content of evaluation.json and its "path".
+
+    Raises:
+      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read.
+    """
+    folder = pathlib.Path(workdir)
+    quota = quotas(episodes)
+    run = open_run(folder, len(quota), seed, is_watched=make_spectator is not None)
+    game = game_name(run.settings)
+    spectator = None if make_spectator is None else make_spectator(game, int(quota[0]))
+    played = list(play(run, quota, seed, spectator))
 
     returns = [episode.episode_return for episode in played]
-    game = settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
     mean = float(np.mean(returns))
     result: dict[str, Any] = {
         "game": game,
@@ -123,7 +152,7 @@ def evaluate(workdir: str | os.PathLike[str], episodes: int, seed: int) -> dict[
         "lengths": [episode.length for episode in played],
         "mean": mean,
         "median": float(np.median(returns)),
-        "hns": atari57.human_normalised_score(game, mean) if settings.environment.kind is EnvironmentKind.ENVPOOL else None,
+        "hns": atari57.human_normalised_score(game, mean) if run.settings.environment.kind is EnvironmentKind.ENVPOOL else None,
         "arm": played[0].policy,
         "frames_trained": run.meta["counters"]["frames"],
         "updates_trained": run.meta["counters"]["updates"],

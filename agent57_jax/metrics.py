@@ -243,6 +243,9 @@ def check_key(key: str) -> None:
     raise KeyError(f"no metric '{key}' is declared in metrics.py; the nearest is '{near}'")
 
 
+VIDEO_TAG = "video/evaluation"  # among the dashboards' pictures
+
+
 def layout() -> dict[str, dict[str, list[str]]]:
     """Category -> chart -> patterns of tags, from the declarations: TensorBoard's prepared page."""
     categories: dict[str, dict[str, list[str]]] = {category: {} for category in CATEGORIES}
@@ -297,8 +300,8 @@ class MetricsWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         path, events = workdir / "metrics.jsonl", workdir / "tensorboard"
         if resume_steps is None:
-            _set_aside(path)
-            _set_aside(events)
+            set_aside(path)
+            set_aside(events)
         elif path.exists():
             _drop_after(path, resume_steps)
         self._dashboards: list[Dashboard] = []
@@ -357,6 +360,11 @@ class MetricsWriter:
             for dashboard in self._dashboards:
                 dashboard.write(steps, {}, {}, pictures)
 
+    def animate(self, gif: bytes, width: int, height: int, steps: int) -> None:
+        """Shows an animation of an episode at `steps` of training."""
+        for dashboard in self._dashboards:
+            dashboard.animate(steps, VIDEO_TAG, gif, width, height)
+
     def close(self) -> None:
         """Shows the last pictures and closes the files."""
         self._show_arms(self._steps)
@@ -384,7 +392,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def _set_aside(path: Path) -> None:
+def set_aside(path: Path) -> None:
     """Renames a file or folder of an earlier run to the first free `<name>.<number>`."""
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         return

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config, memory, parallel, programs, reporting
+from agent57_jax import config, memory, metrics, parallel, programs, reporting, video
 from agent57_jax.actor import ActMetrics
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.config import Settings, SettingsError
@@ -110,12 +110,15 @@ class Trainer:
     def _start(self) -> None:
         """Opens what the folder holds and says what that is."""
         settings = self.settings
+        self.recorder = self._make_recorder()
         resumed, damaged = self._open()
         self._evaluated: list[Episode] = []
         self._last_report = self._last_save = self._loop_since = time.monotonic()
         self._reported = (self.counters.frames, self.counters.steps, self.counters.updates)
         self.metrics: MetricsWriter | None = None
         if self._is_first:
+            if resumed is None:
+                metrics.set_aside(self.workdir / "videos")
             temporary = self.workdir / "config.json.tmp"
             temporary.write_text(config.to_json(settings))
             temporary.replace(self.workdir / "config.json")
@@ -176,6 +179,8 @@ class Trainer:
     def close(self) -> None:
         """Waits for files, ends emulators, gives the terminal back."""
         self._end_environments()
+        if self.recorder is not None:
+            self.recorder.close()
         if self.metrics is not None:
             self.metrics.close()
         self.console.close()
@@ -399,7 +404,7 @@ class Trainer:
             else HostDriver(self.programs, environments, self.root, self.stopwatch)
         )
         evaluation_actor, num_envs = self.parts.evaluation_actor, settings.evaluation.num_envs
-        self.evaluator = Evaluator(evaluation_actor, evaluation, num_envs, self.root, self.counters.evaluation_acts)
+        self.evaluator = Evaluator(evaluation_actor, evaluation, num_envs, self.root, self.counters.evaluation_acts, self.recorder)
         self.learner = self.programs.init_learner(self.root)
         self.replay = self.programs.init_replay()
         self.update_metrics = self.programs.init_update_metrics()
@@ -487,7 +492,26 @@ class Trainer:
         ]
         count = self.settings.evaluation.num_envs
         skip = (start * jax.process_count() + jax.process_index()) * count
-        return groups, factory.make_host_environment(settings, count, self.settings.seed, "evaluation", skip=skip), None
+        mode = None if self.recorder is None else "rgb_array"
+        return groups, factory.make_host_environment(settings, count, self.settings.seed, "evaluation", skip=skip, render_mode=mode), None
+
+    def _make_recorder(self) -> video.Recorder | None:
+        """For the first process, if there are to be videos and what makes them is installed."""
+        if not self._is_first or not self.settings.video.period_episodes:
+            return None
+        missing = video.missing_packages()
+        if missing is not None:
+            self.console.say(f"no episodes are recorded: {missing}, or --config.video.period_episodes=0", warning=True)
+            return None
+
+        def animate(gif: bytes, width: int, height: int) -> None:
+            if self.metrics is not None:
+                self.metrics.animate(gif, width, height, self.counters.steps)
+
+        def warn(sentence: str) -> None:
+            self.console.say(sentence, warning=True)
+
+        return video.Recorder(self.workdir / "videos", self.settings.video, lambda: self.counters.steps, warn, animate)
 
     def _header(self, table: dict[str, int]) -> list[str]:
         devices = self.mesh.devices.flat

@@ -35,6 +35,7 @@ class EnvironmentSpec(NamedTuple):
     action_names: tuple[str, ...]
     frames_per_step: int  # emulator frames in one agent step
     extras: tuple[str, ...] = ()  # names of the further numbers that it reports about its episodes
+    steps_per_second: float = 10.0  # agent steps in a second as a person is to see them
 
 
 class TimeStep(NamedTuple):

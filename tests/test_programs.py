@@ -99,7 +99,7 @@ def driven() -> Driven:
         key = parallel.fold_counter(jnp.asarray(same_root), ACT_STREAM, counter)
         return actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key)
 
-    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ROWS, ROWS))
+    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ROWS, ROWS, ROWS))
     learner, store, metrics, shared = made.init_learner(root), made.init_replay(), made.init_update_metrics(), made.init_shared()
     states = [made.init_actor(made.actor_index(group)) for group in range(2)]
     reported_states, reported_shared = jax.device_get((states, shared))

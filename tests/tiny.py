@@ -62,5 +62,6 @@ def _small(settings: Settings) -> None:
     settings.evaluation.num_envs = 2
     settings.evaluation.greedy_episodes = 2
     settings.logging.period_seconds = 0.5
+    settings.video.period_episodes = 0
     settings.num_devices = 1
     settings.total_steps = 800

@@ -115,6 +115,8 @@ class EnvPoolEnvironment:
             num_actions=num_actions,
             action_names=_action_names(task_id, task_spec, is_atari and full_action_space, num_actions),
             frames_per_step=frame_skip if is_atari else 1,
+            # The emulator makes 60 frames a second. Of the others those with vectors simulate 50 steps a second, Procgen is played at 15.
+            steps_per_second=60 / frame_skip if is_atari else 50 if observation_dtype == np.float32 else 15,
         )
         self.num_envs = num_envs
         self._render_mode = render_mode

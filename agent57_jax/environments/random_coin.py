@@ -10,6 +10,7 @@ from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
 
 ACTION_NAMES = ("up", "right", "down", "left")
 MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]], np.int32)  # [A, 2], rows and columns
+FLOOR_COLOUR, AGENT_COLOUR, COIN_COLOUR = np.array([[40, 44, 52], [255, 255, 255], [255, 200, 40]], np.uint8)  # for a person's eyes
 
 
 class RandomCoinState(NamedTuple):
@@ -84,6 +85,11 @@ class RandomCoin:
         terminated = reached & ~starts
         state = jax.tree.map(lambda start, move: jnp.where(starts, start, move), self._start(key), moved)
         return state, self._timestep(state, reward=terminated.astype(jnp.float32), terminated=terminated)
+
+    def picture(self, observation: np.ndarray) -> np.ndarray:
+        """An observation [size, size, 3] in colours for a person: dark floor, white agent, golden coin. uint8, the same shape."""
+        agent, coin = observation[..., 1:2] > 0, observation[..., 2:3] > 0
+        return np.where(agent, AGENT_COLOUR, np.where(coin, COIN_COLOUR, FLOOR_COLOUR))
 
     def _start(self, key: jax.Array) -> RandomCoinState:
         agent_key, coin_key = jax.random.split(key)

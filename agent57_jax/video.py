@@ -1,0 +1,446 @@
+"""Episodes as people see them: pictures with what the agent thinks of them beside, videos, animations, contact sheets.
+
+Pillow and imageio-ffmpeg are imported where they are needed: training does without them.
+"""
+
+import functools
+import importlib.util
+import io
+import pathlib
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from agent57_jax.config import VideoSettings
+
+MIN_HEIGHT = 400  # pixels that a screen has at least in a video; smaller ones grow by a whole factor
+PANEL_WIDTH = 200  # pixels beside it
+FONT_SIZE = 16
+LINE_HEIGHT = 26
+SPREAD = 40  # moments of an episode, spread evenly, of which animations and contact sheets are made; up to twice as many are kept
+ANIMATION_SECONDS = 10.0  # a longer episode is shown faster
+ANIMATION_BYTES = 2_000_000
+SHEET_COLUMNS, SHEET_ROWS = 5, 4
+CELL_WIDTH, CELL_HEIGHT = 200, 210  # pixels of a picture in a contact sheet, at most
+BACKGROUND, PALE, BRIGHT = (24, 24, 28), (150, 150, 160), (245, 245, 245)
+NEEDED = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}  # module -> package, both in the extra "video"
+_NAME = re.compile(r"(\d{6,})_steps\d+_return\S+\.mp4")
+
+
+class Moment(NamedTuple):
+    """A timestep of the environment that is watched, with the action that the agent chose there."""
+
+    screen: np.ndarray  # [height, width, 3] uint8
+    starts: bool  # FIRST
+    ends: bool  # LAST: the action is ignored
+    score: float  # sum of raw rewards so far
+    step: int  # agent steps of this episode so far
+    policy: int  # arm j
+    num_policies: int
+    beta: float
+    gamma: float
+    is_greedy: bool  # plays the best arm, for the score
+    intrinsic_reward: float | None
+    values: tuple[float, ...]  # of the chosen action: extrinsic and intrinsic, or one for both; transformed values
+    combined: float  # what the policy maximises
+    action: str
+    steps_per_second: float  # speed of the game
+
+
+class Spectator(Protocol):
+    """Whoever looks at the evaluator's first environment."""
+
+    def wants(self, starts: bool) -> bool:
+        """Asked once at each timestep, whether `see` is to be called for it; `starts`: an episode begins."""
+
+    def see(self, moment: Moment) -> None:
+        """Shows a timestep."""
+
+    def give_up(self, reason: str) -> None:
+        """There are no pictures, for this reason; `wants` says no from now on."""
+
+
+def missing_packages() -> str | None:
+    """What to do about packages that videos need and this Python lacks; None if all are there."""
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    return f"videos need {' and '.join(missing)}: pip install {' '.join(missing)}" if missing else None
+
+
+def screen_of(environment: Any, observation: np.ndarray) -> np.ndarray:
+    """The picture of environment 0, [height, width, 3] uint8: the environment's own if it draws one, else its observation.
+
+    Raises:
+      ValueError: if it draws none and the observation is none; what a failing `render` raises.
+    """
+    if hasattr(environment, "render"):
+        return np.asarray(environment.render(0), np.uint8)
+    if hasattr(environment, "picture"):
+        return np.asarray(environment.picture(observation))
+    if observation.dtype != np.uint8 or observation.ndim != 3 or observation.shape[-1] not in (1, 3):
+        raise ValueError(f"it has no render(), and its observation is {observation.dtype}{list(observation.shape)}, not a picture")
+    return np.broadcast_to(observation, (*observation.shape[:2], 3))
+
+
+def number(value: float) -> str:
+    """A number in a few characters; whole ones without a point."""
+    if value == round(value) and abs(value) < 1e15:
+        return str(round(value))
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.1f}"
+
+
+def caption(moment: Moment) -> list[tuple[str, str]]:
+    """What stands beside the picture: names and values."""
+    names = ("Q extrinsic", "Q intrinsic") if len(moment.values) == 2 else ()
+    return [
+        ("score", number(moment.score)),
+        ("step", str(moment.step)),
+        ("episode", "greedy" if moment.is_greedy else "bandit"),
+        ("arm", f"{moment.policy} of {moment.num_policies}"),
+        ("beta", f"{moment.beta:.4f}"),
+        ("gamma", f"{moment.gamma:.4f}"),
+        *([] if moment.intrinsic_reward is None else [("r intrinsic", f"{moment.intrinsic_reward:.3f}")]),
+        *((name, f"{value:.3f}") for name, value in zip(names, moment.values, strict=False)),
+        ("Q", f"{moment.combined:.3f}"),
+        ("action", "-" if moment.ends else moment.action),
+    ]
+
+
+@functools.cache
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)  # reads the font anew each time
+
+
+@functools.cache
+def _panel(names: tuple[str, ...], height: int) -> Any:
+    """What stands beside the picture, without the values."""
+    from PIL import Image, ImageDraw
+
+    panel = Image.new("RGB", (PANEL_WIDTH, height), BACKGROUND)
+    pen = ImageDraw.Draw(panel)
+    for row, name in enumerate(names):
+        pen.text((12, (row + 0.5) * LINE_HEIGHT), name, PALE, _font(FONT_SIZE))
+    return panel
+
+
+def draw(moment: Moment) -> np.ndarray:
+    """The screen and, to its right, what the agent thinks: [height, width, 3] uint8, both even as encoders need them."""
+    from PIL import Image, ImageDraw
+
+    lines = caption(moment)
+    factor = -(-MIN_HEIGHT // moment.screen.shape[0])  # whole, so that all pixels stay alike
+    screen_height, screen_width = (factor * size for size in moment.screen.shape[:2])
+    height, width = max(screen_height, LINE_HEIGHT * (len(lines) + 1)), screen_width + PANEL_WIDTH
+    image = Image.new("RGB", (width + width % 2, height + height % 2), BACKGROUND)
+    screen = Image.fromarray(np.ascontiguousarray(moment.screen))
+    image.paste(screen.resize((screen_width, screen_height), Image.Resampling.NEAREST), (0, 0))
+    image.paste(_panel(tuple(name for name, _ in lines), height), (screen_width, 0))
+    pen = ImageDraw.Draw(image)
+    for row, (_, value) in enumerate(lines):
+        pen.text((width - 12, (row + 0.5) * LINE_HEIGHT), value, BRIGHT, _font(FONT_SIZE), anchor="ra")
+    return np.asarray(image)
+
+
+class Encoder:
+    """Frames into an mp4 file, one by one, through a process of its own.
+
+    imageio's writer forks with a function to run in the child, against which JAX warns, and tells nothing of why an encoder has failed.
+    """
+
+    def __init__(self, path: pathlib.Path, shape: tuple[int, ...], frames_per_second: float) -> None:
+        """Starts to write `path`, over what is there. Frames are [height, width, 3] of this even shape.
+
+        Raises:
+          OSError: if there is no encoder for this machine.
+        """
+        import imageio_ffmpeg
+
+        try:
+            program = imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise OSError(f"there is no ffmpeg: {error}") from error
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", str(frames_per_second), "-i", "-"]
+        # One thread and little effort: the cores are the emulators'. The format is what every browser plays.
+        coded = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-threads", "1", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        self._process = subprocess.Popen(
+            [program, "-y", "-v", "error", *raw, *coded, "-f", "mp4", str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the trainer
+        )
+        self._errors = ""
+
+    def add(self, frame: np.ndarray) -> None:
+        """Encodes a frame.
+
+        Raises:
+          OSError: if the encoder has failed, with its reason.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data)
+        except OSError as error:
+            self._end()
+            raise OSError(self._reason()) from error
+
+    def finish(self) -> None:
+        """Completes the file.
+
+        Raises:
+          OSError: if the encoder has failed, with its reason.
+        """
+        self._end()
+        if self._process.returncode:
+            raise OSError(self._reason())
+
+    def abort(self) -> None:
+        """Ends the encoder, whatever it has written; may be called after the others."""
+        self._process.kill()
+        self._end()
+
+    def _end(self) -> None:
+        if self._process.stderr is not None and not self._process.stderr.closed:
+            self._errors = self._process.communicate()[1].decode(errors="replace")
+
+    def _reason(self) -> str:
+        # The first line is the cause; its head is the name and address of a part of ffmpeg.
+        lines = [re.sub(r"^\[[^]]*\]\s*", "", line) for line in self._errors.splitlines() if line.strip()]
+        return lines[0] if lines else f"the encoder ended with code {self._process.returncode}"
+
+
+class Film:
+    """One episode being recorded: its video, and moments spread evenly over it in bounded memory."""
+
+    def __init__(self, path: pathlib.Path | None) -> None:
+        """`path`: where the video grows until `keep`; None: no video."""
+        self._path = path
+        self._encoder: Encoder | None = None
+        self._moments: list[Moment] = []
+        self._stride = 1
+        self._count = 0
+        self._last: Moment | None = None
+
+    @property
+    def last(self) -> Moment:
+        """The newest moment."""
+        assert self._last is not None
+        return self._last
+
+    def add(self, moment: Moment) -> None:
+        """Takes the next moment.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        self._last = moment
+        if self._path is not None:
+            frame = draw(moment)
+            if self._encoder is None:
+                self._encoder = Encoder(self._path, frame.shape, moment.steps_per_second)
+            self._encoder.add(frame)
+        if self._count % self._stride == 0:
+            self._moments.append(moment)
+        self._count += 1
+        if len(self._moments) == 2 * SPREAD:
+            self._moments = self._moments[::2]
+            self._stride *= 2
+
+    def spread(self) -> list[Moment]:
+        """At most 2 SPREAD moments, evenly spread, with the first and the last."""
+        return self._moments if self._moments[-1] is self._last else [*self._moments, self.last]
+
+    def keep(self, path: pathlib.Path) -> None:
+        """Completes the video and moves it to `path` at one stroke.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        if self._path is not None and self._encoder is not None:
+            self._encoder.finish()
+            self._path.replace(path)
+
+    def drop(self) -> None:
+        """Ends the recording and removes what was written, unless it is kept already."""
+        if self._path is not None and self._encoder is not None:
+            self._encoder.abort()
+            self._path.unlink(missing_ok=True)
+
+
+def animation(moments: Sequence[Moment]) -> tuple[bytes, int, int]:
+    """A GIF that plays for ever, of at most ANIMATION_SECONDS and ANIMATION_BYTES; its width and height."""
+    from PIL import Image
+
+    duration = min((moments[-1].step - moments[0].step) / moments[0].steps_per_second, ANIMATION_SECONDS)
+    frames = [Image.fromarray(draw(moment)).quantize(64, dither=Image.Dither.NONE) for moment in moments]
+    while True:
+        file = io.BytesIO()
+        milliseconds = max(20, round(1000 * duration / len(frames)))
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+        if file.tell() <= ANIMATION_BYTES or len(frames) == 1:
+            return file.getvalue(), frames[0].width, frames[0].height
+        frames = frames[::2]
+
+
+def contact_sheet(moments: Sequence[Moment], title: str) -> Any:
+    """A Pillow image: up to SHEET_ROWS x SHEET_COLUMNS pictures, evenly spread, each with step, score and arm below, under a title."""
+    from PIL import Image, ImageDraw
+
+    count = min(len(moments), SHEET_ROWS * SHEET_COLUMNS)
+    chosen = [moments[round(index)] for index in np.linspace(0, len(moments) - 1, count)]
+    height, width = chosen[0].screen.shape[:2]
+    fit = min(CELL_WIDTH / width, CELL_HEIGHT / height)
+    # Whole factors keep the pixels of a small picture alike; a large one is reduced.
+    factor = int(fit) if fit >= 1 else fit
+    size = round(width * factor), round(height * factor)
+    way = Image.Resampling.NEAREST if fit >= 1 else Image.Resampling.LANCZOS
+    margin, below, head = 12, 48, 40
+    columns = min(SHEET_COLUMNS, count)
+    step_x, step_y = max(size[0], CELL_WIDTH * 3 // 4) + margin, size[1] + below
+    sheet = Image.new("RGB", (margin + columns * step_x, head + -(-count // columns) * step_y), BACKGROUND)
+    pen, font, small = ImageDraw.Draw(sheet), _font(FONT_SIZE + 2), _font(FONT_SIZE - 2)
+    pen.text((margin, 9), title, BRIGHT, font)
+    for index, moment in enumerate(chosen):
+        x, y = margin + index % columns * step_x, head + index // columns * step_y
+        sheet.paste(Image.fromarray(np.ascontiguousarray(moment.screen)).resize(size, way), (x, y))
+        pen.text((x, y + size[1] + 3), f"step {moment.step}   arm {moment.policy}", PALE, small)
+        pen.text((x, y + size[1] + 21), f"score {number(moment.score)}", BRIGHT, small)
+    return sheet
+
+
+class Recorder:
+    """Records episodes of a training's evaluator into a folder of videos. What goes wrong costs a video and a warning, never the run."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        settings: VideoSettings,
+        steps: Callable[[], int],
+        warn: Callable[[str], None],
+        animate: Callable[[bytes, int, int], None],
+    ) -> None:
+        """Records from the next episode on.
+
+        Args:
+          folder: made when it is needed; numbering goes on behind what lies there.
+          settings: how often, and how many files stay.
+          steps: agent steps of training so far, for the names.
+          warn: tells a person.
+          animate: takes a GIF, its width and its height when an episode is over.
+        """
+        self._folder, self._settings = folder, settings
+        self._steps, self._warn, self._animate = steps, warn, animate
+        self._episodes = 0
+        self._is_recording = False
+        self._has_given_up = False
+        self._film: Film | None = None
+
+    def wants(self, starts: bool) -> bool:
+        """Whether this timestep belongs to an episode that is recorded."""
+        if starts:
+            self._is_recording = not self._has_given_up and self._episodes % self._settings.period_episodes == 0
+            self._episodes += 1
+        return self._is_recording
+
+    def see(self, moment: Moment) -> None:
+        """Records a timestep."""
+        try:
+            if moment.starts:
+                self.close()
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._film = Film(self._folder / "recording.tmp")
+            if self._film is not None:
+                self._film.add(moment)
+                if moment.ends:
+                    self._keep(self._film)
+                    self._film = None
+        except OSError as error:
+            self._is_recording = False
+            self._warn(f"a video could not be written to {self._folder}: {error}")
+            self.close()
+
+    def give_up(self, reason: str) -> None:
+        """Warns, and records no more."""
+        self._warn(f"no videos: this environment cannot be drawn: {reason}")
+        self._has_given_up, self._is_recording = True, False
+
+    def close(self) -> None:
+        """Drops what is being recorded."""
+        film, self._film = self._film, None
+        if film is not None:
+            try:
+                film.drop()
+            except OSError as error:
+                self._warn(f"{error}")
+
+    def _keep(self, film: Film) -> None:
+        files = recordings(self._folder)
+        numbered = int(files[-1].name.split("_")[0]) + 1 if files else 0
+        film.keep(self._folder / f"{numbered:06}_steps{self._steps()}_return{number(film.last.score)}.mp4")
+        for old in recordings(self._folder)[: -self._settings.keep]:
+            old.unlink(missing_ok=True)
+        self._animate(*animation(film.spread()))
+
+
+def recordings(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The videos of a run in the order of their making."""
+    found = [path for path in folder.glob("*.mp4") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("_")[0]))
+
+
+class BestEpisode:
+    """Keeps the best of the first episodes, the earliest among equals, as a video, a contact sheet or both."""
+
+    def __init__(self, episodes: int, video: pathlib.Path | None, sheet: pathlib.Path | None, title: str) -> None:
+        """`episodes`: how many to look at; `title`: of the sheet."""
+        self.episodes = self._left = episodes
+        self._video, self._sheet, self._title = video, sheet, title
+        self._film: Film | None = None
+        self.best: Moment | None = None  # the end of it
+        self.problem: str | None = None  # why there is no video or no sheet
+
+    def wants(self, starts: bool) -> bool:
+        """Until the episodes are over, or one could not be written."""
+        if starts:
+            self._left -= 1
+        return self._left >= 0 and self.problem is None
+
+    def see(self, moment: Moment) -> None:
+        """Takes a timestep."""
+        try:
+            if moment.starts:
+                self._film = Film(None if self._video is None else self._video.with_name(f".{self._video.name}.tmp"))
+            if self._film is None:
+                return
+            self._film.add(moment)
+            if moment.ends:
+                self._finish(self._film)
+        except OSError as error:
+            self.give_up(str(error))
+
+    def give_up(self, reason: str) -> None:
+        """Notes why."""
+        self.problem = reason
+        self.close()
+
+    def close(self) -> None:
+        """Drops an episode that is under way."""
+        if self._film is not None:
+            self._film.drop()
+            self._film = None
+
+    def _finish(self, film: Film) -> None:
+        if self.best is None or film.last.score > self.best.score:
+            if self._video is not None:
+                film.keep(self._video)
+            if self._sheet is not None:
+                title = f"{self._title}: return {number(film.last.score)} after {film.last.step} steps"
+                temporary = self._sheet.with_name(f".{self._sheet.name}.tmp")
+                contact_sheet(film.spread(), title).save(temporary, "PNG")
+                temporary.replace(self._sheet)
+            self.best = film.last
+        self.close()

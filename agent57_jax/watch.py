@@ -1,0 +1,255 @@
+"""Plays a run's last checkpoint before one's eyes, in a window where there is one, else in the terminal.
+
+python -m agent57_jax.watch --workdir=RUN [--episodes=N] [--seed=S] [--speed=X] [--terminal]
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Protocol
+
+import numpy as np
+from absl import flags
+
+from agent57_jax import command_line
+from agent57_jax.video import Moment, caption, draw
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_EPISODES = flags.DEFINE_integer("episodes", None, "greedy episodes to play; default: until Ctrl-C", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the environment and of the few random actions", lower_bound=0)
+_SPEED = flags.DEFINE_float("speed", 1.0, "of the game, as a multiple of its own", lower_bound=0.01)
+_TERMINAL = flags.DEFINE_bool("terminal", False, "play in the terminal even where there is a window")
+
+MAX_PICTURES_PER_SECOND = 30.0
+CAPTION_COLUMNS = 28  # characters beside the picture in a terminal
+UPPER_HALF = "▀"  # its colour is the upper of two pixels, its background the lower
+CUBE = np.array([0, 95, 135, 175, 215, 255])  # levels of the 6 x 6 x 6 colours of a terminal with 256
+
+
+class ClosedError(Exception):
+    """The person has closed the window or asked to end."""
+
+
+class Ending:
+    """SIGINT and SIGTERM: the first ends at the next timestep, a second one at once.
+
+    No KeyboardInterrupt, which a callback of a library that it happens to meet would swallow.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+class Display(Protocol):
+    """Where pictures appear."""
+
+    def show(self, moment: Moment) -> None:
+        """Shows a timestep."""
+
+    def close(self) -> None:
+        """Gives back what it took."""
+
+
+class Window:
+    """A window of Tk."""
+
+    def __init__(self, title: str) -> None:
+        """Raises ImportError without Tk or Pillow, tkinter.TclError without a display."""
+        import tkinter
+
+        from PIL import Image, ImageTk
+
+        self._image, self._photo = Image, ImageTk.PhotoImage
+        self._root = tkinter.Tk()
+        self._root.title(title)
+        self._is_open = True
+        self._root.protocol("WM_DELETE_WINDOW", self._note_close)
+        self._label = tkinter.Label(self._root, borderwidth=0)
+        self._label.pack()
+
+    def show(self, moment: Moment) -> None:
+        """Shows a timestep; raises ClosedError once the window is gone."""
+        if not self._is_open:
+            raise ClosedError
+        photo = self._photo(self._image.fromarray(draw(moment)))
+        self._label.configure(image=photo)
+        self._shown = photo  # Tk itself holds no reference to it
+        self._root.update()
+
+    def close(self) -> None:
+        """Closes the window."""
+        self._root.destroy()
+
+    def _note_close(self) -> None:
+        self._is_open = False
+
+
+class TerminalScreen:
+    """The whole terminal, two pixels a character."""
+
+    def __init__(self, true_colour: bool) -> None:
+        """`true_colour`: 24 bits a pixel; else the 256 colours that every terminal has."""
+        self._true_colour = true_colour
+        self._rows: list[str] = []
+        self._size = os.terminal_size((0, 0))
+        sys.stdout.write("\x1b[?1049h\x1b[?25l")  # the other screen, without a cursor
+
+    def show(self, moment: Moment) -> None:
+        """Writes the rows that have changed."""
+        size = shutil.get_terminal_size()
+        rows = terminal_rows(moment, size.columns, size.lines, self._true_colour)
+        if size != self._size:
+            self._size, self._rows = size, []
+            sys.stdout.write("\x1b[2J")
+        before = [*self._rows, *[""] * (len(rows) - len(self._rows))]
+        sys.stdout.write("".join(f"\x1b[{y + 1};1H{row}\x1b[0m\x1b[K" for y, row in enumerate(rows) if row != before[y]))
+        sys.stdout.flush()
+        self._rows = rows
+
+    def close(self) -> None:
+        """Gives back cursor and screen."""
+        sys.stdout.write("\x1b[0m\x1b[?25h\x1b[?1049l")
+        sys.stdout.flush()
+
+
+def terminal_rows(moment: Moment, columns: int, lines: int, true_colour: bool) -> list[str]:
+    """The rows of a terminal of this size: the picture and its caption beside it, or above a line with the score where it is narrow."""
+    is_wide = columns >= 2 * CAPTION_COLUMNS
+    text = caption(moment)
+    height, width = moment.screen.shape[:2]
+    room_x, room_y = (columns - CAPTION_COLUMNS, lines) if is_wide else (columns, lines - 1)
+    factor = min(room_x / width, 2 * room_y / height)
+    pixels = resized(moment.screen, max(1, int(height * factor) // 2) * 2, max(1, int(width * factor)))
+    rows = half_blocks(pixels, true_colour)
+    if not is_wide:
+        return [*rows, "  ".join(f"{name} {value}" for name, value in text[:4])[:columns]]
+    left = pixels.shape[1]
+    beside = [f"  \x1b[2m{name:12}\x1b[0m{value[: CAPTION_COLUMNS - 14]:>13}" for name, value in text]
+    return [
+        (rows[y] if y < len(rows) else " " * left) + (beside[y] if y < len(beside) else "")
+        for y in range(min(lines, max(len(rows), len(text))))
+    ]
+
+
+def resized(screen: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The screen [H, W, 3] in another size: means over the pixels that fall together, so that nothing small vanishes."""
+    result = screen.astype(np.float32)
+    for axis, size in ((0, height), (1, width)):
+        edges = np.arange(size) * screen.shape[axis] // size
+        ends = np.append(edges[1:], screen.shape[axis])
+        # A larger picture repeats pixels: reduceat gives the one at the edge where nothing lies between two edges.
+        counts = np.maximum(ends - edges, 1).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        result = np.add.reduceat(result, edges, axis=axis) / counts
+    return result.astype(np.uint8)
+
+
+def half_blocks(pixels: np.ndarray, true_colour: bool) -> list[str]:
+    """One row of characters for two rows of pixels [H, W, 3]; H is even."""
+    if true_colour:
+        codes = [["2;{};{};{}".format(*pixel) for pixel in row] for row in pixels.tolist()]
+    else:
+        nearest = np.abs(pixels[..., None].astype(int) - CUBE).argmin(axis=-1)
+        codes = [[f"5;{code}" for code in row] for row in (16 + nearest @ np.array([36, 6, 1])).tolist()]
+    rows = []
+    for upper, lower in zip(codes[::2], codes[1::2], strict=True):
+        row, colours = "", ""
+        for above, below in zip(upper, lower, strict=True):
+            now = f"\x1b[38;{above}m\x1b[48;{below}m"
+            row += UPPER_HALF if now == colours else now + UPPER_HALF
+            colours = now
+        rows.append(f"{row}\x1b[0m")
+    return rows
+
+
+class Viewer:
+    """Shows every timestep at the game's speed; what a display is too slow for is left out."""
+
+    def __init__(self, display: Display, speed: float, ending: Ending) -> None:
+        self._display, self._speed, self._ending = display, speed, ending
+        self._due = self._shown = 0.0
+
+    def wants(self, starts: bool) -> bool:
+        """Everything."""
+        return True
+
+    def see(self, moment: Moment) -> None:
+        """Waits until it is time for it and shows it; raises ClosedError when it is the last."""
+        if self._ending.requested:
+            raise ClosedError
+        now = time.monotonic()
+        if now < self._due:
+            time.sleep(self._due - now)
+        now = max(now, self._due)
+        self._due = now + 1 / (moment.steps_per_second * self._speed)
+        if moment.ends or now - self._shown >= 1 / MAX_PICTURES_PER_SECOND:
+            self._display.show(moment)
+            self._shown = now
+
+    def give_up(self, reason: str) -> None:
+        """Ends the program: there is nothing to watch."""
+        self._display.close()
+        command_line.fail(f"this environment cannot be drawn: {reason}")
+
+
+def make_window(title: str) -> Window | None:
+    """A window, if it is wanted and can be had."""
+    if _TERMINAL.value or not (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
+        return None
+    try:
+        return Window(title)
+    except ImportError:
+        return None
+    except Exception as error:  # Tk's own, of a module that may be missing: the display cannot be reached
+        if type(error).__name__ != "TclError":
+            raise
+        return None
+
+
+def main() -> None:
+    """Wires a run's folder to a display."""
+    if not _WORKDIR.value:
+        command_line.fail("--workdir is missing: the folder of a run, for example --workdir=runs/zaxxon")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is shown yet that would have to be given back
+    display: Display | None = make_window(_WORKDIR.value)
+    if display is None and (not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"):
+        command_line.fail(
+            f"there is neither a window nor a terminal to play in: python evaluate.py --workdir={_WORKDIR.value} --episodes=1 "
+            f"--video=FILE.mp4 makes a video"
+        )
+    command_line.prepare_jax(whole_device=False)
+
+    from agent57_jax import checkpoint, config, judging
+
+    try:
+        run = judging.open_run(_WORKDIR.value, 1, _SEED.value, is_watched=True)
+    except (config.SettingsError, OSError, checkpoint.CheckpointError) as error:
+        command_line.fail(str(error))
+    game = judging.game_name(run.settings)
+    if display is None:  # only now, since it hides what was printed before
+        display = TerminalScreen(os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
+    ending, played = Ending(), []
+    try:
+        quota = np.array([sys.maxsize if _EPISODES.value is None else _EPISODES.value])
+        for episode in judging.play(run, quota, _SEED.value, Viewer(display, _SPEED.value, ending)):
+            played.append(episode)
+    except (KeyboardInterrupt, ClosedError):
+        pass
+    finally:
+        display.close()
+    for episode in played:
+        print(f"{game}: return {episode.episode_return:.2f} after {episode.length} steps, arm {episode.policy}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

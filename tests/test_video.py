@@ -1,0 +1,351 @@
+"""Episodes as people see them: what is drawn, what is written and read back, and that nothing of it can stop a run."""
+
+import io
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from agent57_jax import config, evaluator, judging, metrics, parallel, trainer, video, watch
+from agent57_jax.config import VideoSettings
+from agent57_jax.learner import acting_parameters
+from tests import tiny
+from tests.test_command_line import ROOT
+
+
+def read(path: pathlib.Path) -> tuple[np.ndarray, float]:
+    """Frames [T, H, W, 3] and how many there are in a second. By imageio's ffmpeg, but without its reader, which leaves pipes open."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(command, check=True, capture_output=True)
+    found = re.search(rb"Video: h264.*yuv420p.*? (\d+)x(\d+).*? ([\d.]+) fps", done.stderr)
+    assert found is not None, done.stderr
+    width, height, frames_per_second = (float(group) for group in found.groups())
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, int(height), int(width), 3), frames_per_second
+
+
+def moment(step: int = 0, ends: bool = False, score: float = 0.0, size: tuple[int, int] = (210, 160), **others: Any) -> video.Moment:
+    """A timestep whose screen's red says its step."""
+    screen = np.zeros((*size, 3), np.uint8)
+    screen[..., 0] = step % 256
+    values: dict[str, Any] = {
+        "policy": 3,
+        "num_policies": 8,
+        "beta": 0.25,
+        "gamma": 0.99,
+        "is_greedy": True,
+        "intrinsic_reward": 0.5,
+        "values": (1.5, 2.5),
+        "combined": 2.125,
+        "action": "UPFIRE",
+        "steps_per_second": 15.0,
+    }
+    return video.Moment(screen, step == 0, ends, score, step, **(values | others))
+
+
+def episode(length: int, score: float = 310.0, **others: Any) -> list[video.Moment]:
+    return [moment(step, step == length, score * (step == length), **others) for step in range(length + 1)]
+
+
+class Made:
+    """A recorder with what it says."""
+
+    def __init__(self, folder: pathlib.Path, period: int = 1, keep: int = 50) -> None:
+        self.folder = folder
+        self.warnings: list[str] = []
+        self.animations: list[tuple[bytes, int, int]] = []
+        self.steps = 1_500_000
+        settings = VideoSettings(period_episodes=period, keep=keep)
+        self.recorder = video.Recorder(
+            folder, settings, lambda: self.steps, self.warnings.append, lambda *animation: self.animations.append(animation)
+        )
+
+    def play(self, moments: list[video.Moment]) -> list[bool]:
+        wanted = [self.recorder.wants(each.starts) for each in moments]
+        for each, is_wanted in zip(moments, wanted, strict=True):
+            if is_wanted:
+                self.recorder.see(each)
+        return wanted
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+def test_the_caption_says_what_the_agent_thinks() -> None:
+    said = dict(video.caption(moment(7, score=310.0)))
+    assert said == {
+        "score": "310",
+        "step": "7",
+        "episode": "greedy",
+        "arm": "3 of 8",
+        "beta": "0.2500",
+        "gamma": "0.9900",
+        "r intrinsic": "0.500",
+        "Q extrinsic": "1.500",
+        "Q intrinsic": "2.500",
+        "Q": "2.125",
+        "action": "UPFIRE",
+    }
+    alone = dict(video.caption(moment(0, ends=True, intrinsic_reward=None, values=(1.0,), combined=1.0, is_greedy=False)))
+    assert not {"r intrinsic", "Q extrinsic", "Q intrinsic"} & set(alone)
+    assert (alone["action"], alone["episode"]) == ("-", "bandit")
+
+
+@pytest.mark.parametrize("size", [(210, 160), (15, 15), (400, 600), (21, 13)])
+def test_the_overlay_hides_nothing_of_the_screen(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    screen = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    frame = video.draw(moment()._replace(screen=screen))
+    assert frame.dtype == np.uint8 and frame.shape[0] % 2 == frame.shape[1] % 2 == 0
+    factor = -(-video.MIN_HEIGHT // size[0])
+    np.testing.assert_array_equal(frame[: size[0] * factor : factor, : size[1] * factor : factor], screen)
+    other = video.draw(moment(score=311.0)._replace(screen=screen))
+    changed = np.argwhere((frame != other).any(axis=-1))
+    assert len(changed) and changed[:, 1].min() >= size[1] * factor
+
+
+def test_an_episode_becomes_a_video_an_animation_and_no_more_files(tmp_path: pathlib.Path) -> None:
+    made = Made(tmp_path / "videos")
+    moments = episode(100)
+    made.play(moments)
+    assert made.warnings == []
+    assert made.names() == ["000000_steps1500000_return310.mp4"]
+    path = made.folder / made.names()[0]
+    frames, frames_per_second = read(path)
+    assert frames.shape == (101, *video.draw(moments[0]).shape) and frames_per_second == 15.0
+    assert abs(float(frames[90, 100, 100, 0]) - 90) < 12 and abs(float(frames[10, 100, 100, 0]) - 10) < 12
+    ((gif, width, height),) = made.animations
+    with Image.open(io.BytesIO(gif)) as image:
+        assert image.format == "GIF" and image.size == (width, height) and 30 <= image.n_frames <= 2 * video.SPREAD
+        assert image.info["loop"] == 0
+        assert image.n_frames * image.info["duration"] / 1000 == pytest.approx(100 / 15, rel=0.2)
+
+
+def test_numbering_goes_on_and_old_files_go(tmp_path: pathlib.Path) -> None:
+    for start in range(2):  # the second one resumes
+        made = Made(tmp_path, period=2, keep=3)
+        (tmp_path / "mine.mp4").touch()
+        for number in range(5):
+            made.steps = 1000 * start + number
+            wanted = made.play(episode(2, score=-2.5 if number else 1234567.0))
+            assert set(wanted) == {number % 2 == 0}
+    assert made.names() == [
+        "000003_steps1000_return1234567.mp4",
+        "000004_steps1002_return-2.5.mp4",
+        "000005_steps1004_return-2.5.mp4",
+        "mine.mp4",
+    ]
+
+
+def test_an_episode_that_was_under_way_is_not_recorded(tmp_path: pathlib.Path) -> None:
+    made = Made(tmp_path / "videos")
+    assert made.play(episode(5)[2:]) == [False] * 4
+    made.play(episode(5)[:3])
+    made.recorder.close()  # a run ends in the middle of an episode
+    assert made.names() == [] and made.animations == []
+
+
+def test_memory_is_bounded_over_a_long_episode(tmp_path: pathlib.Path) -> None:
+    film = video.Film(None)
+    for step in range(27_001):
+        film.add(moment(step, ends=step == 27_000, size=(2, 2)))
+    steps = [each.step for each in film.spread()]
+    assert video.SPREAD <= len(steps) <= 2 * video.SPREAD + 1
+    assert steps[0] == 0 and steps[-1] == 27_000 and len(set(np.diff(steps[:-1]))) == 1
+
+
+def test_an_animation_stays_small() -> None:
+    rng = np.random.default_rng(0)
+    noise = [moment(step)._replace(screen=rng.integers(0, 256, (210, 160, 3)).astype(np.uint8)) for step in range(40)]
+    gif, _, _ = video.animation(noise)
+    assert len(gif) <= video.ANIMATION_BYTES
+    with Image.open(io.BytesIO(gif)) as image:
+        assert 1 < image.n_frames < 40
+
+
+def test_a_failing_disk_costs_the_video_and_a_warning(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path)
+    whole = video.Film.__init__
+    # A device that is always full, in the place of the file that the encoder writes.
+    monkeypatch.setattr(video.Film, "__init__", lambda self, path: whole(self, pathlib.Path("/dev/full")))
+    monkeypatch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)
+    made.play(episode(300))
+    assert len(made.warnings) == 1 and "No space left on device" in made.warnings[0], made.warnings
+    assert made.names() == [] and made.animations == []
+    monkeypatch.undo()
+    made.play(episode(3))  # the next one is tried again
+    assert len(made.names()) == 1 and len(made.warnings) == 1
+
+
+def test_what_cannot_be_drawn_is_said_once(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"no render\(\), and its observation is float32\[8\]"):
+        video.screen_of(types.SimpleNamespace(), np.zeros(8, np.float32))
+    assert video.screen_of(types.SimpleNamespace(), np.ones((4, 5, 1), np.uint8)).shape == (4, 5, 3)
+    made = Made(tmp_path)
+    assert made.recorder.wants(starts=True)
+    made.recorder.give_up("it is too dark")
+    assert made.play(episode(3)) == [False] * 4 and len(made.warnings) == 1
+
+
+def test_a_contact_sheet_spreads_pictures_over_the_episode() -> None:
+    sheet = np.asarray(video.contact_sheet(episode(200, size=(21, 21)), "a game"))
+    step = 200 * 3 // 4 if 21 * 9 < 150 else 21 * 9
+    reds = [int(sheet[40 + 5 + row * (21 * 9 + 48), 12 + 5 + column * (step + 12), 0]) for row in range(4) for column in range(5)]
+    assert reds[0] == 0 and reds[-1] == 200 and max(np.diff(reds)) - min(np.diff(reds)) <= 1
+    assert video.contact_sheet(episode(1), "two pictures").size[0] < sheet.shape[1]
+
+
+def test_tensorboard_gets_an_animation(tmp_path: pathlib.Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    writer = metrics.MetricsWriter(tmp_path, None, tensorboard=True)
+    gif, width, height = video.animation(episode(5))
+    writer.animate(gif, width, height, 1234)
+    writer.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, found = file.read_bytes(), []
+    while data:  # records: length, its checksum, the event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        found += [(event.step, value) for value in event.summary.value if value.HasField("image")]
+        data = data[16 + length :]
+    ((step, value),) = found
+    assert (step, value.tag, value.image.width, value.image.height) == (1234, metrics.VIDEO_TAG, width, height)
+    with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+        assert image.format == "GIF" and image.n_frames == 6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A tiny run that recorded."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = tiny.coin_settings()
+    settings.video.period_episodes = 1
+    training = trainer.Trainer(config.finalise(settings), folder, types.SimpleNamespace(requested=False))  # type: ignore[arg-type]
+    training.run()
+    assert training.evaluator._act._cache_size() == 1
+    return folder
+
+
+def test_a_training_records(run: pathlib.Path) -> None:
+    files = video.recordings(run / "videos")
+    assert len(files) >= 2 and [path.name[:6] for path in files] == [f"{i:06}" for i in range(len(files))]
+    steps = [int(path.name.split("steps")[1].split("_")[0]) for path in files]
+    assert steps == sorted(steps) and steps[-1] <= 900
+    assert read(files[0])[0].shape[1:] == (400, 600, 3)
+
+
+def test_evaluate_shows_the_best_episode_and_changes_no_score(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    plain = judging.evaluate(run, episodes=40, seed=3)
+    seen: list[video.BestEpisode] = []
+
+    def watching(game: str, episodes: int) -> video.Spectator:
+        assert (game, episodes) == ("random_coin", 2)
+        seen.append(video.BestEpisode(episodes, tmp_path / "best.mp4", tmp_path / "best.png", game))
+        return seen[0]
+
+    assert judging.evaluate(run, episodes=40, seed=3, make_spectator=watching) == plain
+    assert seen[0].problem is None and seen[0].best is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.mp4", "best.png"]
+    assert len(read(tmp_path / "best.mp4")[0]) == seen[0].best.step + 1
+    with Image.open(tmp_path / "best.png") as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_the_best_is_the_first_of_the_best(tmp_path: pathlib.Path) -> None:
+    best = video.BestEpisode(4, None, tmp_path / "a.png", "game")
+    for number, score in enumerate((1.0, 5.0, 5.0, 2.0, 9.0)):
+        for each in episode(3, score=score, policy=number):
+            if best.wants(each.starts):
+                best.see(each)
+    assert best.best is not None and (best.best.score, best.best.policy) == (5.0, 1)
+
+
+def test_a_run_without_the_packages_warns_and_trains(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(video, "NEEDED", {"PIL": "pillow", "imageio_ffmpeg_gone": "imageio-ffmpeg"})
+    settings = tiny.coin_settings()
+    settings.video.period_episodes = 1
+    training = trainer.Trainer(config.finalise(settings), tmp_path, types.SimpleNamespace(requested=True))  # type: ignore[arg-type]
+    training.close()
+    assert training.recorder is None
+    said = capsys.readouterr().out
+    assert said.count("pip install imageio-ffmpeg") == 1 and not (tmp_path / "videos").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "message"),
+    [
+        (["evaluate.py"], ["--video=x.gif"], "x.gif must end in .mp4"),
+        (["evaluate.py"], ["--contact_sheet=nowhere/x.png"], "there is no folder nowhere for x.png"),
+        (["-m", "agent57_jax.watch"], [], "there is neither a window nor a terminal to play in: python evaluate.py --workdir=runs/x"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_a_line(program: list[str], flags: list[str], message: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
+    command = [sys.executable, *program, "--workdir=runs/x", *flags]
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (200, 60), (40, 20), (10, 5)])
+@pytest.mark.parametrize("true_colour", [True, False])
+def test_a_terminal_is_filled_and_not_overrun(columns: int, lines: int, true_colour: bool) -> None:
+    rows = watch.terminal_rows(moment(100), columns, lines, true_colour)
+    shown = [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in rows]
+    assert len(rows) <= lines and max(map(len, shown)) <= columns
+    assert any("score" in row for row in shown)
+    assert ("38;2;100;0;0" if true_colour else "38;5;52") in rows[0]  # red 100 is nearest to the level 95
+
+
+def test_a_smaller_picture_keeps_what_is_thin() -> None:
+    screen = np.zeros((210, 160, 3), np.uint8)
+    screen[101] = 255
+    assert watch.resized(screen, 42, 32).max() == 255 // 5
+    np.testing.assert_array_equal(watch.resized(np.arange(12, dtype=np.uint8).reshape(2, 2, 3), 4, 4)[::2, ::2].ravel(), np.arange(12))
+    assert watch.half_blocks(np.zeros((2, 3, 3), np.uint8), True) == ["\x1b[38;2;0;0;0m\x1b[48;2;0;0;0m▀▀▀\x1b[0m"]
+
+
+class Shown:
+    """A display that notes what it is shown."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def show(self, moment: video.Moment) -> None:
+        self.steps.append(moment.step)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_viewer_keeps_the_pace_and_leaves_out_what_is_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    for speed, pictures in ((1.0, 31), (8.0, 9)):  # at eight times the speed 120 steps a second, of which every fourth is shown
+        display, start = Shown(), clock[0]
+        viewer = watch.Viewer(display, speed, types.SimpleNamespace(requested=False))  # type: ignore[arg-type]
+        for each in episode(30):
+            viewer.see(each)
+        assert clock[0] - start == pytest.approx(30 / (15 * speed))
+        assert abs(len(display.steps) - pictures) <= 1 and display.steps[-1] == 30
+    with pytest.raises(watch.ClosedError):
+        watch.Viewer(Shown(), 1.0, types.SimpleNamespace(requested=True)).see(moment())  # type: ignore[arg-type]
+
+
+def test_nothing_is_fetched_when_nobody_looks(run: pathlib.Path) -> None:
+    opened = judging.open_run(run, 2, 0, is_watched=False)
+    root = parallel.upload(parallel.make_mesh(1), parallel.REPLICATED, judging.root_key(0))
+    judge = evaluator.Evaluator(evaluator.greedy_only(opened.parts.evaluation_actor, 2), opened.environment, 2, root)
+    judge.dispatch(acting_parameters(opened.learner), opened.statistics)
+    ((_, glimpse, screen),) = judge._pending
+    assert glimpse is None and screen is None
