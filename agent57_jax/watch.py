@@ -229,7 +229,7 @@ def main() -> None:
         )
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, judging
+    from agent57_jax import checkpoint, config, judging, types
 
     try:
         run = judging.open_run(_WORKDIR.value, 1, _SEED.value, is_watched=True)
@@ -238,17 +238,21 @@ def main() -> None:
     game = judging.game_name(run.settings)
     if display is None:  # only now, since it hides what was printed before
         display = TerminalScreen(os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
-    ending, played = Ending(), []
+    ending, played, problem = Ending(), [], None
     try:
         quota = np.array([sys.maxsize if _EPISODES.value is None else _EPISODES.value])
         for episode in judging.play(run, quota, _SEED.value, Viewer(display, _SPEED.value, ending)):
             played.append(episode)
     except (KeyboardInterrupt, ClosedError):
         pass
+    except types.HostEnvironmentError as error:
+        problem = str(error)
     finally:
         display.close()
     for episode in played:
         print(f"{game}: return {episode.episode_return:.2f} after {episode.length} steps, arm {episode.policy}")
+    if problem is not None:
+        command_line.fail(problem, code=1)
 
 
 if __name__ == "__main__":
