@@ -125,6 +125,7 @@ def odd_settings() -> Settings:
         elif value is None:
             assign(settings, path, 1)
     settings.environment.task_id, settings.replay.capacity = "Boxing-v5", "4000000"
+    settings.logging.wandb_project = "other"
     settings.environment.num_envs, settings.environment.num_groups = 256, 1
     settings.bandit.group_size = 2
     settings.novelty.max_factor = 4.5
