@@ -34,7 +34,7 @@ MIN_DISK, GOOD_DISK = 1 * GIB, 10 * GIB  # Choice: a checkpoint of the smallest 
 MIN_HOST_MEMORY = 4 * GIB  # Choice: JAX, its compiler and a few emulators
 MIN_FILES, GOOD_FILES = 256, 1_024  # Choice: Orbax opens a file an array while it saves; 1,024 is Linux' own default
 EXTRAS = {
-    "video": ("imageio", "imageio_ffmpeg", "PIL"),
+    "video": ("imageio_ffmpeg", "PIL"),
     "gymnasium": ("gymnasium", "minigrid"),
     "scoreboard": ("rliable", "pandas"),
     "wandb": ("wandb",),

@@ -79,6 +79,8 @@ class GymnasiumEnvironment:
             action_names=self._description.action_names,
             frames_per_step=1,
         )
+        if self._description.steps_per_second is not None:
+            self.spec = self.spec._replace(steps_per_second=self._description.steps_per_second)
         self.num_envs = num_envs
         self._task_id = task_id
         self._episodes = Episodes(num_envs)

@@ -52,6 +52,7 @@ class Description(NamedTuple):
     observation_dtype: np.dtype  # uint8 or float32
     first_action: int  # what the environment calls action 0
     action_names: tuple[str, ...]
+    steps_per_second: float | None  # as a person is to see them; None: it does not say
 
 
 def make(task: Task) -> gymnasium.Env[Any, Any]:
@@ -137,7 +138,8 @@ def describe(task_id: str, environment: gymnasium.Env[Any, Any]) -> Description:
         raise ValueError(f"{task_id} is not supported: its actions are {_kind(action)}, and only Discrete ones are")
     start, count = int(action.start), int(action.n)
     shape, dtype = _observation(task_id, environment.observation_space)
-    return Description(shape, dtype, start, _action_names(environment, start, count))
+    speed = environment.metadata.get("render_fps")
+    return Description(shape, dtype, start, _action_names(environment, start, count), float(speed) if speed else None)
 
 
 def _observation(task_id: str, space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype]:

@@ -69,6 +69,7 @@ def test_spec_of_a_vector(make: Make) -> None:
     assert spec.action_names == ("5", "6", "7", "8") and spec.extras == ()
     assert make("Named").spec.action_names == ("NOOP", "UP", "DOWN", "FIRE")
     assert make("Renamed").spec.action_names == ("5", "6", "7", "8")
+    assert (make("Drawn").spec.steps_per_second, spec.steps_per_second) == (25, 10)
 
 
 def test_an_episode_ends_and_the_next_one_begins_a_step_later(make: Make) -> None:

@@ -53,7 +53,7 @@ class Picture(Clock):
 class Drawn(Picture):
     """Draws what it shows in another size."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__()
