@@ -5,7 +5,8 @@ python train.py --config=configs/minigrid.py:laptop --workdir=runs/minigrid
 Any other: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks whose mission is a text that changes cannot be solved: the agent
 does not see it. The papers have no such task.
 
-paper: DoorKey-8x8; hours and score: not measured yet. laptop: DoorKey-5x5 on two CPU cores. smoke: about a minute.
+paper: DoorKey-8x8; hours and score: not measured yet. laptop: DoorKey-5x5; 0.79 over 100 greedy episodes after 4 minutes of two CPU cores
+that others used too (255 thousand steps, one seed). smoke: 20,000 steps, to see that all works.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings
