@@ -13,10 +13,11 @@ from tests.oracles import intrinsic_reward as oracle
 reward = jax.jit(intrinsic_reward)
 
 
+# XLA takes numbers below the smallest normal one for 0 on CPUs; a novelty is never that small.
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
-    episodic=hnp.arrays(np.float32, (6,), elements=st.floats(0, 1000, width=32)),
-    alpha=hnp.arrays(np.float32, (6,), elements=st.floats(-50, 50, width=32)),
+    episodic=hnp.arrays(np.float32, (6,), elements=st.floats(0, 1000, width=32, allow_subnormal=False)),
+    alpha=hnp.arrays(np.float32, (6,), elements=st.floats(-50, 50, width=32, allow_subnormal=False)),
     max_factor=st.floats(1, 20, width=32),
 )
 def test_equals_its_twin_within_its_bounds(episodic: np.ndarray, alpha: np.ndarray, max_factor: float) -> None:
