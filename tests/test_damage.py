@@ -76,12 +76,13 @@ def remove(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "item"),
     [
-        *((halve, item) for item in ("learner", "shared", "actors", "evaluator_bandit", "replay", "meta")),
-        (empty, "learner"),
+        (halve, "learner"),
+        *(pytest.param(halve, item, marks=pytest.mark.slow) for item in ("shared", "actors", "evaluator_bandit", "replay", "meta")),
+        pytest.param(empty, "learner", marks=pytest.mark.slow),
         (empty, "meta"),
         (lose_data, "replay"),
         (remove, "learner"),
-        (remove, "meta"),
+        pytest.param(remove, "meta", marks=pytest.mark.slow),
     ],
 )
 # Of several arrays that cannot be read, TensorStore raises one; the others' errors come up when they are collected.

@@ -49,7 +49,9 @@ def test_what_is_measured_stays_when_the_next_size_fails(
     assert (asked / "growth_fill.png").stat().st_size > 5_000
 
 
-@pytest.mark.parametrize("name", ["environments", "batch", "trace", "fill", "replay"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("environments", "batch", "trace")), "fill", "replay"]
+)
 def test_every_table_has_a_row_a_size_with_all_its_columns(name: str, asked: pathlib.Path) -> None:
     del asked
     table = growth.TABLES[name]
