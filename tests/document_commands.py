@@ -259,7 +259,7 @@ def shrunk(words: Sequence[str]) -> list[str]:
             elif word.removeprefix("--config.").split("=")[0] not in SIZES and not word.startswith("--workdir="):
                 small.append(word)
         return [*small, *SMALL, "--workdir=FOLDER/new"] if any(word.startswith("--config=") for word in words) else small
-    small = [re.sub(r"(?:(?:/[\w.-]+)*/)?\bruns/[\w./*-]*", "FOLDER/trained", word) for word in words]
+    small = [re.sub(r"(?:(?:/[\w.-]+)*/)?\bruns(?:/[\w./*-]*|$)", "FOLDER/trained", word) for word in words]
     if program(words) == "evaluate.py":
         small = [*(word for word in small if not word.startswith("--episodes")), "--episodes=1"]
     return small

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -142,9 +143,11 @@ def test_commands_become_small() -> None:
     words = ["python", "train.py", "--config=configs/zaxxon.py:laptop,ngu", "--config.replay.capacity=9", "--workdir=runs/a"]
     assert documents.shrunk(words)[:3] == ["python", "train.py", "--config=configs/zaxxon.py:smoke,ngu"]
     assert documents.shrunk(words)[3:] == [*documents.SMALL, "--workdir=FOLDER/new"]
-    assert documents.shrunk(["python", "-m", "x", "runs/a", "--json=/data/runs/b/c.json"])[3:] == [
+    assert documents.shrunk(["python", "-m", "x", "runs/a", "--json=/data/runs/b/c.json", "runs", "prunes"])[3:] == [
         "FOLDER/trained",
         "--json=FOLDER/trained",
+        "FOLDER/trained",
+        "prunes",
     ]
 
 
@@ -156,6 +159,9 @@ def run(words: list[str], folder: pathlib.Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
     environment["WANDB_MODE"] = "offline"
     command = [sys.executable if words[0].startswith("python") else words[0], *(word.replace("FOLDER", str(folder)) for word in words[1:])]
+    if "agent57_jax.watch" in words:  # plays in a terminal, which `script` makes
+        environment |= {"TERM": "xterm-256color"}
+        command = ["script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null"]
     done = subprocess.run(
         command, cwd=folder / "tree", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
     )
