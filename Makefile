@@ -29,7 +29,7 @@ TRAIN = train.py --config=$(PROFILED) --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 .PHONY: help train doctor watch test test-slow bench-smoke chaos soak lint types docs reproductions atari57 lock clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z0-9-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 # exec: Ctrl-C goes to the trainer, which saves and exits, with no shell in between.
 train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profile] WORKDIR=runs/NAME ARGS="--config.seed=1"
