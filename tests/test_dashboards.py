@@ -144,6 +144,7 @@ for resume, steps in ((None, (10, 20)), (10, (15, 30))):
         values = {"loss/extrinsic": 0.5, "arm/pulls_0": 1.0, "arm/return_0": 2.0}
         counters = {"frames": step, "steps": step, "updates": 1, "episodes": 2, "seconds": 0.5}
         writer.write(counters, values, {"replay/priorities": Histogram(np.arange(3.0), np.array([1.0, 2.0]))})
+    writer.animate(b"GIF89a of an episode", 16, 8, steps)
     writer.close()
 """
 
@@ -175,6 +176,8 @@ def test_weights_and_biases_offline_writes_one_run_over_both_starts(tmp_path: pa
     ):
         assert word in data, word
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/files/media/images/heat_map/*.png"))
+    episodes = list((tmp_path / "run" / "wandb").glob("offline-run-*/files/media/videos/video/*.gif"))
+    assert episodes and all(episode.read_bytes() == b"GIF89a of an episode" for episode in episodes)
 
 
 def test_weights_and_biases_without_an_account_ends_in_one_line(tmp_path: pathlib.Path) -> None:
