@@ -3,6 +3,7 @@
 make soak                 # an hour on each of an emulated game and a maze in JAX; AGENT57_SOAK_MINUTES=N for another time
 """
 
+import json
 import os
 import pathlib
 import re
@@ -18,6 +19,7 @@ MINUTES = float(os.environ.get("AGENT57_SOAK_MINUTES", "60"))
 PERIOD_SECONDS = 5.0
 WARM_UP_SECONDS = 90.0
 COMPILED = re.compile(r"Finished XLA compilation of (\S+)")
+SAVED = b"saving checkpoint"
 
 
 def status(process: subprocess.Popen[bytes]) -> dict[str, float]:
@@ -46,7 +48,7 @@ def test_a_long_run_takes_no_more_than_a_short_one(config: str, tmp_path: pathli
     seen: list[dict[str, float]] = []
     compiled_before = 0
     try:
-        while b"saving checkpoint" not in log.read_bytes():
+        while SAVED not in log.read_bytes():
             assert process.poll() is None, log.read_text()
             time.sleep(0.5)
         begun = time.monotonic()
@@ -65,13 +67,23 @@ def test_a_long_run_takes_no_more_than_a_short_one(config: str, tmp_path: pathli
     first, last = seen[:tenth], seen[-tenth:]
     compiled = COMPILED.findall(log.read_text())
     print(f"\n{config}: {MINUTES:g} minutes after {WARM_UP_SECONDS:g} s, {len(compiled)} programs compiled before")
+    end = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    print(f"  {end['steps']:,} steps, {end['updates']:,} updates, {log.read_bytes().count(SAVED)} checkpoints")
     for name in ("resident", "peak", "files", "threads"):
         low, high = (sorted(sample[name] for sample in part) for part in (first, last))
         most = max(sample[name] for sample in seen)
-        print(f"  {name}: median of the first tenth {low[tenth // 2]:.0f}, of the last {high[tenth // 2]:.0f}; most ever {most:.0f}")
+        print(
+            f"  {name}: least and median of the first tenth {low[0]:.0f} and {low[tenth // 2]:.0f}, "
+            f"of the last {high[0]:.0f} and {high[tenth // 2]:.0f}; most ever {most:.0f}"
+        )
     assert compiled[compiled_before:] == []
     # Emulators and allocators move by some percent; what grows with time would not stop there.
     assert max(sample["peak"] for sample in last) <= 1.05 * max(sample["peak"] for sample in first)
     assert sorted(s["resident"] for s in last)[tenth // 2] <= 1.05 * max(s["resident"] for s in first)
-    for name in ("files", "threads"):
-        assert max(sample[name] for sample in last) <= max(sample[name] for sample in seen[: len(seen) // 2])
+    half = seen[: len(seen) // 2]
+    # A save opens files and starts threads of its own, for as long as it lasts: what stays is seen between two saves. Of files not one may
+    # be added; pools of threads fill when several are wanted at once, which the first half hour has seen.
+    assert min(sample["files"] for sample in last) <= min(sample["files"] for sample in first)
+    assert min(sample["threads"] for sample in last) <= max(sample["threads"] for sample in half)
+    for name in ("files", "threads"):  # by chance one sample meets more of a save than another; saves that take more and more would show
+        assert max(sample[name] for sample in last) <= 1.5 * max(sample[name] for sample in half)
