@@ -5,6 +5,7 @@ During training its acts are interleaved with those of the actors; `evaluate.py`
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -93,7 +94,7 @@ class Evaluator:
         screen = None
         if self._host is not None:
             received = self._host.recv()
-            screen = self._look(received.observation[0], received.step_type[0] == FIRST)
+            screen = self._look(lambda: received.observation[0], received.step_type[0] == FIRST)
             timestep = jax.device_put(received, self._by_env)
             self.state, self._action, report, glimpse = self._act(parameters, self.state, statistics, timestep, self._root, counter)
         else:
@@ -144,20 +145,21 @@ class Evaluator:
         if self._host is not None:
             self._host.close()
 
-    def _look(self, observation: np.ndarray, starts: bool) -> np.ndarray | None:
+    def _look(self, observation: Callable[[], np.ndarray], starts: bool) -> np.ndarray | None:
         """The screen of environment 0, if the spectator wants it."""
         if self._spectator is None or not self._spectator.wants(bool(starts)):
             return None
         try:
-            return screen_of(self._environment, observation)
+            return screen_of(self._environment, observation())
         except Exception as error:  # a renderer is anybody's code, and no picture is worth a run
             self._spectator.give_up(f"{type(error).__name__}: {error}")
             return None
 
     def _show(self, spectator: Spectator, glimpse: Any, screen: np.ndarray | None) -> None:
         if self._host is None:
-            glimpse = jax.device_get(glimpse)
-            screen = self._look(glimpse.observation[0], glimpse.step_type[0] == FIRST)
+            # What is seen lies on the device: of an episode that nobody watches only the type of step is fetched.
+            starts = jax.device_get(glimpse.step_type)[0] == FIRST
+            screen = self._look(lambda: jax.device_get(glimpse.observation)[0], starts)
         if screen is None:
             return
         step_type, action, intrinsic_reward, chosen, report = jax.device_get(glimpse[1:])

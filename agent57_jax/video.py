@@ -3,6 +3,7 @@
 Pillow and imageio-ffmpeg are imported where they are needed: training does without them.
 """
 
+import concurrent.futures
 import functools
 import importlib.util
 import io
@@ -330,7 +331,7 @@ class Recorder:
           settings: how often, and how many files stay.
           steps: agent steps of training so far, for the names.
           warn: tells a person.
-          animate: takes a GIF, its width and its height when an episode is over.
+          animate: takes a GIF, its width and its height some seconds after an episode is over.
         """
         self._folder, self._settings = folder, settings
         self._steps, self._warn, self._animate = steps, warn, animate
@@ -338,9 +339,13 @@ class Recorder:
         self._is_recording = False
         self._has_given_up = False
         self._film: Film | None = None
+        # An animation takes seconds of one core, for which the run would stand still.
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="animation")
+        self._animations: list[concurrent.futures.Future[tuple[bytes, int, int]]] = []
 
     def wants(self, starts: bool) -> bool:
         """Whether this timestep belongs to an episode that is recorded."""
+        self._hand_over()
         if starts:
             self._is_recording = not self._has_given_up and self._episodes % self._settings.period_episodes == 0
             self._episodes += 1
@@ -350,7 +355,7 @@ class Recorder:
         """Records a timestep."""
         try:
             if moment.starts:
-                self.close()
+                self._drop()
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._film = Film(self._folder / "recording.tmp")
             if self._film is not None:
@@ -361,7 +366,7 @@ class Recorder:
         except OSError as error:
             self._is_recording = False
             self._warn(f"a video could not be written to {self._folder}: {error}")
-            self.close()
+            self._drop()
 
     def give_up(self, reason: str) -> None:
         """Warns, and records no more."""
@@ -369,7 +374,12 @@ class Recorder:
         self._has_given_up, self._is_recording = True, False
 
     def close(self) -> None:
-        """Drops what is being recorded."""
+        """Drops what is being recorded; hands over the animations of what was."""
+        self._drop()
+        self._worker.shutdown()
+        self._hand_over()
+
+    def _drop(self) -> None:
         film, self._film = self._film, None
         if film is not None:
             try:
@@ -377,13 +387,18 @@ class Recorder:
             except OSError as error:
                 self._warn(f"{error}")
 
+    def _hand_over(self) -> None:
+        """Animations that are ready, by the thread that calls this: writers of metrics belong to it."""
+        while self._animations and self._animations[0].done():
+            self._animate(*self._animations.pop(0).result())
+
     def _keep(self, film: Film) -> None:
         files = recordings(self._folder)
         numbered = int(files[-1].name.split("_")[0]) + 1 if files else 0
         film.keep(self._folder / f"{numbered:06}_steps{self._steps()}_return{number(film.last.score)}.mp4")
         for old in recordings(self._folder)[: -self._settings.keep]:
             old.unlink(missing_ok=True)
-        self._animate(*animation(film.spread()))
+        self._animations.append(self._worker.submit(animation, film.spread()))
 
 
 def recordings(folder: pathlib.Path) -> list[pathlib.Path]:

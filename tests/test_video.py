@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 import types
 from typing import Any
 
@@ -121,11 +122,25 @@ def test_an_episode_becomes_a_video_an_animation_and_no_more_files(tmp_path: pat
     frames, frames_per_second = read(path)
     assert frames.shape == (101, *video.draw(moments[0]).shape) and frames_per_second == 15.0
     assert abs(float(frames[90, 100, 100, 0]) - 90) < 12 and abs(float(frames[10, 100, 100, 0]) - 10) < 12
+    made.recorder.close()
     ((gif, width, height),) = made.animations
     with Image.open(io.BytesIO(gif)) as image:
         assert image.format == "GIF" and image.size == (width, height) and 30 <= image.n_frames <= 2 * video.SPREAD
         assert image.info["loop"] == 0
         assert image.n_frames * image.info["duration"] / 1000 == pytest.approx(100 / 15, rel=0.2)
+
+
+def test_a_run_does_not_wait_for_an_animation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(video, "animation", lambda moments: (b"GIF" if may_end.wait(60) else b"", len(moments), 1))
+    made = Made(tmp_path)
+    made.play(episode(3))
+    made.play(episode(4))
+    assert made.animations == []  # and yet both episodes are over
+    may_end.set()
+    while len(made.animations) < 2:
+        made.recorder.wants(starts=False)  # asked at every timestep: whoever trains is who writes
+    assert made.animations == [(b"GIF", 4, 1), (b"GIF", 5, 1)]
 
 
 def test_numbering_goes_on_and_old_files_go(tmp_path: pathlib.Path) -> None:
