@@ -18,6 +18,7 @@ import pytest
 from agent57_jax import config, judging, parallel
 from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.trainer import Trainer
+from agent57_jax.video import recordings
 from tests import test_command_line as command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -119,6 +120,9 @@ def test_two_processes_train_on_a_game_and_one_goes_on(tmp_path: pathlib.Path) -
     assert line["updates"] > 0 and line["steps"] >= 4000
     assert line["frames"] == 4 * line["steps"]
     assert any("evaluation/return" in line for line in lines(folder))
+    shares = [value for name, value in line.items() if name.startswith("throughput/share_")]
+    assert len(shares) == 6 and sum(shares) == pytest.approx(1.0, abs=0.05)  # of the first process's time
+    assert recordings(folder / "videos")
     # What both wrote is whole: one process on one device goes on, and judges.
     done = command_line.run("train.py", *ZAXXON, *quick, "--config.total_steps=4500", f"--workdir={folder}")
     assert done.returncode == 0, done.stderr

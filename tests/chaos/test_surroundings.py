@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.video import recordings
+from tests.test_video import read
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,7 +49,9 @@ def complete(folder: pathlib.Path) -> list[int]:
 
 
 def test_a_full_disk_ends_in_words_with_the_last_checkpoint_intact(tmp_path: pathlib.Path) -> None:
+    """Every episode of an evaluator is being recorded meanwhile: what the disk does not take is lost, and what is kept is whole."""
     command = [sys.executable, "-u", "train.py", *COIN, "--config.total_steps=100000000", "--config.checkpoint.period_seconds=2"]
+    command += ["--config.video.period_episodes=1", "--config.video.keep=1000"]
     with small_disk(tmp_path / "disk", 200) as disk:
         folder = disk / "run"
         log = tmp_path / "log.txt"
@@ -55,7 +59,7 @@ def test_a_full_disk_ends_in_words_with_the_last_checkpoint_intact(tmp_path: pat
             process = subprocess.Popen([*command, f"--workdir={folder}"], cwd=ROOT, env=environment(), stdout=out, stderr=out)
         try:
             deadline = time.monotonic() + 180
-            while not complete(folder):
+            while not complete(folder) or not recordings(folder / "videos"):
                 assert time.monotonic() < deadline and process.poll() is None, log.read_text()
                 time.sleep(0.1)
             with (disk / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
@@ -69,8 +73,12 @@ def test_a_full_disk_ends_in_words_with_the_last_checkpoint_intact(tmp_path: pat
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and "No space left on device" in errors[0], text
         assert "Traceback" not in text
-        kept = complete(folder)
-        assert kept
+        kept, videos = complete(folder), recordings(folder / "videos")
+        assert kept and videos
+        for path in videos:
+            frames, _ = read(path)
+            assert len(frames) > 1, path
+        assert not (folder / "videos" / "recording.tmp").exists()
 
         (disk / "ballast").unlink()
         again = subprocess.run(
