@@ -22,6 +22,9 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for one of several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0", lower_bound=0)
+_STOPPED = flags.DEFINE_integer(
+    "stopped_exit_code", 0, "of a training that a signal ended before it was finished, for schedulers that start again what fails"
+)
 
 
 def is_one_of_several() -> bool:
@@ -77,6 +80,8 @@ def main() -> None:
         command_line.fail_at_once("this process failed, for the reason above; the others end too", code=1)
     if distributed:
         parallel.end_within(parallel.LOST_SECONDS)
+    if not training.is_finished:
+        sys.exit(_STOPPED.value)
 
 
 if __name__ == "__main__":

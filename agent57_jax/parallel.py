@@ -6,6 +6,7 @@ the same program with an axis of size 1.
 
 import ctypes
 import functools
+import json
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ REPLICATED = PartitionSpec()
 BY_ENVIRONMENT = PartitionSpec(AXIS)  # arrays [E, ...]
 BY_GROUPED_ENVIRONMENT = PartitionSpec(None, AXIS)  # arrays [G, E, ...]
 JOIN_SECONDS = 300  # processes wait so long for each other at the start: schedulers start them at different times
+VERTEX, VERTEX_PORT = "CLUSTER_SPEC", 12345  # where Vertex AI describes a job's machines; a port that is free in our image
 LOST_SECONDS = 30  # after which a process that shows no sign of life is given up
 
 
@@ -34,7 +36,7 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
     """Joins the processes that train one model together; comes before anything else of JAX.
 
     Args:
-      address: HOST:PORT on which process 0 listens; None, like the others: what Slurm, Open MPI, Kubernetes or a TPU pod say.
+      address: HOST:PORT on which process 0 listens; None, like the others: what Slurm, Open MPI, Kubernetes, Vertex AI or a TPU pod say.
       count: how many processes.
       number: of this one, from 0.
 
@@ -45,6 +47,8 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
     jax.config.update("jax_enable_preemption_service", False)
     # JAX aborts from a thread of its own when the coordinator is gone. A handler of Python's would wait for the main thread.
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _ABORTED)
+    if address is None and VERTEX in os.environ:  # which JAX does not read
+        address, count, number = vertex_processes(os.environ[VERTEX])
     try:
         jax.distributed.initialize(
             address,
@@ -60,6 +64,22 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
             f"the processes of this run did not find each other: {reason} (start every one with the same --coordinator and "
             f"--num_processes, and each with a --process_id of its own)"
         ) from error
+
+
+def vertex_processes(specification: str) -> tuple[str, int, int]:
+    """Address of process 0, number of processes and number of this one from what Vertex AI says of a custom job's machines.
+
+    Raises:
+      DeviceError: if it is not of the form that Vertex documents.
+    """
+    try:
+        content = json.loads(specification)
+        pools, task = content["cluster"], content["task"]
+        machines = [(pool, index) for pool in sorted(pools) for index in range(len(pools[pool]))]
+        host = pools["workerpool0"][0].rpartition(":")[0] or pools["workerpool0"][0]
+        return f"{host}:{VERTEX_PORT}", len(machines), machines.index((task["type"], int(task["index"])))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise DeviceError(f"{VERTEX} does not describe a Vertex AI job ({error!r}): give --coordinator and its companions") from error
 
 
 def _say_why_aborted(number: int) -> None:

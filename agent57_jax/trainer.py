@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config, memory, metrics, parallel, programs, reporting, video
+from agent57_jax import config, folder_lock, memory, metrics, parallel, programs, reporting, video
 from agent57_jax.actor import ActMetrics
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.config import Settings, SettingsError
@@ -93,18 +93,21 @@ class Trainer:
             raise SettingsError("\n".join(found))
         self._is_first = parallel.is_first_process()
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
-        self._refuse_other_run()
-        key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
-        self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
-        self.stopwatch = Stopwatch()
-        self._requests = Requests(stop=False, report=False, save=False)
         device = f"{self.mesh.devices.flat[0].device_kind}{f' x {self.mesh.size}' if self.mesh.size > 1 else ''}"
         self.console = Console(settings.total_steps, str(self.workdir), is_shown=self._is_first, device=device)
+        self.stopwatch = Stopwatch()
+        self._requests = Requests(stop=False, report=False, save=False)
+        self._lock = None
         try:
+            if self._is_first:  # the others write only when it does
+                self._lock = folder_lock.hold(self.workdir, self.console.say, lambda: shutdown.requested)
+            self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
+            self._refuse_other_run()
+            key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
+            self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
             self._start()
         except BaseException:
-            self.console.close()
+            self._end()
             raise
 
     def _start(self) -> None:
@@ -162,7 +165,7 @@ class Trainer:
             ) from error
         finally:
             # Files and emulators of a run that has lost a process would wait for it.
-            self.console.close() if has_lost else self.close()
+            self._end() if has_lost else self.close()
 
     def _train(self) -> None:
         self._ask()()
@@ -183,8 +186,19 @@ class Trainer:
             self.recorder.close()
         if self.metrics is not None:
             self.metrics.close()
-        self.console.close()
         self.checkpoints.close()
+        self._end()
+
+    def _end(self) -> None:
+        """Gives back the terminal and the folder."""
+        self.console.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `total_steps` are done: not where a signal came before."""
+        return self.counters.steps >= self.settings.total_steps
 
     def _end_environments(self) -> None:
         self.driver.close()
@@ -353,7 +367,9 @@ class Trainer:
         self.counters.checkpoints += 1
         meta = {SAVED_COUNTERS: vars(self.counters), SAVED_APPENDED: self.driver.appended, SAVED_CAPACITY: self.capacity}
         with self.stopwatch("saving"):
-            self.checkpoints.save(self.counters.checkpoints, arrays, meta)
+            is_new = self.checkpoints.save(self.counters.checkpoints, arrays, meta)
+        if not is_new:
+            raise CheckpointError(f"checkpoint {self.counters.checkpoints} of {self.workdir} is there already: somebody else writes to it")
         return f"{self.workdir}/checkpoints/{self.counters.checkpoints}"
 
     def _open(self) -> tuple[int | None, list[str]]:

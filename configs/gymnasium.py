@@ -5,8 +5,8 @@ python train.py --config=configs/gymnasium.py:laptop --config.environment.task_i
 The task is a Gymnasium id or an entry point of your own, "my_module:MyEnvironment" (docs/environments.md). Sizes are for vectors; for
 images add --config.network.torso=convolutions and, below 36 pixels, smaller --config.network.conv_kernels. The papers have no such tasks.
 
-paper: not measured yet. laptop: two CPU cores; after 38 seconds of CartPole (186 updates, nothing learnt yet) 11.3 over 32 greedy episodes,
-longer not measured yet. smoke: 20,000 steps.
+paper: not measured yet. laptop: two CPU cores; CartPole in 12 minutes beside other work (500 thousand steps, one seed): 241 over 100 greedy
+episodes, where random play has 22 and the end is 500. smoke: 20,000 steps.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings

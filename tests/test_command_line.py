@@ -63,14 +63,14 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 COIN = ("--config=configs/random_coin.py:smoke", "--config.total_steps=10000000", "--config.logging.period_seconds=1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_same_command_resumes(number: signal.Signals, tmp_path: pathlib.Path) -> None:
-    with training(tmp_path, *COIN) as process:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 75)])
+def test_a_signal_saves_and_the_same_command_resumes(number: signal.Signals, code: int, tmp_path: pathlib.Path) -> None:
+    with training(tmp_path, *COIN, *([f"--stopped_exit_code={code}"] if code else [])) as process:
         wait_for(process, r"updates [1-9]")
         sent = time.monotonic()
         process.send_signal(number)
         saved = wait_for(process, r"stopped by signal; saved checkpoint \S+/checkpoints/(\d+)")
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=30) == code
         assert time.monotonic() - sent < 30
     with training(tmp_path, *COIN) as again:
         resumed = wait_for(again, r"resumed from checkpoint (\d+) .*: (\d+) updates")

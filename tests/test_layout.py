@@ -17,7 +17,7 @@ LAYERS = (
     ("config",),
     ("algorithm", "parallel", "heat_map"),
     ("networks", "dashboards"),
-    ("novelty", "adam"),
+    ("novelty", "adam", "folder_lock"),
     ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video", "healthcheck"),
     ("programs",),
     ("evaluator", "drivers", "memory"),

@@ -1,5 +1,6 @@
 """The job files and compose.yaml: their form, and that our programs understand the commands in them."""
 
+import json
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from agent57_jax import __main__ as words
+from agent57_jax import parallel
 from tests.shipping.dockerfile import ROOT
 
 SCRIPTS = ("deploy/slurm.sbatch", "deploy/slurm_nodes.sbatch")
@@ -64,7 +66,7 @@ def test_compose() -> None:
     train, board = compose["services"]["train"], compose["services"]["tensorboard"]
     for service in (train, board):
         assert set(service) <= {
-            *("build", "image", "user", "command", "volumes", "stop_grace_period", "restart", "deploy", "ports", "environment"),
+            *("build", "image", "user", "command", "volumes", "stop_grace_period", "shm_size", "restart", "deploy", "ports", "environment"),
         }
         assert service["command"][0] in words.WORDS
         assert service["user"] == "1000:1000"
@@ -98,21 +100,22 @@ def test_a_slurm_script_starts_a_training(script: str, tmp_path: pathlib.Path) -
     """What it hands to srun, with the arguments that its head documents."""
     text = (ROOT / script).read_text()
     fake = tmp_path / "srun"
-    fake.write_text('#!/bin/bash\nprintf "%s\\n" "$JAX_COMPILATION_CACHE_DIR" "$@"\n')
+    fake.write_text('#!/bin/bash\nprintf "%s\\n" "$JAX_COMPILATION_CACHE_DIR" "$SRUN_CPUS_PER_TASK" "$@"\n')
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     documented = re.sub(r"\\\n#", "", text).split(f"{script} ")[-1].splitlines()[0].split()
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    asked = dict(re.findall(r"--([\w-]+)=(\S+)", " ".join(re.findall(r"^#SBATCH (.*)", text, re.M))))
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": asked["cpus-per-task"]}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(
         ["bash", ROOT / script, *documented], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    cache, *command = done.stdout.splitlines()
+    cache, cpus, *command = done.stdout.splitlines()
+    assert cpus == asked["cpus-per-task"]  # else srun gives one core to each task
     assert cache == f"{ROOT}/.jax_cache"
     if command[0].startswith("--"):
         assert command.pop(0) == "--kill-on-bad-exit=1"
     assert command[:2] == [".venv/bin/python", "train.py"]
-    asked = dict(re.findall(r"--([\w-]+)=(\S+)", " ".join(re.findall(r"^#SBATCH (.*)", text, re.M))))
     devices = int(asked["nodes"]) * int(asked["gpus-per-node"])
     assert workdir_of(command[2:], devices) == "/shared/zaxxon"
     assert ("--distributed" in command) == (devices > 1)
@@ -141,13 +144,21 @@ def check_job(job: dict[str, Any]) -> dict[str, Any]:
     return container
 
 
+def check_moved_pods(job: dict[str, Any], container: dict[str, Any]) -> None:
+    """The exit code of a training that was stopped is one that Kubernetes tries again, as often as it comes."""
+    (code,) = [int(flag.split("=")[1]) for flag in container["args"] if flag.startswith("--stopped_exit_code=")]
+    (rule,) = [rule for rule in job["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"]
+    assert code != 0 and rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [code]}
+
+
 def test_kubernetes_job() -> None:
     (job,) = documents("deploy/kubernetes.yaml")
     container = check_job(job)
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert workdir_of(container["args"][1:], 1) == "/runs/zaxxon"
-    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    rules = {rule["action"]: rule["onExitCodes"] for rule in job["spec"]["podFailurePolicy"]["rules"]}
+    assert rules["FailJob"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    check_moved_pods(job, container)
 
 
 def test_kubernetes_job_of_several_nodes() -> None:
@@ -161,6 +172,7 @@ def test_kubernetes_job_of_several_nodes() -> None:
     assert service["metadata"]["name"] == spec["template"]["spec"]["subdomain"]
     port = service["spec"]["ports"][0]["port"]
     assert container["ports"][0]["containerPort"] == port
+    check_moved_pods(job, container)
     flags = container["args"][1:]
     assert f"--coordinator={name}-0.{service['metadata']['name']}:{port}" in flags
     assert f"--num_processes={spec['completions']}" in flags
@@ -178,19 +190,43 @@ def test_kubernetes_objects_fit_their_schema(name: str) -> None:
 # Vertex AI --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_vertex_job() -> None:
-    (job,) = documents("deploy/vertex.yaml")
+@pytest.mark.parametrize("name", ["vertex", "vertex_nodes"])
+def test_vertex_job(name: str) -> None:
+    (job,) = documents(f"deploy/{name}.yaml")
     assert set(job) == {"workerPoolSpecs", "scheduling"}
-    (pool,) = job["workerPoolSpecs"]
-    assert set(pool) == {"replicaCount", "machineSpec", "diskSpec", "containerSpec"}
-    assert set(pool["machineSpec"]) == {"machineType", "acceleratorType", "acceleratorCount"}
-    assert pool["replicaCount"] == pool["machineSpec"]["acceleratorCount"] == 1
-    container = pool["containerSpec"]
-    assert set(container) == {"imageUri", "args", "env"}  # no command: the image's entry point stays
-    assert container["args"][0] == "train"
-    assert workdir_of(container["args"][1:], 1) == "/gcs/BUCKET/zaxxon"
-    assert all(set(variable) == {"name", "value"} and variable["value"].startswith("/gcs/BUCKET/") for variable in container["env"])
+    pools = job["workerPoolSpecs"]
+    for pool in pools:
+        assert set(pool) == {"replicaCount", "machineSpec", "diskSpec", "containerSpec"}
+        assert set(pool["machineSpec"]) == {"machineType", "acceleratorType", "acceleratorCount"}
+        container = pool["containerSpec"]
+        assert set(container) == {"imageUri", "args", "env"}  # no command: the image's entry point stays
+        assert container["args"][0] == "train"
+        assert all(set(variable) == {"name", "value"} and variable["value"].startswith("/gcs/BUCKET/") for variable in container["env"])
+        assert {**pool, "replicaCount": 1} == pools[0]  # Vertex wants one machine in the first pool, all others in the second
+    devices = sum(pool["replicaCount"] * pool["machineSpec"]["acceleratorCount"] for pool in pools)
+    flags = pools[0]["containerSpec"]["args"][1:]
+    assert workdir_of(flags, devices) == "/gcs/BUCKET/zaxxon"
+    assert ("--distributed" in flags) == (len(pools) > 1) == (devices > 1)
     assert re.fullmatch(r"\d+s", job["scheduling"]["timeout"])
+
+
+def test_vertex_tells_each_machine_its_number() -> None:
+    pools = {
+        "workerpool0": ["cmle-training-workerpool0-ab-0:2222"],
+        "workerpool1": [f"cmle-training-workerpool1-ab-{i}:2222" for i in range(3)],
+    }
+    for number, (pool, index) in enumerate([("workerpool0", 0), ("workerpool1", 0), ("workerpool1", 1), ("workerpool1", 2)]):
+        said = json.dumps({"cluster": pools, "environment": "cloud", "task": {"type": pool, "index": index}})
+        assert parallel.vertex_processes(said) == ("cmle-training-workerpool0-ab-0:12345", 4, number)
+    for wrong in (
+        "",
+        "[]",
+        "{}",
+        json.dumps({"cluster": pools, "task": {"type": "workerpool2", "index": 0}}),
+        json.dumps({"cluster": {}, "task": {}}),
+    ):
+        with pytest.raises(parallel.DeviceError, match="give --coordinator"):
+            parallel.vertex_processes(wrong)
 
 
 # What the documents say ---------------------------------------------------------------------------------------------------------------
