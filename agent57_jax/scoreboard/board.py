@@ -15,6 +15,8 @@ from agent57_jax.scoreboard.runs import Run
 # Columns of published scores, as people know them. Agent57 Table 1 has all but the last.
 PUBLISHED = {"agent57": "Agent57", "r2d2_bandit": "R2D2 (bandit)", "ngu": "NGU", "r2d2": "R2D2", "muzero": "MuZero", "dqn": "DQN"}
 
+SOURCES = ("none", "training", "evaluation")  # of a score, from the one that tells least
+
 PROTOCOL = (
     "Environment: up to 30 random no-ops at the start, episodes of at most 30 minutes of play (27,000 agent steps of 4 frames), no sticky "
     "actions, the full set of 18 actions, raw rewards. A lost life ends nothing.",
@@ -77,16 +79,16 @@ def _grouped(found: Sequence[Run], label: Mapping[int, str]) -> dict[tuple[str, 
     return dict(sorted(groups.items()))
 
 
-def _repeated(found: Sequence[Run], label: Mapping[int, str]) -> set[int]:
-    """Runs that have the task, settings and seed of one before them: no seeds of their own."""
-    seen: set[tuple[str, str, int]] = set()
-    repeated = set()
+def _repeated(found: Sequence[Run], label: Mapping[int, str]) -> dict[int, Run]:
+    """id of a run that is no seed of its own -> the run of the same task, settings and seed that counts.
+
+    That is the one that tells most: an evaluation before a score from training before none, then the most frames, then the first.
+    """
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in found:
-        key = (run.task, label[id(run)], run.seed)
-        if key in seen:
-            repeated.add(id(run))
-        seen.add(key)
-    return repeated
+        groups.setdefault((run.task, label[id(run)], run.seed), []).append(run)
+    best = {key: max(own, key=lambda run: (SOURCES.index(run.source), run.frames)) for key, own in groups.items()}
+    return {id(run): best[key] for key, own in groups.items() for run in own if run is not best[key]}
 
 
 def _hns(task: str, score: float) -> float:
@@ -177,7 +179,9 @@ def _task(task: str, name: str, own: Sequence[Run]) -> dict[str, Any]:
     return {"task": task, "agent": name, **_summary(own)}
 
 
-def _run(run: Run, name: str, out: pathlib.Path, repeated: set[int]) -> dict[str, Any]:
+def _run(run: Run, name: str, out: pathlib.Path, repeated: Mapping[int, Run]) -> dict[str, Any]:
+    counts = repeated.get(id(run))
+    left_out = [] if counts is None else [f"left out of all means: {counts.folder} has the same task, settings and seed"]
     bins = run.history.bins
     arms = 1 + max((arm for bin_ in bins for arm in bin_.pulls), default=-1)
     return {
@@ -190,7 +194,7 @@ def _run(run: Run, name: str, out: pathlib.Path, repeated: set[int]) -> dict[str
         "episodes": run.episodes,
         "frames": run.frames,
         "hours": run.history.hours,
-        "notes": [*run.notes, *(["left out of all means: the task, settings and seed of another run"] if id(run) in repeated else [])],
+        "notes": [*run.notes, *left_out],
         "curves": {
             "training": [[bin_.frames, _short(bin_.training / bin_.training_episodes)] for bin_ in bins if bin_.training_episodes],
             "evaluation": [[bin_.frames, _short(bin_.evaluation / bin_.evaluation_episodes)] for bin_ in bins if bin_.evaluation_episodes],

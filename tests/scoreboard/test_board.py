@@ -102,6 +102,26 @@ def test_the_same_seed_twice_counts_once(tmp_path: pathlib.Path) -> None:
     assert "left out" in record["runs"][1]["notes"][-1] and record["runs"][0]["notes"] == []
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "counts"),
+    [
+        ({"lines": 0}, {"mean": 15.0}, 1),  # stopped at once, then done
+        ({"mean": 15.0, "lines": 5}, {"lines": 20}, 0),  # an evaluation before a score from training of more frames
+        ({"lines": 0}, {"lines": 5}, 1),
+        ({"mean": 1.0, "lines": 5}, {"mean": 15.0, "lines": 20}, 1),  # the most frames
+        ({"mean": 15.0, "lines": 20}, {"mean": 1.0, "lines": 5}, 0),
+    ],
+)
+def test_of_one_seed_twice_the_run_that_tells_most_counts(
+    tmp_path: pathlib.Path, first: dict[str, Any], second: dict[str, Any], counts: int
+) -> None:
+    folders = [write_run(tmp_path / name, "Pong-v5", 0, **how) for name, how in (("a_first", first), ("b_second", second))]
+    record = record_of(*folders)
+    assert record["games"][0]["mean"] == record["runs"][counts]["score"] is not None and record["games"][0]["runs"] == 1
+    left_out = f"left out of all means: {folders[counts]} has the same task, settings and seed"
+    assert [left_out in run["notes"] for run in record["runs"]] == [counts == 1, counts == 0]
+
+
 def test_runs_without_a_score_are_listed_and_not_averaged(tmp_path: pathlib.Path) -> None:
     empty = write_run(tmp_path / "b", "Pong-v5", 1)
     (empty / "metrics.jsonl").write_text("")
