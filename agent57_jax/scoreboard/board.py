@@ -183,7 +183,8 @@ def _run(run: Run, name: str, out: pathlib.Path, repeated: Mapping[int, Run]) ->
     counts = repeated.get(id(run))
     left_out = [] if counts is None else [f"left out of all means: {counts.folder} has the same task, settings and seed"]
     bins = run.history.bins
-    arms = 1 + max((arm for bin_ in bins for arm in bin_.pulls), default=-1)
+    played = 1 + max((arm for bin_ in bins for arm in bin_.pulls), default=-1)
+    arms = max(played, run.num_policies) if played else 0
     return {
         "folder": str(run.folder),
         "task": run.task,
@@ -200,7 +201,7 @@ def _run(run: Run, name: str, out: pathlib.Path, repeated: Mapping[int, Run]) ->
             "evaluation": [[bin_.frames, _short(bin_.evaluation / bin_.evaluation_episodes)] for bin_ in bins if bin_.evaluation_episodes],
         },
         "bandit": _bandit([bin_ for bin_ in bins if bin_.pulls], arms) if arms > 1 else None,
-        "videos": [{"path": os.path.relpath(video, out), "bytes": video.stat().st_size} for video in run.videos],
+        "videos": [{"path": os.path.relpath(video, out), "bytes": size} for video in run.videos if (size := _size(video)) is not None],
     }
 
 
@@ -211,6 +212,14 @@ def _bandit(bins: Sequence[runs.Bin], arms: int) -> dict[str, Any]:
         "share": [[_short(bin_.pulls.get(arm, 0.0) / sum(bin_.pulls.values())) for arm in range(arms)] for bin_ in bins],
         "return": [[_short(bin_.returns[arm] / bin_.pulls[arm]) if arm in bin_.pulls else None for arm in range(arms)] for bin_ in bins],
     }
+
+
+def _size(path: pathlib.Path) -> int | None:
+    """Bytes; None for a file that is gone: a run that goes on deletes its old videos."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _short(value: float) -> float:

@@ -1,6 +1,7 @@
 """The record, the tables and the program over folders of runs."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from agent57_jax.environments import atari57
+from agent57_jax.scoreboard import __main__ as program
 from agent57_jax.scoreboard import board, markdown, runs, tables
 from tests.scoreboard.synthetic import write_run
 
@@ -148,6 +150,23 @@ def test_other_tasks_have_a_list_of_their_own(tmp_path: pathlib.Path) -> None:
     assert "our HNS" not in table(record, "Other tasks").columns
 
 
+def test_only_envpools_games_are_scored_against_the_human(tmp_path: pathlib.Path) -> None:
+    record = record_of(
+        write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0),
+        write_run(tmp_path / "b", "Pong-v5", 1, mean=21.0, environment__kind="gymnasium"),
+    )
+    assert record["games"][0]["mean"] == 1.0 and record["agents"][0]["name"] == "ours"
+    assert [entry["task"] for entry in record["others"]] == ["Pong-v5 (gymnasium)"]
+
+
+def test_a_heat_map_has_all_arms_of_the_bandit(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0, arms=4, policy__num_policies=32)
+    bandit = record_of(folder)["runs"][0]["bandit"]
+    assert {len(column) for column in bandit["share"]} == {32} and bandit["return"][0][4:] == [None] * 28
+    few = write_run(tmp_path / "b", "Pong-v5", 0, mean=1.0, arms=4, policy__num_policies="many")
+    assert {len(column) for column in record_of(few)["runs"][0]["bandit"]["share"]} == {4}
+
+
 def test_what_is_not_comparable_says_so_where_the_figure_stands(tmp_path: pathlib.Path) -> None:
     record = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0, environment__max_episode_steps=300))
     assert "NOT COMPARABLE: 1 run of ours does not follow the protocol" in table(record, "Table 1").note
@@ -173,6 +192,41 @@ def test_the_program_writes_three_files(tmp_path: pathlib.Path) -> None:
     record = json.loads((tmp_path / "board" / "scoreboard.json").read_text())
     assert len(record["runs"]) == 1 and record["games"][0]["hns"] == 1.0  # once, though it was named twice
     assert (tmp_path / "board" / "scoreboard.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_listed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "runs" / "good", "Pong-v5", 0, mean=14.6)
+    locked = tmp_path / "runs" / "lost+found"
+    locked.mkdir()
+    look = pathlib.Path.iterdir
+
+    def refuse(path: pathlib.Path) -> Any:
+        if path == locked:  # tests may run as root, who may look everywhere
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    monkeypatch.setattr(sys, "argv", ["scoreboard", str(tmp_path / "runs"), f"--out={tmp_path / 'board'}"])
+    program.main()
+    record = json.loads((tmp_path / "board" / "scoreboard.json").read_text())
+    assert len(record["runs"]) == 1 and record["unreadable"][0]["folder"] == str(locked)
+    assert "Permission denied" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["scoreboard", str(locked)])  # named by the user, and nothing to show
+    with pytest.raises(SystemExit):
+        program.main()
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_terminal_without_the_sign_gets_the_text(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "agent57_jax.scoreboard", str(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0))]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*command, f"--out={tmp_path}"], cwd=ROOT, env=ascii_only, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and not done.stderr and "? seeds" in done.stdout
+    assert "± seeds" in (tmp_path / "scoreboard.md").read_text(encoding="utf-8")
 
 
 def test_mistakes_end_in_one_line(tmp_path: pathlib.Path) -> None:

@@ -168,6 +168,19 @@ def test_videos_are_within_the_page_or_links(tmp_path: pathlib.Path, monkeypatch
         assert write_page(tmp_path / "board", small, large).read_text().count("<video") == shown
 
 
+def test_a_video_that_vanishes_is_skipped(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0)
+    (folder / "videos").mkdir()
+    for name in ("000001_steps8_return1.mp4", "000002_steps9_return1.mp4"):
+        (folder / "videos" / name).write_bytes(b"x")
+    found = [runs.read(folder)]
+    (folder / "videos" / "000001_steps8_return1.mp4").unlink()  # between reading and computing
+    record = board.build(found, [], tmp_path)
+    assert len(record["runs"][0]["videos"]) == 1
+    (folder / "videos" / "000002_steps9_return1.mp4").unlink()  # between computing and writing
+    assert "<video" not in page.render(record, tmp_path)
+
+
 def test_nothing_on_the_page_comes_from_outside(tmp_path: pathlib.Path) -> None:
     text = write_page(tmp_path / "board", write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0)).read_text()
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)", text) and "@import" not in text and "url(" not in text
