@@ -26,8 +26,9 @@ PROTOCOL = (
     "Score of a game: the mean over seeds; the spread is the standard deviation over seeds (n - 1).",
     "Human-normalised score (HNS): (score - random) / (human - random), in percent. Random and human scores: Agent57 paper, App. H.",
     "Percentiles are interpolated linearly between games. IQM is the mean of all seeds' scores in all games without the lowest and the "
-    "highest quarter. Intervals: 95%, stratified bootstrap over seeds (rliable, "
-    f"{aggregates.BOOTSTRAP_REPEATS:,} repeats).",
+    "highest quarter. Intervals: 95%, stratified bootstrap: each game's seeds are redrawn among themselves, "
+    f"{aggregates.BOOTSTRAP_REPEATS:,} times. Every game weighs the same, however many seeds it has: a score of a game with n seeds weighs "
+    "1/n.",
     "Published scores of Agent57 and R2D2 (bandit) are the highest that a mean over seeds (6 and 3) and a window of 50 episodes reached in "
     "training; the other columns are from those agents' earlier publications. Ours are of the last checkpoint, not the best of many.",
     "The paper's Table 1 trains NGU and R2D2 anew and prints no scores of single games for them. So its figures for these two "
@@ -121,24 +122,31 @@ def _agent(name: str, own: Sequence[Run], different: str) -> dict[str, Any]:
 
 def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     """IQM and its companions, with intervals where several seeds allow them."""
-    seeds = min(map(len, scores))
-    matrix = np.array([game[:seeds] for game in scores], np.float64).T
-    values = aggregates.bootstrap_statistics(matrix)
+    hns = [np.array(game, np.float64) for game in scores]
+    seeds = [len(game) for game in scores]
+    values = aggregates.bootstrap_statistics(hns)
     intervals: Any = [None] * len(values)
-    unequal = (
-        f" Games have up to {max(map(len, scores))} seeds; the first {seeds} of each count here." if seeds < max(map(len, scores)) else ""
-    )
-    if seeds == 1:
+    if max(seeds) == 1:
         note = "Games with a single seed have no spread to draw from: no intervals. A difference to another agent may be luck."
     else:
-        note = f"{seeds} seeds a game." + (" Intervals from so few seeds are rough, and usually too narrow." if seeds < 5 else "")
-        try:
-            intervals = aggregates.bootstrap_intervals(matrix).T.tolist()
-        except ImportError:
-            note += " No intervals: they need the extra `scoreboard` (pip install '.[scoreboard]')."
+        intervals = aggregates.bootstrap_intervals(hns).T.tolist()
+        single = seeds.count(1)
+        note = " ".join(
+            [
+                f"{min(seeds)} seeds a game."
+                if min(seeds) == max(seeds)
+                else f"{min(seeds)} to {max(seeds)} seeds a game; every game weighs the same.",
+                *(
+                    [f"{single} of {len(seeds)} games have a single seed and so no spread to draw from: true intervals are wider."]
+                    if single
+                    else []
+                ),
+                *(["Intervals from so few seeds are rough, and usually too narrow."] if min(seeds) < 5 else []),
+            ]
+        )
     return {
-        "seeds": seeds,
-        "note": note + unequal,
+        "seeds": [min(seeds), max(seeds)],
+        "note": note,
         "statistics": {
             key: {"value": float(value), "interval": interval}
             for key, value, interval in zip(aggregates.BOOTSTRAP, values, intervals, strict=True)

@@ -61,31 +61,26 @@ def test_seeds_are_averaged_and_compared_over_the_same_games(tmp_path: pathlib.P
 
 
 def test_intervals_need_seeds(tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("rliable")
     single = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0))["agents"][0]["bootstrap"]
-    assert single["seeds"] == 1 and "no intervals" in single["note"]
+    assert single["seeds"] == [1, 1] and "no intervals" in single["note"]
     assert all(found["interval"] is None for found in single["statistics"].values())
     three = record_of(*(write_run(tmp_path / f"b{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(3)))["agents"][0]["bootstrap"]
     low, high = three["statistics"]["iqm"]["interval"]
-    assert three["seeds"] == 3 and low < three["statistics"]["iqm"]["value"] < high
+    assert three["seeds"] == [3, 3] and low < three["statistics"]["iqm"]["value"] < high
 
 
-def test_unequal_seeds_are_cut_for_the_bootstrap_and_it_says_so(tmp_path: pathlib.Path) -> None:
-    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(3)]
-    found = record_of(*folders, write_run(tmp_path / "b", "Boxing-v5", 0, mean=1.0))["agents"][0]["bootstrap"]
-    assert found["seeds"] == 1 and "up to 3 seeds" in found["note"]
-    hns = [100 * board._hns("Pong-v5", 0.0), 100 * board._hns("Boxing-v5", 1.0)]
+def test_one_game_with_one_seed_takes_no_intervals_from_the_others(tmp_path: pathlib.Path) -> None:
+    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed**2)) for seed in range(3)]
+    record = record_of(*folders, write_run(tmp_path / "b", "Boxing-v5", 0, mean=1.0))
+    agent = record["agents"][0]
+    found = agent["bootstrap"]
+    assert found["seeds"] == [1, 3] and "1 of 2 games have a single seed" in found["note"] and "weighs the same" in found["note"]
+    for low, high in (entry["interval"] for entry in found["statistics"].values()):
+        assert low < high
+    for key in ("mean", "median", "capped_mean"):  # of all seeds, as above it on the page
+        assert found["statistics"][key]["value"] == pytest.approx(agent["table"]["ours"][key])
+    hns = [100 * board._hns("Pong-v5", 5 / 3), 100 * board._hns("Boxing-v5", 1.0)]
     assert found["statistics"]["mean"]["value"] == pytest.approx(np.mean(hns))
-
-
-def test_without_rliable_the_rest_is_there(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rliable", None)
-    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(2)]
-    found = record_of(*folders)["agents"][0]["bootstrap"]
-    assert "extra `scoreboard`" in found["note"] and found["statistics"]["iqm"] == {
-        "value": pytest.approx(100 * 21.2 / 35.3),
-        "interval": None,
-    }
 
 
 def test_agents_with_other_settings_are_not_averaged(tmp_path: pathlib.Path) -> None:
