@@ -3,7 +3,7 @@
 import datetime
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,14 @@ PROTOCOL = (
     "1/n.",
     "Published scores of Agent57 and R2D2 (bandit) are the highest that a mean over seeds (6 and 3) and a window of 50 episodes reached in "
     "training; the other columns are from those agents' earlier publications. Ours are of the last checkpoint, not the best of many.",
+    "Frames: scores of unlike training are not comparable. Agent57's are of up to 90 billion frames a game; how long the other published "
+    "agents trained is told by their papers. How long ours have trained stands with each table.",
     "The paper's Table 1 trains NGU and R2D2 anew and prints no scores of single games for them. So its figures for these two "
     "(docs/scoreboard.md) are not those below, which are computed from earlier scores in single games.",
 )
+
+
+UNEQUAL = 1.1  # ratio of frames from which seeds of a game were not trained alike
 
 
 def build(found: Sequence[Run], unreadable: Sequence[tuple[pathlib.Path, str]], out: pathlib.Path) -> dict[str, Any]:
@@ -105,16 +110,20 @@ def _published(games: Sequence[str]) -> dict[str, dict[str, float]]:
 def _agent(name: str, own: Sequence[Run], different: str) -> dict[str, Any]:
     """One agent of ours over the 57 games: Table 1 over the games that have a score, and the bootstrap."""
     scores: dict[str, list[float]] = {}
-    for run in own:
-        if run.score is not None:
-            scores.setdefault(run.task, []).append(_hns(run.task, run.score))
+    scored = [run for run in own if run.score is not None]
+    for run in scored:
+        assert run.score is not None
+        scores.setdefault(run.task, []).append(_hns(run.task, run.score))
     games = sorted(scores)
     return {
         "name": name,
         "settings": different,
         "games": games,
-        "off_protocol": sum(run.score is not None and not run.follows_protocol for run in own),
-        "from_training": sum(run.source == "training" for run in own),
+        "frames": _frames(scored),
+        "unequal_frames": [game for game in games if _are_unequal(run for run in scored if run.task == game)],
+        "unfinished": sum(run.is_unfinished for run in scored),
+        "off_protocol": sum(not run.follows_protocol for run in scored),
+        "from_training": sum(run.source == "training" for run in scored),
         "table": {name: aggregates.table_1([float(np.mean(scores[game])) for game in games]), **_published(games)} if games else {},
         "bootstrap": _bootstrap([scores[game] for game in games]) if games else None,
     }
@@ -154,6 +163,18 @@ def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
+def _frames(own: Sequence[Run]) -> list[int] | None:
+    """The fewest and the most that a run was trained for its score; None without runs."""
+    frames = [run.frames for run in own]
+    return [min(frames), max(frames)] if frames else None
+
+
+def _are_unequal(own: Iterable[Run]) -> bool:
+    """Whether seeds of one game differ in frames by more than a tenth, so that their mean is of unlike agents."""
+    frames = [run.frames for run in own]
+    return bool(frames) and max(frames) > UNEQUAL * min(frames)
+
+
 def _summary(own: Sequence[Run]) -> dict[str, Any]:
     """Scores of the seeds of one task and agent."""
     scored = [run for run in own if run.score is not None]
@@ -164,7 +185,9 @@ def _summary(own: Sequence[Run]) -> dict[str, Any]:
         "mean": float(np.mean(scores)) if scores else None,
         "spread": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "episodes": sum(run.episodes for run in scored),
-        "frames": [min(run.frames for run in own), max(run.frames for run in own)],
+        "frames": _frames(own),
+        "unequal_frames": _are_unequal(scored),
+        "unfinished": sum(run.is_unfinished for run in own),
         "sources": sorted({run.source for run in own}),
         "off_protocol": sum(not run.follows_protocol for run in scored),
     }

@@ -145,6 +145,22 @@ def test_other_tasks_have_a_list_of_their_own(tmp_path: pathlib.Path) -> None:
     assert "our HNS" not in table(record, "Other tasks").columns
 
 
+def test_budgets_of_training_stand_with_the_scores(tmp_path: pathlib.Path) -> None:
+    alike = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=1.0, lines=lines) for seed, lines in enumerate((20, 22))]
+    record = record_of(*alike)
+    note = table(record, "Table 1").note
+    assert "Ours trained 800 k to 880 k frames a run" in note and "NOT" not in note and "total_steps" not in note
+    assert record["agents"][0]["frames"] == [800_000, 880_000]
+    assert "Ours trained 800 k to 880 k frames a run" in markdown.render(record) and "90 billion frames" in markdown.render(record)
+
+    record = record_of(*alike, write_run(tmp_path / "p3", "Pong-v5", 3, mean=1.0, lines=23, total_steps=10**9))
+    note = table(record, "Table 1").note
+    assert "NOT COMPARABLE: seeds of Pong-v5 differ by more than 10% in frames." in note
+    assert "1 run of ours has not reached total_steps." in note
+    assert column(table(record, "Games"), "frames trained")[0].text == "800 k to 920 k (UNEQUAL) (1 unfinished)"
+    assert "trained 230,000 of 1,000,000,000 steps" in column(table(record, "Runs"), "notes")[2].text
+
+
 def test_only_envpools_games_are_scored_against_the_human(tmp_path: pathlib.Path) -> None:
     record = record_of(
         write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0),
