@@ -6,7 +6,9 @@ python -m agent57_jax.export RUN [--csv=FILE] [--keys=GLOB]
 import argparse
 import csv
 import fnmatch
+import os
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if given.csv == "-":
             write_csv(source, sys.stdout, given.keys)
+            sys.stdout.flush()
             return
         target = pathlib.Path(given.csv or given.run / "metrics.csv")
         temporary = target.with_name(f"{target.name}.tmp")
@@ -70,6 +73,9 @@ def main(arguments: Sequence[str]) -> None:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
         command_line.fail(str(error))
     print(f"wrote {rows} rows to {target}")

@@ -121,7 +121,8 @@ class Trainer:
         self.metrics: MetricsWriter | None = None
         if self._is_first:
             if resumed is None:
-                metrics.set_aside(self.workdir / "videos")
+                for name in ("videos", "evaluation.json"):
+                    metrics.set_aside(self.workdir / name)
             temporary = self.workdir / "config.json.tmp"
             temporary.write_text(config.to_json(settings))
             temporary.replace(self.workdir / "config.json")

@@ -23,7 +23,7 @@ from agent57_jax import command_line
 from agent57_jax.config import SettingsError
 from agent57_jax.environments import atari57
 from reproductions import common
-from reproductions.common import ReproductionError, Training
+from reproductions.common import DamageError, ReproductionError, Training
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
 
 EPISODES = 100  # greedy episodes of an evaluation, as evaluate.py has it
@@ -71,18 +71,24 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> list[Job]:
-    """The jobs of all runs that are not done, with a line printed for each run.
+def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> tuple[list[Job], list[str]]:
+    """The jobs of all runs that are not done, with a line printed for each run; and why some runs cannot go on.
 
     Raises:
       SettingsError: for settings that cannot work; ReproductionError: for a folder that holds another run.
     """
-    jobs = []
+    jobs, failures = [], []
     for training in trainings:
         folder = home / training.name
         is_finished = functools.partial(common.finished, folder, common.settings_of(training))
         evaluation = common.evaluation_job(folder, episodes, training.seed)
-        if not is_finished():
+        try:
+            is_done = is_finished()
+        except DamageError as error:
+            print(f"{training.name}: damaged", flush=True)
+            failures.append(f"{training.name}: {error}")
+            continue
+        if not is_done:
             steps = common.saved_steps(folder)
             print(f"{training.name}: " + (f"goes on after {steps:,} steps" if steps else "to be trained"), flush=True)
             jobs.append(common.training_job(training, folder, is_finished, then=evaluation))
@@ -91,7 +97,7 @@ def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> li
             jobs.append(evaluation)
         else:
             print(f"{training.name}: trained and evaluated already", flush=True)
-    return jobs
+    return jobs, failures
 
 
 def main() -> None:
@@ -120,15 +126,22 @@ def main() -> None:
         _training(game, seed, profile, overrides) for seed in dict.fromkeys(options.seeds) for game in dict.fromkeys(options.games)
     ]
     try:
-        with common.locked(home) as descriptor, Supervisor(workers, common.ROOT, [descriptor], gpus[:workers]) as supervisor:
-            supervisor.run(plan(trainings, home, options.episodes))
+        with (
+            common.locked(home, "; wait for it, or give this one other --runs") as descriptor,
+            Supervisor(workers, common.ROOT, [descriptor], gpus[:workers]) as supervisor,
+        ):
+            jobs, failures = plan(trainings, home, options.episodes)
+            try:
+                supervisor.run(jobs)
+            except JobError as error:
+                failures.append(str(error))
     except (ReproductionError, SettingsError, OSError, ValueError) as error:
         command_line.fail(str(error).replace("\n", "; "))
-    except JobError as error:
-        command_line.fail(f"{error}\nThe same command goes on with what is missing.", code=1)
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from here", flush=True)
         sys.exit(128 + stopped.number)
+    if failures:
+        command_line.fail("\n".join([*failures, "The same command goes on with what is missing."]), code=1)
     print(f"all {len(trainings)} runs are trained and evaluated; judge them: python -m agent57_jax.scoreboard {options.runs}")
 
 

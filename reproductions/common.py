@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from agent57_jax import command_line, config
+from agent57_jax import command_line, config, metrics
 from agent57_jax.config import Settings, SettingsError
 from reproductions import records
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
@@ -30,6 +30,7 @@ RESULTS = ROOT / "reproductions" / "results"
 TRAIN = ROOT / "train.py"
 EVALUATE = ROOT / "evaluate.py"
 PROFILES = ("smoke", "cpu", "gpu")
+BLOCK_BYTES = 1 << 16  # read at a time from a file's end
 MAX_POINTS = 400  # of a curve in a record; more are averaged in groups
 
 Points = list[tuple[float, float]]
@@ -37,6 +38,10 @@ Points = list[tuple[float, float]]
 
 class ReproductionError(RuntimeError):
     """A figure that cannot be made as asked; the message says why in one line."""
+
+
+class DamageError(ReproductionError):
+    """A file of one run that cannot be read; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +182,7 @@ def make_record(figure: Figure, options: Options, command: str) -> dict[str, Any
 
     sessions = Sessions(home / "sessions.json")
     with contextlib.ExitStack() as stack:
-        keep_open = [] if options.partial else [stack.enter_context(locked(home))]
+        keep_open = [] if options.partial else [stack.enter_context(locked(home, "; --partial draws what is there"))]
         supervisor = stack.enter_context(Supervisor(workers, ROOT, keep_open))
         missing = [training for training in profile.trainings if not is_finished(training)]
         usable = [
@@ -279,8 +284,16 @@ def train_command(training: Training, folder: pathlib.Path) -> list[str]:
 
 
 def training_job(training: Training, folder: pathlib.Path, is_done: Callable[[], bool], then: Job | None = None) -> Job:
-    """The job that trains, or goes on with, a run."""
-    return Job(training.name, train_command(training, folder), folder / "train.log", is_done, then)
+    """The job that trains, or goes on with, a run; one whose metrics are damaged when it has ended was not done."""
+
+    def is_done_and_whole() -> bool:
+        try:
+            return is_done()
+        except DamageError as error:
+            print(f"{training.name}: {error}", flush=True)
+            return False
+
+    return Job(training.name, train_command(training, folder), folder / "train.log", is_done_and_whole, then)
 
 
 def evaluation_job(folder: pathlib.Path, episodes: int, seed: int) -> Job:
@@ -343,18 +356,19 @@ def finished(folder: pathlib.Path, settings: Settings) -> bool:
 
     Raises:
       ReproductionError: if it holds a run with other settings: its numbers must not be taken for these.
+      DamageError: for metrics of which the last line is damaged.
     """
     values = records.read_json(folder / "config.json")
-    lines = read_metrics(folder)
     if not isinstance(values, dict) or latest_checkpoint(folder) is None:
         return False  # train.py will start anew
+    line = last_metrics(folder)
     before, after = config.flatten(values), config.flatten(config.to_dict(settings))
     changed = [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in after.items()
         if before.get(name) != value and name != "total_steps" and not name.startswith(config.INCIDENTAL_SETTINGS)
     ]
-    steps, total = lines[-1]["steps"] if lines else 0, before.get("total_steps", 0)
+    steps, total = line["steps"] if line else 0, before.get("total_steps", 0)
     if total > settings.total_steps <= steps:
         changed.append(f"total_steps was {total}, is {settings.total_steps}")
     if changed:
@@ -363,8 +377,12 @@ def finished(folder: pathlib.Path, settings: Settings) -> bool:
 
 
 def has_begun(folder: pathlib.Path) -> bool:
-    """Whether the run has saved and reported at least once."""
-    return latest_checkpoint(folder) is not None and bool(read_metrics(folder))
+    """Whether the run has saved and reported at least once.
+
+    Raises:
+      DamageError: as `last_metrics`.
+    """
+    return latest_checkpoint(folder) is not None and last_metrics(folder) is not None
 
 
 def latest_checkpoint(folder: pathlib.Path) -> int | None:
@@ -383,10 +401,44 @@ def saved_steps(folder: pathlib.Path) -> int:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The complete lines of metrics.jsonl."""
+    """The complete lines of metrics.jsonl; none without the file.
+
+    Raises:
+      DamageError: for a line that is none.
+    """
     path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return list(metrics.read_lines(path)) if path.exists() else []
+    except ValueError as error:
+        raise DamageError(str(error)) from error
+
+
+def last_metrics(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The last complete line of metrics.jsonl; None without one. Of a file that weeks have made large, only the end is read.
+
+    Raises:
+      DamageError: if it is no line of metrics.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        start, end = file.seek(0, os.SEEK_END), b""
+        while start and end.count(b"\n") < 2:  # the end of the line before, and its own
+            size = min(BLOCK_BYTES, start)
+            start = file.seek(start - size)
+            end = file.read(size) + end
+    lines = end.split(b"\n")[:-1]  # behind the last end of a line is nothing, or a line that is being written
+    if not lines:
+        return None
+    try:
+        line: dict[str, Any] = json.loads(lines[-1])
+        float(line["steps"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamageError(
+            f"the last line of {_from_root(path)} is not a line of metrics; repair the file or move it away: {error!r}"
+        ) from error
+    return line
 
 
 def thinned(points: Points, limit: int = MAX_POINTS) -> Points:
@@ -447,8 +499,11 @@ class Sessions:
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[int]:
+def locked(folder: pathlib.Path, hint: str = "") -> Iterator[int]:
     """Holds the folder; gives the descriptor that holds it as long as any process has it open, so also a training left by a kill.
+
+    Args:
+      hint: what the message says besides where another process holds it.
 
     Raises:
       ReproductionError: if another process holds it.
@@ -459,7 +514,7 @@ def locked(folder: pathlib.Path) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ReproductionError(f"another process is at work in {_from_root(folder)}; --partial draws what is there") from None
+            raise ReproductionError(f"another process is at work in {_from_root(folder)}{hint}") from None
         yield descriptor
     finally:
         os.close(descriptor)

@@ -4,12 +4,16 @@ import csv
 import io
 import json
 import pathlib
+import signal
+import subprocess
+import sys
 
 import pandas
 import pytest
 
 from agent57_jax import export
 
+ROOT = pathlib.Path(__file__).parents[1]
 COUNTERS = {"frames": 40, "steps": 10, "updates": 1, "episodes": 0, "seconds": 0.5}
 LINES = [
     COUNTERS | {"loss/extrinsic": 0.25},
@@ -48,6 +52,16 @@ def test_a_line_that_is_being_written_is_left_out(run: pathlib.Path) -> None:
         file.write('{"steps": 40, "fra')
     export.main([str(run), f"--csv={run}/other.csv"])
     assert len((run / "other.csv").read_text().splitlines()) == 4
+
+
+def test_a_reader_that_has_had_enough_ends_it_silently(run: pathlib.Path) -> None:
+    (run / "metrics.jsonl").write_text((json.dumps(LINES[0]) + "\n") * 20_000)  # more than a pipe holds
+    command = [sys.executable, "-m", "agent57_jax.export", str(run), "--csv=-"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith(b"frames,")
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(30) == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize(

@@ -289,8 +289,11 @@ def test_lagging_parameters_survive_a_stop(tmp_path: pathlib.Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(second.learner), jax.device_get(whole.learner))
 
 
-def test_another_task_in_the_same_folder_is_refused(tmp_path: pathlib.Path) -> None:
+def test_another_task_in_the_same_folder_is_refused_and_a_new_run_has_no_evaluation(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "evaluation.json").write_text("of a run whose checkpoints are gone")
     make(tiny.coin_settings(), tmp_path, after_acts=4).run()
+    assert (tmp_path / "evaluation.json.1").exists() and not (tmp_path / "evaluation.json").exists()
+    (tmp_path / "evaluation.json").write_text("its own")
     settings = tiny.coin_settings()
     settings.policy.beta_max = 0.5
     with pytest.raises(config.SettingsError, match=r"policy.beta_max was 0.3, is 0.5.*another --workdir"):
@@ -298,6 +301,7 @@ def test_another_task_in_the_same_folder_is_refused(tmp_path: pathlib.Path) -> N
     settings = tiny.coin_settings()
     settings.logging.period_seconds = 5.0
     make(settings, tmp_path).close()
+    assert (tmp_path / "evaluation.json").read_text() == "its own"
 
 
 def test_what_the_evaluator_did_after_the_last_step_is_saved(tmp_path: pathlib.Path) -> None:

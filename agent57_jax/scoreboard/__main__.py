@@ -7,8 +7,10 @@ nothing else, to FOLDER, and prints the first (docs/scoreboard.md).
 """
 
 import argparse
+import io
 import json
 import pathlib
+import sys
 from typing import NoReturn
 
 from agent57_jax import command_line
@@ -29,12 +31,16 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUNS", help="folders of runs, or folders that hold them")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/scoreboard"), help="default: runs/scoreboard")
     options = parser.parse_args()
+    # A terminal that has no "±" shows a question mark; the files have it.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     found: dict[pathlib.Path, runs.Run] = {}
-    unreadable = []
+    unreadable: list[tuple[pathlib.Path, str]] = []
     try:
         for given in options.runs:
-            folders = list(runs.find(given))
-            if not folders:
+            before = len(unreadable)
+            folders = list(runs.find(given, unreadable))
+            if not folders and len(unreadable) == before:
                 command_line.fail(f"{given} holds no run: there is no config.json in it or below it")
             for folder in folders:
                 if folder.resolve() in found:

@@ -41,40 +41,49 @@ def table_1(hns: Sequence[float]) -> dict[str, float]:
     }
 
 
-def bootstrap_statistics(hns: np.ndarray) -> np.ndarray:
-    """The statistics of BOOTSTRAP in percent, [4], of scores [S, G] of S seeds in G games.
+def bootstrap_statistics(hns: Sequence[np.ndarray]) -> np.ndarray:
+    """The statistics of BOOTSTRAP in percent. Every game weighs the same, however many seeds it has.
 
-    The interquartile mean (IQM) is the mean of what is left of all S x G scores without the lowest and the highest quarter; the others
-    are taken over games, of each game's mean over seeds.
-    """
-    scores = 100.0 * np.asarray(hns, np.float64)
-    games = scores.mean(0)
-    cut = scores.size // 4
-    middle = np.sort(scores, axis=None)[cut : scores.size - cut]
-    return np.array([middle.mean(), np.median(games), games.mean(), np.clip(games, 0.0, 100.0).mean()])
-
-
-def bootstrap_intervals(hns: np.ndarray) -> np.ndarray:
-    """95% intervals of `bootstrap_statistics`, [2, 4], lower ends first, by the stratified bootstrap: seeds are redrawn game by game.
+    The interquartile mean (IQM) is over all scores of all games, the others over games, of each game's mean over seeds.
 
     Args:
-      hns: [S, G] with S of at least 2: of one seed the bootstrap could only draw the same again.
+      hns: for each game an array [..., S] of its S seeds; S may differ from game to game.
 
-    Raises:
-      ImportError: without the extra `scoreboard`.
+    Returns:
+      [..., 4].
     """
-    from rliable import library
+    scores = [100.0 * np.asarray(game, np.float64) for game in hns]
+    games = np.stack([game.mean(-1) for game in scores], -1)
+    capped = np.clip(games, 0.0, 100.0).mean(-1)
+    return np.stack([_interquartile_mean(scores), np.median(games, -1), games.mean(-1), capped], -1)
 
-    before = np.random.get_state()  # noqa: NPY002 - rliable draws from NumPy's global generator, whatever it is given
-    np.random.seed(0)  # noqa: NPY002 - the same runs give the same page
-    try:
-        _, intervals = library.get_interval_estimates(
-            {"ours": np.asarray(hns, np.float64)},
-            bootstrap_statistics,
-            reps=BOOTSTRAP_REPEATS,
-            confidence_interval_size=CONFIDENCE,
-        )
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
-    found: np.ndarray = intervals["ours"]
-    return found
+
+def _interquartile_mean(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of what is left of all scores [..., S] without the lowest and the highest, as long as those weigh no more than a quarter.
+
+    A score of a game with S seeds weighs 1/S. With as many seeds in every game this is rliable's IQM.
+    """
+    shares = np.concatenate([np.full(game.shape[-1], 1.0 / (game.shape[-1] * len(scores))) for game in scores])
+    pooled = np.concatenate(scores, -1)
+    order = np.argsort(pooled, -1, kind="stable")
+    weights = shares[order]
+    quarter = 0.25 + 1e-9  # sums of thirds and the like are not exact
+    left = (weights.cumsum(-1) > quarter) & (weights[..., ::-1].cumsum(-1)[..., ::-1] > quarter)
+    weights = weights * left
+    mean: np.ndarray = (np.take_along_axis(pooled, order, -1) * weights).sum(-1) / weights.sum(-1)
+    return mean
+
+
+def bootstrap_intervals(hns: Sequence[np.ndarray]) -> np.ndarray:
+    """95% intervals of `bootstrap_statistics`, [2, 4], lower ends first, by the stratified bootstrap with percentiles.
+
+    Each game's seeds are redrawn among themselves; of one seed only the same can be drawn.
+
+    Args:
+      hns: for each game its seeds [S].
+    """
+    random = np.random.default_rng(0)  # the same runs give the same page
+    redrawn = [game[random.integers(len(game), size=(BOOTSTRAP_REPEATS, len(game)))] for game in map(np.asarray, hns)]
+    tail = 100.0 * (1.0 - CONFIDENCE) / 2.0
+    ends: np.ndarray = np.percentile(bootstrap_statistics(redrawn), [tail, 100.0 - tail], axis=0)
+    return ends

@@ -3,7 +3,7 @@
 import datetime
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from agent57_jax.scoreboard.runs import Run
 # Columns of published scores, as people know them. Agent57 Table 1 has all but the last.
 PUBLISHED = {"agent57": "Agent57", "r2d2_bandit": "R2D2 (bandit)", "ngu": "NGU", "r2d2": "R2D2", "muzero": "MuZero", "dqn": "DQN"}
 
+SOURCES = ("none", "training", "evaluation")  # of a score, from the one that tells least
+
 PROTOCOL = (
     "Environment: up to 30 random no-ops at the start, episodes of at most 30 minutes of play (27,000 agent steps of 4 frames), no sticky "
     "actions, the full set of 18 actions, raw rewards. A lost life ends nothing.",
@@ -24,13 +26,19 @@ PROTOCOL = (
     "Score of a game: the mean over seeds; the spread is the standard deviation over seeds (n - 1).",
     "Human-normalised score (HNS): (score - random) / (human - random), in percent. Random and human scores: Agent57 paper, App. H.",
     "Percentiles are interpolated linearly between games. IQM is the mean of all seeds' scores in all games without the lowest and the "
-    "highest quarter. Intervals: 95%, stratified bootstrap over seeds (rliable, "
-    f"{aggregates.BOOTSTRAP_REPEATS:,} repeats).",
+    "highest quarter. Intervals: 95%, stratified bootstrap: each game's seeds are redrawn among themselves, "
+    f"{aggregates.BOOTSTRAP_REPEATS:,} times. Every game weighs the same, however many seeds it has: a score of a game with n seeds weighs "
+    "1/n.",
     "Published scores of Agent57 and R2D2 (bandit) are the highest that a mean over seeds (6 and 3) and a window of 50 episodes reached in "
     "training; the other columns are from those agents' earlier publications. Ours are of the last checkpoint, not the best of many.",
+    "Frames: scores of unlike training are not comparable. Agent57's are of up to 90 billion frames a game; how long the other published "
+    "agents trained is told by their papers. How long ours have trained stands with each table.",
     "The paper's Table 1 trains NGU and R2D2 anew and prints no scores of single games for them. So its figures for these two "
     "(docs/scoreboard.md) are not those below, which are computed from earlier scores in single games.",
 )
+
+
+UNEQUAL = 1.1  # ratio of frames from which seeds of a game were not trained alike
 
 
 def build(found: Sequence[Run], unreadable: Sequence[tuple[pathlib.Path, str]], out: pathlib.Path) -> dict[str, Any]:
@@ -77,16 +85,16 @@ def _grouped(found: Sequence[Run], label: Mapping[int, str]) -> dict[tuple[str, 
     return dict(sorted(groups.items()))
 
 
-def _repeated(found: Sequence[Run], label: Mapping[int, str]) -> set[int]:
-    """Runs that have the task, settings and seed of one before them: no seeds of their own."""
-    seen: set[tuple[str, str, int]] = set()
-    repeated = set()
+def _repeated(found: Sequence[Run], label: Mapping[int, str]) -> dict[int, Run]:
+    """id of a run that is no seed of its own -> the run of the same task, settings and seed that counts.
+
+    That is the one that tells most: an evaluation before a score from training before none, then the most frames, then the first.
+    """
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in found:
-        key = (run.task, label[id(run)], run.seed)
-        if key in seen:
-            repeated.add(id(run))
-        seen.add(key)
-    return repeated
+        groups.setdefault((run.task, label[id(run)], run.seed), []).append(run)
+    best = {key: max(own, key=lambda run: (SOURCES.index(run.source), run.frames)) for key, own in groups.items()}
+    return {id(run): best[key] for key, own in groups.items() for run in own if run is not best[key]}
 
 
 def _hns(task: str, score: float) -> float:
@@ -102,16 +110,20 @@ def _published(games: Sequence[str]) -> dict[str, dict[str, float]]:
 def _agent(name: str, own: Sequence[Run], different: str) -> dict[str, Any]:
     """One agent of ours over the 57 games: Table 1 over the games that have a score, and the bootstrap."""
     scores: dict[str, list[float]] = {}
-    for run in own:
-        if run.score is not None:
-            scores.setdefault(run.task, []).append(_hns(run.task, run.score))
+    scored = [run for run in own if run.score is not None]
+    for run in scored:
+        assert run.score is not None
+        scores.setdefault(run.task, []).append(_hns(run.task, run.score))
     games = sorted(scores)
     return {
         "name": name,
         "settings": different,
         "games": games,
-        "off_protocol": sum(run.score is not None and not run.follows_protocol for run in own),
-        "from_training": sum(run.source == "training" for run in own),
+        "frames": _frames(scored),
+        "unequal_frames": [game for game in games if _are_unequal(run for run in scored if run.task == game)],
+        "unfinished": sum(run.is_unfinished for run in scored),
+        "off_protocol": sum(not run.follows_protocol for run in scored),
+        "from_training": sum(run.source == "training" for run in scored),
         "table": {name: aggregates.table_1([float(np.mean(scores[game])) for game in games]), **_published(games)} if games else {},
         "bootstrap": _bootstrap([scores[game] for game in games]) if games else None,
     }
@@ -119,29 +131,48 @@ def _agent(name: str, own: Sequence[Run], different: str) -> dict[str, Any]:
 
 def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     """IQM and its companions, with intervals where several seeds allow them."""
-    seeds = min(map(len, scores))
-    matrix = np.array([game[:seeds] for game in scores], np.float64).T
-    values = aggregates.bootstrap_statistics(matrix)
+    hns = [np.array(game, np.float64) for game in scores]
+    seeds = [len(game) for game in scores]
+    values = aggregates.bootstrap_statistics(hns)
     intervals: Any = [None] * len(values)
-    unequal = (
-        f" Games have up to {max(map(len, scores))} seeds; the first {seeds} of each count here." if seeds < max(map(len, scores)) else ""
-    )
-    if seeds == 1:
+    if max(seeds) == 1:
         note = "Games with a single seed have no spread to draw from: no intervals. A difference to another agent may be luck."
     else:
-        note = f"{seeds} seeds a game." + (" Intervals from so few seeds are rough, and usually too narrow." if seeds < 5 else "")
-        try:
-            intervals = aggregates.bootstrap_intervals(matrix).T.tolist()
-        except ImportError:
-            note += " No intervals: they need the extra `scoreboard` (pip install '.[scoreboard]')."
+        intervals = aggregates.bootstrap_intervals(hns).T.tolist()
+        single = seeds.count(1)
+        note = " ".join(
+            [
+                f"{min(seeds)} seeds a game."
+                if min(seeds) == max(seeds)
+                else f"{min(seeds)} to {max(seeds)} seeds a game; every game weighs the same.",
+                *(
+                    [f"{single} of {len(seeds)} games have a single seed and so no spread to draw from: true intervals are wider."]
+                    if single
+                    else []
+                ),
+                *(["Intervals from so few seeds are rough, and usually too narrow."] if min(seeds) < 5 else []),
+            ]
+        )
     return {
-        "seeds": seeds,
-        "note": note + unequal,
+        "seeds": [min(seeds), max(seeds)],
+        "note": note,
         "statistics": {
             key: {"value": float(value), "interval": interval}
             for key, value, interval in zip(aggregates.BOOTSTRAP, values, intervals, strict=True)
         },
     }
+
+
+def _frames(own: Sequence[Run]) -> list[int] | None:
+    """The fewest and the most that a run was trained for its score; None without runs."""
+    frames = [run.frames for run in own]
+    return [min(frames), max(frames)] if frames else None
+
+
+def _are_unequal(own: Iterable[Run]) -> bool:
+    """Whether seeds of one game differ in frames by more than a tenth, so that their mean is of unlike agents."""
+    frames = [run.frames for run in own]
+    return bool(frames) and max(frames) > UNEQUAL * min(frames)
 
 
 def _summary(own: Sequence[Run]) -> dict[str, Any]:
@@ -154,7 +185,9 @@ def _summary(own: Sequence[Run]) -> dict[str, Any]:
         "mean": float(np.mean(scores)) if scores else None,
         "spread": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "episodes": sum(run.episodes for run in scored),
-        "frames": [min(run.frames for run in own), max(run.frames for run in own)],
+        "frames": _frames(own),
+        "unequal_frames": _are_unequal(scored),
+        "unfinished": sum(run.is_unfinished for run in own),
         "sources": sorted({run.source for run in own}),
         "off_protocol": sum(not run.follows_protocol for run in scored),
     }
@@ -177,9 +210,12 @@ def _task(task: str, name: str, own: Sequence[Run]) -> dict[str, Any]:
     return {"task": task, "agent": name, **_summary(own)}
 
 
-def _run(run: Run, name: str, out: pathlib.Path, repeated: set[int]) -> dict[str, Any]:
+def _run(run: Run, name: str, out: pathlib.Path, repeated: Mapping[int, Run]) -> dict[str, Any]:
+    counts = repeated.get(id(run))
+    left_out = [] if counts is None else [f"left out of all means: {counts.folder} has the same task, settings and seed"]
     bins = run.history.bins
-    arms = 1 + max((arm for bin_ in bins for arm in bin_.pulls), default=-1)
+    played = 1 + max((arm for bin_ in bins for arm in bin_.pulls), default=-1)
+    arms = max(played, run.num_policies) if played else 0
     return {
         "folder": str(run.folder),
         "task": run.task,
@@ -190,13 +226,13 @@ def _run(run: Run, name: str, out: pathlib.Path, repeated: set[int]) -> dict[str
         "episodes": run.episodes,
         "frames": run.frames,
         "hours": run.history.hours,
-        "notes": [*run.notes, *(["left out of all means: the task, settings and seed of another run"] if id(run) in repeated else [])],
+        "notes": [*run.notes, *left_out],
         "curves": {
             "training": [[bin_.frames, _short(bin_.training / bin_.training_episodes)] for bin_ in bins if bin_.training_episodes],
             "evaluation": [[bin_.frames, _short(bin_.evaluation / bin_.evaluation_episodes)] for bin_ in bins if bin_.evaluation_episodes],
         },
         "bandit": _bandit([bin_ for bin_ in bins if bin_.pulls], arms) if arms > 1 else None,
-        "videos": [{"path": os.path.relpath(video, out), "bytes": video.stat().st_size} for video in run.videos],
+        "videos": [{"path": os.path.relpath(video, out), "bytes": size} for video in run.videos if (size := _size(video)) is not None],
     }
 
 
@@ -207,6 +243,14 @@ def _bandit(bins: Sequence[runs.Bin], arms: int) -> dict[str, Any]:
         "share": [[_short(bin_.pulls.get(arm, 0.0) / sum(bin_.pulls.values())) for arm in range(arms)] for bin_ in bins],
         "return": [[_short(bin_.returns[arm] / bin_.pulls[arm]) if arm in bin_.pulls else None for arm in range(arms)] for bin_ in bins],
     }
+
+
+def _size(path: pathlib.Path) -> int | None:
+    """Bytes; None for a file that is gone: a run that goes on deletes its old videos."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _short(value: float) -> float:

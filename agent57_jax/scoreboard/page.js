@@ -28,7 +28,7 @@ function ticks(low, high, wanted) {
   return found;
 }
 
-const WIDTH = 360, HEIGHT = 210, LEFT = 44, RIGHT = 16, TOP = 8, BOTTOM = 22;
+const WIDTH = 360, HEIGHT = 220, LEFT = 52, RIGHT = 20, TOP = 10, BOTTOM = 26;
 
 function axes(parent, label) {
   const svg = element(parent, "svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
@@ -66,12 +66,13 @@ function drawCurves(figure) {
   frameTicks(svg, x, 0, last);
   for (const tick of ticks(low, high, 4)) {
     element(svg, "path", { class: "axis", d: `M${LEFT},${y(tick)}h-4` });
-    element(svg, "text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
+    element(svg, "text", { x: LEFT - 6, y: y(tick) + 5, "text-anchor": "end" }, short(tick));
   }
+  // The two may lie close together: one name above its line, the other below.
+  const close = near.length === 2 && Math.abs(y(near[0][1]) - y(near[1][1])) < 18;
   for (const [name, value] of near) {
     element(svg, "path", { class: "reference", d: `M${LEFT},${y(value)}H${WIDTH - RIGHT}` });
-    // The two may lie close together: one name above its line, the other below.
-    const place = y(value) + (name === "random" ? 11 : -3);
+    const place = y(value) + (close && name === "random" ? 14 : -4);
     element(svg, "text", { x: WIDTH - RIGHT, y: place, "text-anchor": "end" }, name);
   }
   for (const kind of ["training", "evaluation"]) {
@@ -107,7 +108,7 @@ function drawBandit(figure) {
   element(svg, "path", { class: "axis", d: `M${LEFT},${TOP}V${HEIGHT - BOTTOM}H${WIDTH - RIGHT}` });
   frameTicks(svg, x, 0, last);
   for (let arm = 0; arm < arms; arm += Math.ceil(arms / 8)) {
-    element(svg, "text", { x: LEFT - 6, y: (y(arm) + y(arm + 1)) / 2 + 4, "text-anchor": "end" }, arm);
+    element(svg, "text", { x: LEFT - 6, y: (y(arm) + y(arm + 1)) / 2 + 5, "text-anchor": "end" }, arm);
   }
   figure.querySelector("figcaption").append(` Palest ${short(low)}${percent ? "%" : ""}, strongest ${short(high)}${percent ? "%" : ""}.`);
 }

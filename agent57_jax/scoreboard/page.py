@@ -209,8 +209,12 @@ def _video_cards(record: Mapping[str, Any], out: pathlib.Path) -> str:
         label = f"{run['task']}, {run['agent']}, seed {run['seed']}"
         source = urllib.parse.quote(last["path"])
         if last["bytes"] <= min(MAX_VIDEO_BYTES, left):
+            try:
+                content = (out / last["path"]).read_bytes()
+            except OSError:  # gone since the folder was read
+                continue
             left -= last["bytes"]
-            source = f"data:video/mp4;base64,{base64.b64encode((out / last['path']).read_bytes()).decode()}"
+            source = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
             shown = f'<video controls muted playsinline preload="metadata" aria-label="{_text(label)}" src="{source}"></video>'
         else:
             shown = f'<p><a href="{source}">{_text(pathlib.Path(last["path"]).name)}</a> ({count(last["bytes"]).text}B)</p>'

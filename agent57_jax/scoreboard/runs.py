@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent57_jax import config
+from agent57_jax import config, video
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57
 
@@ -59,10 +59,12 @@ class History:
 
     bins: Sequence[Bin] = ()
     frames: int = 0
+    steps: int | None = None  # agent steps
     hours: float = 0.0
     last_greedy: float | None = None  # mean return of the last greedy evaluation episodes
     last_greedy_episodes: int = 0
     damaged_lines: int = 0
+    is_whole: bool = False  # the file is there and was read without damage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,34 +72,49 @@ class Run:
     """One folder."""
 
     folder: pathlib.Path
-    task: str  # such as "Pong-v5" or "random_coin"
+    task: str  # such as "Pong-v5" or "random_coin"; in atari57.SCORES only if it is that game as EnvPool plays it
     seed: int
     settings: Mapping[str, Any]  # all of config.json, dotted name -> value
+    num_policies: int  # arms of the bandit; 0 if the settings do not tell
     score: float | None  # mean return of greedy episodes; None: not evaluated yet
     source: str  # of the score: "evaluation", "training" or "none"
     episodes: int  # behind the score
     frames: int  # trained when the score was made
+    is_unfinished: bool  # total_steps are not reached
     history: History
     videos: Sequence[pathlib.Path]
     follows_protocol: bool  # False: a score on the 57 games that is not to be compared with published ones
     notes: Sequence[str]
 
 
-def find(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields `folder` if it is a run's, else every run's folder below it, in the order of their names."""
+def find(folder: pathlib.Path, unreadable: list[tuple[pathlib.Path, str]]) -> Iterator[pathlib.Path]:
+    """Yields `folder` if it is a run's, else every run's folder below it, in the order of their names.
+
+    Args:
+      unreadable: gets the folders below that cannot be looked into, and why.
+
+    Raises:
+      OSError: if `folder` itself cannot be.
+    """
     seen: set[pathlib.Path] = set()
 
     def walk(path: pathlib.Path) -> Iterator[pathlib.Path]:
-        real = path.resolve()
-        if real in seen:  # a link that leads back
+        try:
+            real = path.resolve()
+            if real in seen:  # a link that leads back
+                return
+            seen.add(real)
+            is_run = (path / "config.json").exists()
+            children = [] if is_run else [child for child in sorted(path.iterdir()) if child.is_dir()]
+        except OSError as error:
+            if path == folder:
+                raise
+            unreadable.append((path, str(error)))
             return
-        seen.add(real)
-        if (path / "config.json").exists():
+        if is_run:
             yield path
-            return
-        for child in sorted(path.iterdir()):
-            if child.is_dir():
-                yield from walk(child)
+        for child in children:
+            yield from walk(child)
 
     yield from walk(folder)
 
@@ -112,10 +129,16 @@ def read(folder: pathlib.Path) -> Run:
     kind, task_id, seed = (settings.get(name) for name in ("environment.kind", "environment.task_id", "seed"))
     if not (isinstance(kind, str) and isinstance(task_id, str) and isinstance(seed, int)):
         raise SettingsError(f"{folder / 'config.json'} names no task or no seed")
-    task = kind if kind in GRID_WORLDS else task_id
+    game = kind if kind in GRID_WORLDS else task_id  # as evaluation.json names it
+    # Another adapter may give the same name to a game with other rules.
+    task = f"{game} ({kind})" if game in atari57.SCORES and kind != EnvironmentKind.ENVPOOL.value else game
     notes: list[str] = []
     history = _read_history(folder / "metrics.jsonl", notes)
-    evaluation = _read_evaluation(folder / "evaluation.json", task, notes)
+    evaluation = _read_evaluation(folder / "evaluation.json", game, notes)
+    own = _own_frames(folder, history)
+    if evaluation is not None and own is not None and evaluation["frames_trained"] > own:
+        notes.append(f"evaluation.json is of {evaluation['frames_trained']:,} frames, but the run has {own:,}: it is of another run")
+        evaluation = None
     if evaluation is not None:
         score, source, episodes, frames = evaluation["mean"], "evaluation", evaluation["episodes"], evaluation["frames_trained"]
         if history.frames > frames:
@@ -131,8 +154,28 @@ def read(folder: pathlib.Path) -> Run:
     follows_protocol = not odd or task not in atari57.SCORES
     if not follows_protocol:
         notes.append(f"not the protocol: {', '.join(odd)}")
-    videos = sorted((path for path in (folder / "videos").glob("*.mp4") if path.is_file()), key=lambda path: path.stat().st_mtime)
-    return Run(folder, task, seed, settings, score, source, episodes, frames, history, videos, follows_protocol, notes)
+    total, steps = settings.get("total_steps"), history.steps
+    is_unfinished = isinstance(total, int) and steps is not None and steps < total
+    if is_unfinished:
+        notes.append(f"trained {steps:,} of {total:,} steps")
+    videos = _videos(folder / "videos", notes)
+    policies = settings.get("policy.num_policies")
+    return Run(
+        folder=folder,
+        task=task,
+        seed=seed,
+        settings=settings,
+        num_policies=policies if isinstance(policies, int) and 0 < policies <= MAX_ARMS else 0,
+        score=score,
+        source=source,
+        episodes=episodes,
+        frames=frames,
+        is_unfinished=is_unfinished,
+        history=history,
+        videos=videos,
+        follows_protocol=follows_protocol,
+        notes=notes,
+    )
 
 
 def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -161,7 +204,33 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def _read_evaluation(path: pathlib.Path, task: str, notes: list[str]) -> dict[str, Any] | None:
+def _videos(folder: pathlib.Path, notes: list[str]) -> list[pathlib.Path]:
+    """What the training recorded in its order, behind what else lies there."""
+    try:
+        recorded = video.recordings(folder)
+        others = sorted(set(folder.glob("*.mp4")) - set(recorded))
+        return [path for path in [*others, *recorded] if path.is_file()]
+    except OSError as error:
+        notes.append(f"videos cannot be read ({error.strerror})")
+        return []
+
+
+def _own_frames(folder: pathlib.Path, history: History) -> int | None:
+    """The most frames that the run has trained for all that its folder tells; None if it tells nothing.
+
+    A checkpoint may be ahead of the last line of metrics, which a kill kept from being written.
+    """
+    saved = []
+    for path in (folder / "checkpoints").glob("*/meta/metadata"):
+        try:
+            saved.append(int(json.loads(path.read_text(encoding="utf-8"))["content"]["counters"]["frames"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    is_known = bool(saved) or history.is_whole
+    return max([history.frames, *saved]) if is_known else None
+
+
+def _read_evaluation(path: pathlib.Path, game: str, notes: list[str]) -> dict[str, Any] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -174,18 +243,19 @@ def _read_evaluation(path: pathlib.Path, task: str, notes: list[str]) -> dict[st
     if mean is None or episodes is None or frames is None:
         notes.append("evaluation.json is damaged (no mean, episodes or frames_trained)")
         return None
-    game = str(values.get("game"))
-    if game != task and (game in atari57.SCORES or task in atari57.SCORES):
-        notes.append(f"evaluation.json is of {game}, not of {task}")
+    named = str(values.get("game"))
+    if named != game and (named in atari57.SCORES or game in atari57.SCORES):
+        notes.append(f"evaluation.json is of {named}, not of {game}")
         return None
     return {"mean": mean, "episodes": int(episodes), "frames_trained": int(frames)}
 
 
 def _read_history(path: pathlib.Path, notes: list[str]) -> History:
     bins: list[Bin] = []
+    noted = len(notes)
     lines_per_bin, lines_in_last, damaged = 1, 0, 0
     before = {"episodes": 0.0, "evaluation/episodes": 0.0}
-    frames, hours = 0.0, 0.0
+    frames, steps, hours = 0.0, None, 0.0
     greedy: collections.deque[tuple[float, float]] = collections.deque()  # (mean return, episodes), the last ones
 
     def growth(line: Mapping[str, Any], counter: str) -> float:
@@ -198,7 +268,7 @@ def _read_history(path: pathlib.Path, notes: list[str]) -> History:
         if line is None or (now := _number(line.get("frames"))) is None:
             damaged += 1
             continue
-        frames, hours = now, (_number(line.get("seconds")) or 0.0) / 3600
+        frames, steps, hours = now, _number(line.get("steps")), (_number(line.get("seconds")) or 0.0) / 3600
         bin_ = Bin(frames)
         if (value := _number(line.get("episode/return"))) is not None:
             bin_.training_episodes = growth(line, "episodes")
@@ -228,7 +298,7 @@ def _read_history(path: pathlib.Path, notes: list[str]) -> History:
     mean = sum(value * weight for value, weight in greedy) / episodes if greedy else None
     if damaged:
         notes.append(f"metrics.jsonl has {damaged} damaged {'line' if damaged == 1 else 'lines'}")
-    return History(bins, int(frames), hours, mean, int(episodes), damaged)
+    return History(bins, int(frames), None if steps is None else int(steps), hours, mean, int(episodes), damaged, len(notes) == noted)
 
 
 def _lines(path: pathlib.Path, notes: list[str]) -> Iterator[dict[str, Any] | None]:

@@ -8,6 +8,7 @@ from agent57_jax.scoreboard.aggregates import ABOVE_HUMAN, BOOTSTRAP, TABLE_1
 from agent57_jax.scoreboard.board import PUBLISHED
 
 NOTHING = "-"
+MAX_NAMES = 3  # of games in a sentence
 SOURCES = {"evaluation": "evaluation", "training": "during training", "none": "not evaluated yet"}
 
 
@@ -78,6 +79,17 @@ def _runs_of(number: int) -> str:
     return f"{number} {'run of ours does' if number == 1 else 'runs of ours do'}"
 
 
+def _span(frames: Sequence[int]) -> str:
+    low, high = (count(value).text for value in frames)
+    return high if low == high else f"{low} to {high}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names, and how many there are beside them."""
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more {'game' if more == 1 else 'games'}" if more > 0 else "")
+
+
 def _suffix(agent: Mapping[str, Any]) -> str:
     return f" ({agent['name']}: {agent['settings']})" if agent["settings"] else ""
 
@@ -86,6 +98,16 @@ def _aggregate(agent: Mapping[str, Any]) -> Table:
     games = len(agent["games"])
     columns = [agent["name"], *PUBLISHED.values()]
     warnings = [
+        *(
+            [f"NOT COMPARABLE: seeds of {_some(agent['unequal_frames'])} differ by more than 10% in frames."]
+            if agent["unequal_frames"]
+            else []
+        ),
+        *(
+            [f"{agent['unfinished']} {'run of ours has' if agent['unfinished'] == 1 else 'runs of ours have'} not reached total_steps."]
+            if agent["unfinished"]
+            else []
+        ),
         *([f"NOT COMPARABLE: {_runs_of(agent['off_protocol'])} not follow the protocol (see Runs)."] if agent["off_protocol"] else []),
         *([f"{_runs_of(agent['from_training'])} not have an evaluation yet (see Runs)."] if agent["from_training"] else []),
     ]
@@ -95,6 +117,7 @@ def _aggregate(agent: Mapping[str, Any]) -> Table:
             [
                 f"In percent of HNS; column '{agent['name']}' is our runs, the others are published, over the same "
                 f"{'game' if games == 1 else 'games'}.{_suffix(agent)}",
+                f"Ours trained {_span(agent['frames'])} frames a run, Agent57 up to 90 G.",
                 *warnings,
             ]
         ),
@@ -119,8 +142,16 @@ def _bootstrap(agent: Mapping[str, Any]) -> Table:
 
 def _seeds(entry: Mapping[str, Any]) -> list[Cell]:
     """Columns that games and other tasks share: seeds, score, spread, episodes, frames, source."""
-    low, high = entry["frames"]
-    frames = count(high) if low == high else Cell(f"{count(low).text} to {count(high).text}", high)
+    frames = Cell(
+        "".join(
+            [
+                _span(entry["frames"]),
+                " (UNEQUAL)" if entry["unequal_frames"] else "",
+                f" ({entry['unfinished']} unfinished)" if entry["unfinished"] else "",
+            ]
+        ),
+        entry["frames"][1],
+    )
     missing = entry["runs"] - entry["seeds"]
     return [
         Cell(f"{entry['seeds']}" + (f" ({missing} not evaluated)" if missing else ""), entry["seeds"]),

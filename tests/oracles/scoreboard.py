@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 
 def percentile(values: Sequence[float], p: float) -> float:
@@ -31,3 +32,14 @@ def interquartile_mean(scores: Sequence[float]) -> float:
             break
         left = left[1:-1]
     return sum(left) / len(left)
+
+
+def interquartile_mean_of_games(games: Sequence[Sequence[float]]) -> float:
+    """Each game weighs the same, whatever its number of seeds; each side loses one score after the other, up to a quarter of the weight."""
+    left = sorted((score, Fraction(1, len(games) * len(game))) for game in games for score in game)
+    for side in (0, -1):
+        lost = left[side][1]
+        while lost <= Fraction(1, 4):
+            del left[side]
+            lost += left[side][1]
+    return float(sum(score * weight for score, weight in left) / sum(weight for _, weight in left))

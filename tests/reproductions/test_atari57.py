@@ -1,5 +1,6 @@
 """Many games in a row: with fake trainings, and once for real."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -50,6 +51,30 @@ def test_it_goes_on_after_a_failure_and_then_does_what_is_missing(tmp_path: path
     assert "[" not in suite(tmp_path, *choice).stdout  # nothing is left to run
 
 
+def test_damaged_metrics_are_the_failure_of_their_run_alone(tmp_path: pathlib.Path) -> None:
+    choice = ("--games", "Pong-v5", "Boxing-v5", "--profile=smoke")
+    assert suite(tmp_path, "--games", "Pong-v5", "--profile=smoke").returncode == 0
+    with (tmp_path / "Pong-0" / "metrics.jsonl").open("a") as file:
+        file.write('{"steps": 80\n')
+    done = suite(tmp_path, *choice)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: Pong-0: the last line of {tmp_path}/Pong-0/metrics.jsonl is not")
+    assert "Traceback" not in done.stderr and (tmp_path / "Boxing-0" / "evaluation.json").exists()
+
+
+def test_metrics_that_a_training_leaves_damaged_are_its_failure_alone(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = atari57._training("Pong-v5", 0, "smoke", {})
+
+    def is_done() -> bool:
+        raise common.DamageError("metrics.jsonl is damaged")
+
+    job = dataclasses.replace(common.training_job(training, tmp_path, is_done), command=[sys.executable, "-c", ""])
+    other = Job("other", [sys.executable, "-c", ""], tmp_path / "other.log", lambda: True)
+    with Supervisor(1, tmp_path) as supervisor, pytest.raises(JobError, match="1 of 2 commands failed\nPong-0 failed"):
+        supervisor.run([job, other])
+    output = capsys.readouterr().out
+    assert "Pong-0: metrics.jsonl is damaged" in output and "other finished" in output
+
+
 def test_more_steps_let_a_finished_run_go_on(tmp_path: pathlib.Path) -> None:
     choice = ("--games", "Pong-v5", "--profile=smoke")
     assert suite(tmp_path, *choice).returncode == 0
@@ -71,7 +96,7 @@ def test_a_signal_stops_the_children_and_the_same_command_goes_on(number: signal
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.05)
             second = suite(tmp_path, "--games", "Pong-v5", "--profile=smoke")
-            assert second.returncode == 2 and "another process is at work" in second.stderr
+            assert second.returncode == 2 and "another process is at work" in second.stderr and "--partial" not in second.stderr
             process.send_signal(number)
             output, errors = process.communicate(timeout=30)
         finally:
@@ -120,7 +145,8 @@ def test_overrides_have_the_types_of_the_command_line() -> None:
 
 def test_all_57_games_are_planned_without_being_named(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainings = [atari57._training(game, 2, "laptop", {}) for game in scores.SCORES]
-    jobs = atari57.plan(trainings, tmp_path, 5)
+    jobs, failures = atari57.plan(trainings, tmp_path, 5)
+    assert failures == []
     assert len(jobs) == 57 and all(job.then is not None for job in jobs)
     assert "--config.environment.task_id=Alien-v5" in jobs[0].command and "--config.seed=2" in jobs[0].command
     assert capsys.readouterr().out.count("to be trained") == 57

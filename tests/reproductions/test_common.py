@@ -251,6 +251,31 @@ def test_a_signal_reaches_the_runs_and_the_same_command_goes_on(number: signal.S
     assert len((home / "seed0" / "starts.txt").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+@pytest.mark.parametrize("end", ["", '{"steps": 3, "half', "\0\0\0"])
+def test_the_last_line_is_read_from_the_end(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, block: int, end: str) -> None:
+    monkeypatch.setattr(common, "BLOCK_BYTES", block)
+    assert common.last_metrics(tmp_path) is None
+    for lines in (0, 1, 2, 3):
+        (tmp_path / "metrics.jsonl").write_text("".join(f'{{"steps": {10 * i}, "return": 0.5}}\n' for i in range(lines)) + end)
+        assert common.last_metrics(tmp_path) == (common.read_metrics(tmp_path) or [None])[-1]
+
+
+def test_of_a_large_file_only_the_end_is_read(tmp_path: pathlib.Path) -> None:
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.seek(1 << 36)  # 64 GiB that take no room
+        file.write(b'\n{"steps": 8}\n')
+    assert common.last_metrics(tmp_path) == {"steps": 8}
+
+
+def test_damaged_metrics_are_named(tmp_path: pathlib.Path) -> None:
+    for text in ("nonsense\n", "[]\n", '{"frames": 3}\n', '{"steps": 1}\n\xff\n'):
+        (tmp_path / "metrics.jsonl").write_text(text)
+        for read in (common.last_metrics, common.read_metrics):
+            with pytest.raises(common.DamageError, match=f"line .*{tmp_path}/metrics.jsonl is not a line of metrics"):
+                read(tmp_path)
+
+
 def test_a_folder_stays_locked_while_a_child_lives(tmp_path: pathlib.Path) -> None:
     with common.locked(tmp_path) as descriptor:
         child = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor])

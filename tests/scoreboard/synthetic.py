@@ -36,6 +36,7 @@ def write_run(
 ) -> pathlib.Path:
     """A run whose curves rise to the score `mean`; without one it has no evaluation."""
     folder.mkdir(parents=True)
+    changes = {"total_steps": 10_000 * lines, "policy__num_policies": arms, **changes}
     (folder / "config.json").write_text(json.dumps(settings_of(task, seed, **changes)))
     random = np.random.default_rng([seed, len(task), lines])
     low = atari57.SCORES[task]["random"] if task in atari57.SCORES else 0.0

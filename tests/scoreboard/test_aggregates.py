@@ -79,28 +79,51 @@ def test_the_human_is_not_above_the_human() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 999))
 def test_bootstrap_statistics_equal_their_twins(seeds: int, games: int, number: int) -> None:
-    hns = np.random.default_rng(number).normal(1.0, 2.0, (seeds, games))
-    iqm, median, mean, capped = aggregates.bootstrap_statistics(hns)
-    twin = oracle.table_1(hns.mean(0).tolist())
+    hns = np.random.default_rng(number).normal(1.0, 2.0, (games, seeds))
+    iqm, median, mean, capped = aggregates.bootstrap_statistics(list(hns))
+    twin = oracle.table_1(hns.mean(1).tolist())
     assert iqm == pytest.approx(100 * oracle.interquartile_mean(hns.ravel().tolist()))
     assert (median, mean, capped) == pytest.approx((twin["median"], twin["mean"], twin["capped_mean"]))
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=9), st.integers(0, 999))
+def test_games_weigh_the_same_however_many_seeds_they_have(seeds: list[int], number: int) -> None:
+    random = np.random.default_rng(number)
+    hns = [random.normal(1.0, 2.0, size) for size in seeds]
+    iqm, median, mean, capped = aggregates.bootstrap_statistics(hns)
+    assert iqm == pytest.approx(100 * oracle.interquartile_mean_of_games([game.tolist() for game in hns]))
+    table = aggregates.table_1([float(game.mean()) for game in hns])  # what stands above it on the page
+    assert (median, mean, capped) == pytest.approx((table["median"], table["mean"], table["capped_mean"]))
+    both = aggregates.bootstrap_statistics([np.stack([game, 2 * game]) for game in hns])
+    np.testing.assert_allclose(both[0], [iqm, median, mean, capped])
+    np.testing.assert_allclose(both[1], aggregates.bootstrap_statistics([2 * game for game in hns]))
 
 
 def test_bootstrap_statistics_equal_rliables() -> None:
     metrics = pytest.importorskip("rliable.metrics")
     hns = np.random.default_rng(0).normal(1.0, 2.0, (3, 7))
     expected = [100 * aggregate(hns) for aggregate in (metrics.aggregate_iqm, metrics.aggregate_median, metrics.aggregate_mean)]
-    assert aggregates.bootstrap_statistics(hns)[:3] == pytest.approx(expected)
+    assert aggregates.bootstrap_statistics(list(hns.T))[:3] == pytest.approx(expected)
 
 
 def test_intervals_are_those_of_redrawing_seeds_within_games() -> None:
-    pytest.importorskip("rliable")
-    hns = np.random.default_rng(0).normal([0.5, 5.0, 50.0], [0.1, 1.0, 10.0], (5, 3))
+    hns = [np.random.default_rng(seeds).normal(place, place / 5, seeds) for seeds, place in ((5, 0.5), (1, 50.0), (3, 5.0))]
     low, high = aggregates.bootstrap_intervals(hns)
     random = np.random.default_rng(1)
-    redrawn = [
-        aggregates.bootstrap_statistics(np.stack([random.choice(hns[:, game], len(hns)) for game in range(3)], axis=1)) for _ in range(2000)
-    ]
+    redrawn = [aggregates.bootstrap_statistics([random.choice(game, len(game)) for game in hns]) for _ in range(2000)]
     expected = np.percentile(redrawn, [2.5, 97.5], axis=0)
     assert low == pytest.approx(expected[0], rel=0.05) and high == pytest.approx(expected[1], rel=0.05)
     assert np.array_equal(np.stack([low, high]), aggregates.bootstrap_intervals(hns))  # the same runs, the same page
+
+
+def test_intervals_are_rliables_where_games_have_as_many_seeds() -> None:
+    library = pytest.importorskip("rliable.library")
+    hns = np.random.default_rng(0).normal([0.5, 5.0, 50.0], [0.1, 1.0, 10.0], (5, 3))
+
+    def statistics(scores: np.ndarray) -> np.ndarray:
+        return aggregates.bootstrap_statistics(list(scores.T))
+
+    np.random.seed(0)  # noqa: NPY002 - rliable draws from NumPy's global generator, whatever it is given
+    _, found = library.get_interval_estimates({"ours": hns}, statistics, reps=2000, confidence_interval_size=0.95)
+    ours = aggregates.bootstrap_intervals(list(hns.T))
+    assert ours == pytest.approx(found["ours"], rel=0.05) and not np.array_equal(ours[0], ours[1])

@@ -1,6 +1,7 @@
 """The record, the tables and the program over folders of runs."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from agent57_jax.environments import atari57
+from agent57_jax.scoreboard import __main__ as program
 from agent57_jax.scoreboard import board, markdown, runs, tables
 from tests.scoreboard.synthetic import write_run
 
@@ -59,31 +61,26 @@ def test_seeds_are_averaged_and_compared_over_the_same_games(tmp_path: pathlib.P
 
 
 def test_intervals_need_seeds(tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("rliable")
     single = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0))["agents"][0]["bootstrap"]
-    assert single["seeds"] == 1 and "no intervals" in single["note"]
+    assert single["seeds"] == [1, 1] and "no intervals" in single["note"]
     assert all(found["interval"] is None for found in single["statistics"].values())
     three = record_of(*(write_run(tmp_path / f"b{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(3)))["agents"][0]["bootstrap"]
     low, high = three["statistics"]["iqm"]["interval"]
-    assert three["seeds"] == 3 and low < three["statistics"]["iqm"]["value"] < high
+    assert three["seeds"] == [3, 3] and low < three["statistics"]["iqm"]["value"] < high
 
 
-def test_unequal_seeds_are_cut_for_the_bootstrap_and_it_says_so(tmp_path: pathlib.Path) -> None:
-    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(3)]
-    found = record_of(*folders, write_run(tmp_path / "b", "Boxing-v5", 0, mean=1.0))["agents"][0]["bootstrap"]
-    assert found["seeds"] == 1 and "up to 3 seeds" in found["note"]
-    hns = [100 * board._hns("Pong-v5", 0.0), 100 * board._hns("Boxing-v5", 1.0)]
+def test_one_game_with_one_seed_takes_no_intervals_from_the_others(tmp_path: pathlib.Path) -> None:
+    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed**2)) for seed in range(3)]
+    record = record_of(*folders, write_run(tmp_path / "b", "Boxing-v5", 0, mean=1.0))
+    agent = record["agents"][0]
+    found = agent["bootstrap"]
+    assert found["seeds"] == [1, 3] and "1 of 2 games have a single seed" in found["note"] and "weighs the same" in found["note"]
+    for low, high in (entry["interval"] for entry in found["statistics"].values()):
+        assert low < high
+    for key in ("mean", "median", "capped_mean"):  # of all seeds, as above it on the page
+        assert found["statistics"][key]["value"] == pytest.approx(agent["table"]["ours"][key])
+    hns = [100 * board._hns("Pong-v5", 5 / 3), 100 * board._hns("Boxing-v5", 1.0)]
     assert found["statistics"]["mean"]["value"] == pytest.approx(np.mean(hns))
-
-
-def test_without_rliable_the_rest_is_there(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rliable", None)
-    folders = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=float(seed)) for seed in range(2)]
-    found = record_of(*folders)["agents"][0]["bootstrap"]
-    assert "extra `scoreboard`" in found["note"] and found["statistics"]["iqm"] == {
-        "value": pytest.approx(100 * 21.2 / 35.3),
-        "interval": None,
-    }
 
 
 def test_agents_with_other_settings_are_not_averaged(tmp_path: pathlib.Path) -> None:
@@ -100,6 +97,26 @@ def test_the_same_seed_twice_counts_once(tmp_path: pathlib.Path) -> None:
     record = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0), write_run(tmp_path / "b", "Pong-v5", 0, mean=3.0))
     assert record["games"][0]["mean"] == 1.0 and record["games"][0]["seeds"] == 1
     assert "left out" in record["runs"][1]["notes"][-1] and record["runs"][0]["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "counts"),
+    [
+        ({"lines": 0}, {"mean": 15.0}, 1),  # stopped at once, then done
+        ({"mean": 15.0, "lines": 5}, {"lines": 20}, 0),  # an evaluation before a score from training of more frames
+        ({"lines": 0}, {"lines": 5}, 1),
+        ({"mean": 1.0, "lines": 5}, {"mean": 15.0, "lines": 20}, 1),  # the most frames
+        ({"mean": 15.0, "lines": 20}, {"mean": 1.0, "lines": 5}, 0),
+    ],
+)
+def test_of_one_seed_twice_the_run_that_tells_most_counts(
+    tmp_path: pathlib.Path, first: dict[str, Any], second: dict[str, Any], counts: int
+) -> None:
+    folders = [write_run(tmp_path / name, "Pong-v5", 0, **how) for name, how in (("a_first", first), ("b_second", second))]
+    record = record_of(*folders)
+    assert record["games"][0]["mean"] == record["runs"][counts]["score"] is not None and record["games"][0]["runs"] == 1
+    left_out = f"left out of all means: {folders[counts]} has the same task, settings and seed"
+    assert [left_out in run["notes"] for run in record["runs"]] == [counts == 1, counts == 0]
 
 
 def test_runs_without_a_score_are_listed_and_not_averaged(tmp_path: pathlib.Path) -> None:
@@ -128,6 +145,39 @@ def test_other_tasks_have_a_list_of_their_own(tmp_path: pathlib.Path) -> None:
     assert "our HNS" not in table(record, "Other tasks").columns
 
 
+def test_budgets_of_training_stand_with_the_scores(tmp_path: pathlib.Path) -> None:
+    alike = [write_run(tmp_path / f"p{seed}", "Pong-v5", seed, mean=1.0, lines=lines) for seed, lines in enumerate((20, 22))]
+    record = record_of(*alike)
+    note = table(record, "Table 1").note
+    assert "Ours trained 800 k to 880 k frames a run" in note and "NOT" not in note and "total_steps" not in note
+    assert record["agents"][0]["frames"] == [800_000, 880_000]
+    assert "Ours trained 800 k to 880 k frames a run" in markdown.render(record) and "90 billion frames" in markdown.render(record)
+
+    record = record_of(*alike, write_run(tmp_path / "p3", "Pong-v5", 3, mean=1.0, lines=23, total_steps=10**9))
+    note = table(record, "Table 1").note
+    assert "NOT COMPARABLE: seeds of Pong-v5 differ by more than 10% in frames." in note
+    assert "1 run of ours has not reached total_steps." in note
+    assert column(table(record, "Games"), "frames trained")[0].text == "800 k to 920 k (UNEQUAL) (1 unfinished)"
+    assert "trained 230,000 of 1,000,000,000 steps" in column(table(record, "Runs"), "notes")[2].text
+
+
+def test_only_envpools_games_are_scored_against_the_human(tmp_path: pathlib.Path) -> None:
+    record = record_of(
+        write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0),
+        write_run(tmp_path / "b", "Pong-v5", 1, mean=21.0, environment__kind="gymnasium"),
+    )
+    assert record["games"][0]["mean"] == 1.0 and record["agents"][0]["name"] == "ours"
+    assert [entry["task"] for entry in record["others"]] == ["Pong-v5 (gymnasium)"]
+
+
+def test_a_heat_map_has_all_arms_of_the_bandit(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0, arms=4, policy__num_policies=32)
+    bandit = record_of(folder)["runs"][0]["bandit"]
+    assert {len(column) for column in bandit["share"]} == {32} and bandit["return"][0][4:] == [None] * 28
+    few = write_run(tmp_path / "b", "Pong-v5", 0, mean=1.0, arms=4, policy__num_policies="many")
+    assert {len(column) for column in record_of(few)["runs"][0]["bandit"]["share"]} == {4}
+
+
 def test_what_is_not_comparable_says_so_where_the_figure_stands(tmp_path: pathlib.Path) -> None:
     record = record_of(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0, environment__max_episode_steps=300))
     assert "NOT COMPARABLE: 1 run of ours does not follow the protocol" in table(record, "Table 1").note
@@ -153,6 +203,41 @@ def test_the_program_writes_three_files(tmp_path: pathlib.Path) -> None:
     record = json.loads((tmp_path / "board" / "scoreboard.json").read_text())
     assert len(record["runs"]) == 1 and record["games"][0]["hns"] == 1.0  # once, though it was named twice
     assert (tmp_path / "board" / "scoreboard.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_listed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "runs" / "good", "Pong-v5", 0, mean=14.6)
+    locked = tmp_path / "runs" / "lost+found"
+    locked.mkdir()
+    look = pathlib.Path.iterdir
+
+    def refuse(path: pathlib.Path) -> Any:
+        if path == locked:  # tests may run as root, who may look everywhere
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    monkeypatch.setattr(sys, "argv", ["scoreboard", str(tmp_path / "runs"), f"--out={tmp_path / 'board'}"])
+    program.main()
+    record = json.loads((tmp_path / "board" / "scoreboard.json").read_text())
+    assert len(record["runs"]) == 1 and record["unreadable"][0]["folder"] == str(locked)
+    assert "Permission denied" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["scoreboard", str(locked)])  # named by the user, and nothing to show
+    with pytest.raises(SystemExit):
+        program.main()
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_terminal_without_the_sign_gets_the_text(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "agent57_jax.scoreboard", str(write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0))]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*command, f"--out={tmp_path}"], cwd=ROOT, env=ascii_only, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and not done.stderr and "? seeds" in done.stdout
+    assert "± seeds" in (tmp_path / "scoreboard.md").read_text(encoding="utf-8")
 
 
 def test_mistakes_end_in_one_line(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """The page: its text, and how it behaves in a browser."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -37,7 +38,10 @@ def write_page(folder: pathlib.Path, *folders: pathlib.Path) -> pathlib.Path:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver")
     if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no Chromium with its driver on this machine")
+        without = "no Chromium with its driver on this machine"
+        if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+            pytest.fail(f"{without}, and a CI must not leave the page untested")
+        pytest.skip(without)
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
@@ -55,7 +59,7 @@ def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folders = [
         write_run(home / "runs" / "<img src=x onerror=alert(1)>", "Boxing-v5", 0, mean=50.0),
         write_run(home / "runs" / ("b" * 60), "Boxing-v5", 1, mean=70.0),
-        write_run(home / "runs" / "c", "Pong-v5", 0, mean=-3.0),
+        write_run(home / "runs" / "c", "Pong-v5", 0, mean=-3.0, evaluation={"frames_trained": 400_000}, total_steps=10**9),  # long notes
         write_run(home / "runs" / "d", "</script><script>alert(1)</script>", 0, mean=1.0),
     ]
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False})
@@ -145,6 +149,39 @@ def test_it_fits_400_pixels_and_both_schemes(opened: Any, scheme: str) -> None:
     assert abs(brightness[0] - brightness[1]) > 400 and (brightness[0] > brightness[1]) == (scheme == "dark")
 
 
+@pytest.mark.parametrize("width", [400, 1200])
+def test_text_is_large_enough_to_read(opened: Any, width: int) -> None:
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    script = """
+    return [...document.querySelectorAll("body *")].flatMap((element) => {
+      const words = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim());
+      if (!words.length || !element.checkVisibility() || element.closest("title")) return [];
+      const svg = element.closest("svg");  // a picture is scaled with its text
+      const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+      return [[element.tagName, parseFloat(getComputedStyle(element).fontSize) * scale]];
+    });"""
+    sizes = opened.execute_script(script)
+    assert {"text", "TD", "FIGCAPTION", "BUTTON"} <= {name for name, _ in sizes}
+    assert [(name, size) for name, size in sizes if size < 12] == []
+
+
+def test_a_column_that_stays_leaves_room_for_the_others_at_400_pixels(opened: Any) -> None:
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    script = """
+    return [...document.querySelectorAll(".scroll")].filter((region) => region.scrollWidth > region.clientWidth).map((region) => {
+      region.scrollLeft = region.scrollWidth;
+      const first = region.querySelector("tbody th").getBoundingClientRect(), all = region.getBoundingClientRect();
+      const long = [...region.querySelectorAll("td.long")].map((cell) => cell.getBoundingClientRect().width);
+      return [region.ariaLabel, first.left - all.left, region.clientWidth - first.width, Math.max(0, ...long)];
+    });"""
+    found = opened.execute_script(script)
+    assert {"Games", "Runs"} <= {name for name, *_ in found} and any(longest for *_, longest in found)
+    for name, left, room, longest in found:
+        assert -1 <= left <= 2, name  # it stays
+        assert room >= 200, name
+        assert longest <= room, name  # sentences can be read without scrolling to and fro
+
+
 def test_one_run_that_has_only_begun(browser: Any, tmp_path: pathlib.Path) -> None:
     folder = write_run(tmp_path / "a", "Pong-v5", lines=1, arms=1)
     browser.get(write_page(tmp_path / "board", folder).as_uri())
@@ -166,6 +203,19 @@ def test_videos_are_within_the_page_or_links(tmp_path: pathlib.Path, monkeypatch
     for room, shown in ((98, 0), (199, 1), (200, 2)):  # 99 and 101 bytes
         monkeypatch.setattr(page, "MAX_VIDEOS_BYTES", room)
         assert write_page(tmp_path / "board", small, large).read_text().count("<video") == shown
+
+
+def test_a_video_that_vanishes_is_skipped(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0)
+    (folder / "videos").mkdir()
+    for name in ("000001_steps8_return1.mp4", "000002_steps9_return1.mp4"):
+        (folder / "videos" / name).write_bytes(b"x")
+    found = [runs.read(folder)]
+    (folder / "videos" / "000001_steps8_return1.mp4").unlink()  # between reading and computing
+    record = board.build(found, [], tmp_path)
+    assert len(record["runs"][0]["videos"]) == 1
+    (folder / "videos" / "000002_steps9_return1.mp4").unlink()  # between computing and writing
+    assert "<video" not in page.render(record, tmp_path)
 
 
 def test_nothing_on_the_page_comes_from_outside(tmp_path: pathlib.Path) -> None:

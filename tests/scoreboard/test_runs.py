@@ -1,6 +1,7 @@
 """Folders of runs, whole and damaged."""
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -89,6 +90,53 @@ def test_an_evaluation_from_before_the_last_frames_says_so(tmp_path: pathlib.Pat
     assert run.frames == 4_000 and run.notes == ["evaluated at 4,000 frames; trained on since then"]
 
 
+def test_an_evaluation_of_more_frames_than_the_run_has_is_of_another_run(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0, lines=5, evaluation={"frames_trained": 800_000})
+    run = runs.read(folder)
+    assert (run.source, run.frames) == ("training", 200_000)
+    assert "evaluation.json is of 800,000 frames, but the run has 200,000: it is of another run" in run.notes
+    (folder / "metrics.jsonl").write_text("")  # only just begun
+    assert runs.read(folder).score is None
+    # Where the last lines are missing, the evaluation may well be the run's own.
+    for text in ("nonsense\n", None):
+        (folder / "metrics.jsonl").unlink()
+        if text is not None:
+            (folder / "metrics.jsonl").write_text(text)
+        assert runs.read(folder).source == "evaluation"
+
+
+def test_a_checkpoint_ahead_of_the_metrics_is_the_runs_own(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0, lines=5, evaluation={"frames_trained": 230_000})
+    meta = folder / "checkpoints" / "7" / "meta" / "metadata"
+    meta.parent.mkdir(parents=True)
+    for text, source in (("{", "training"), ('{"content": {"counters": {"frames": 230000}}}', "evaluation")):
+        meta.write_text(text)
+        assert runs.read(folder).source == source
+
+
+def test_a_run_that_has_not_come_to_its_end_says_so(tmp_path: pathlib.Path) -> None:
+    run = runs.read(write_run(tmp_path / "a", "Pong-v5", mean=1.0, lines=5, total_steps=200_000))
+    assert run.is_unfinished and run.notes == ["trained 50,000 of 200,000 steps"]
+    assert not runs.read(write_run(tmp_path / "b", "Pong-v5", mean=1.0, lines=5)).is_unfinished
+
+
+def test_another_adapters_game_of_the_same_name_is_another_task(tmp_path: pathlib.Path) -> None:
+    run = runs.read(write_run(tmp_path / "a", "Pong-v5", mean=1.0, environment__kind="gymnasium", environment__noop_max=0))
+    assert run.task == "Pong-v5 (gymnasium)" and run.source == "evaluation"
+    assert run.follows_protocol and run.notes == []
+    assert runs.read(write_run(tmp_path / "b", "CartPole-v1", mean=1.0, environment__kind="gymnasium")).task == "CartPole-v1"
+
+
+def test_videos_are_in_the_order_of_their_numbers(tmp_path: pathlib.Path) -> None:
+    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    names = ["of mine.mp4", "999999_steps9_return1.mp4", "1000000_steps10_return2.mp4"]
+    (folder / "videos").mkdir()
+    for age, name in enumerate(names):
+        (folder / "videos" / name).write_bytes(b"x")
+        os.utime(folder / "videos" / name, (1e9 - age, 1e9 - age))  # as a copy leaves them
+    assert [path.name for path in runs.read(folder).videos] == names
+
+
 def test_damaged_lines_are_counted_and_left_out(tmp_path: pathlib.Path) -> None:
     folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
     null = line(50, episode__return=None, evaluation__return=None)
@@ -140,8 +188,9 @@ def test_runs_are_found_in_folders_of_folders_and_once(tmp_path: pathlib.Path) -
     a, b = write_run(tmp_path / "x" / "a", "Pong-v5"), write_run(tmp_path / "b", "Pong-v5")
     write_run(a / "checkpoints" / "inner", "Pong-v5")  # what lies in a run is no other run
     (tmp_path / "x" / "back").symlink_to(tmp_path)
-    assert list(runs.find(tmp_path)) == [b, a]
-    assert list(runs.find(a)) == [a]
+    unreadable: list[tuple[pathlib.Path, str]] = []
+    assert list(runs.find(tmp_path, unreadable)) == [b, a]
+    assert list(runs.find(a, unreadable)) == [a] and unreadable == []
 
 
 def test_labels_part_agents_and_not_seeds() -> None:
