@@ -197,6 +197,7 @@ class GymnasiumEnvironment:
                 raise EOFError
             state, answer = worker.connection.recv()
         except (EOFError, OSError) as error:
+            wait([worker.end], END_SECONDS)  # its channel may be closed a moment before
             code = _kill(worker)
             raise HostEnvironmentError(
                 f"a process of {self._task_id} is gone (exit code {code}; -9: killed, perhaps for memory)"

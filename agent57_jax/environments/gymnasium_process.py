@@ -76,7 +76,7 @@ def make(task: Task) -> gymnasium.Env[Any, Any]:
     if not isinstance(environment, gymnasium.Env):
         raise ValueError(f"{task.task_id} can't be used: it made a {type(environment).__name__}, not a gymnasium.Env")
     with _blaming(task.task_id, "can't be made"):
-        if task.can_render and "rgb_array" in _metadata(environment).get("render_modes", ()):
+        if task.can_render and "rgb_array" in (_metadata(environment).get("render_modes") or ()):
             environment.close()
             environment = _drawn(create)
     if any(base.__module__.startswith("minigrid.") for base in type(environment.unwrapped).__mro__):

@@ -329,6 +329,7 @@ def test_an_environment_need_not_say_anything_of_itself(make: Make) -> None:
     [
         ("Raises", r"toys:Raises failed: ZeroDivisionError: a mistake of two lines \(.*toys.py:\d+, in step\)"),
         ("Dies", r"a process of tests.environments.toys:Dies is gone \(exit code 7"),
+        ("Exits", r"a process of tests.environments.toys:Exits is gone \(exit code 3"),
         ("Shrinks", r"toys:Shrinks failed: an observation is float64\[3\], but the environment's space makes it float32\[4\]"),
         ("Four", r"toys:Four failed: step\(\) must return five values: observation, reward, terminated, truncated, info$"),
         ("four_cells", r"toys:four_cells failed: step\(\) must return five values: observation, reward, terminated, truncated, info$"),
@@ -446,6 +447,9 @@ def test_the_factory_gives_streams_seeds_of_their_own() -> None:
 def test_the_factory_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="did you mean CartPole-v1"):
         factory.make_host_environment(settings("CartPoll-v1"), 2, 0, "training")
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(SettingsError, match=r"needs the package minigrid: pip install -e '\.\[gymnasium\]' in the repository"):
+        factory.make_host_environment(settings("MiniGrid-Empty-5x5-v0"), 2, 0, "training")
     monkeypatch.setitem(sys.modules, "agent57_jax.environments.gymnasium", None)
     with pytest.raises(SettingsError, match=r"needs Gymnasium: pip install -e '\.\[gymnasium\]' in the repository"):
         factory.make_host_environment(settings("CartPole-v1"), 2, 0, "training")

@@ -1,6 +1,8 @@
 """Gymnasium environments for the tests, in a module of their own that their processes can import quickly."""
 
+import atexit
 import os
+import sys
 import time
 from typing import Any
 
@@ -97,6 +99,16 @@ class Dies(Clock):
 
     def step(self, action: Any) -> Any:
         os._exit(7)
+
+
+class Exits(Clock):
+    """Ends its process in Python's way, and is slow about it."""
+
+    def step(self, action: Any) -> Any:
+        sys.exit(3)
+
+    def close(self) -> None:
+        atexit.register(time.sleep, 0.1)
 
 
 class Shrinks(Clock):
