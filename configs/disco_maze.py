@@ -7,7 +7,7 @@ greedy episodes visit 0.85 of the corridor cells after 5 minutes of one core (th
 """
 
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
-from configs.profiles import AGENTS, parse
+from configs.profiles import AGENTS, grid_network, parse, small_grid_network
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -18,9 +18,7 @@ def get_config(argument: str = "paper") -> Settings:
     settings.environment.num_groups = 1
     settings.environment.grid_size = 21
     settings.environment.max_episode_steps = 5_000  # Choice: as long as the memory of the paper
-    settings.network.conv_features = (16, 32)
-    settings.network.conv_kernels = (3, 3)
-    settings.network.conv_strides = (1, 1)
+    grid_network(settings)
     settings.policy.num_policies = 1
     settings.policy.beta_max = 0.5
     settings.policy.discounts = DiscountLadder.NGU
@@ -43,12 +41,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.environment.max_episode_steps = 250
         settings.environment.num_envs = 32
         # One window for each room of the maze with its four passages: a fifth of the work of the paper's torso.
-        settings.network.conv_features = (32,)
-        settings.network.conv_kernels = (3,)
-        settings.network.conv_strides = (2,)
-        settings.network.torso_size = 64
-        settings.network.lstm_size = 64
-        settings.network.head_size = 64
+        small_grid_network(settings)
         settings.policy.gamma_1 = 0.95  # episodes of 250 steps in a maze of 49 cells
         settings.policy.gamma_2 = 0.95
         settings.novelty.memory_capacity = 250

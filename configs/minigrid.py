@@ -10,7 +10,7 @@ that others used too (255 thousand steps, one seed). smoke: 20,000 steps, to see
 """
 
 from agent57_jax.config import EnvironmentKind, Settings
-from configs.profiles import parse, small_evaluator
+from configs.profiles import grid_network, parse, small_evaluator, small_grid_network
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -20,9 +20,7 @@ def get_config(argument: str = "paper") -> Settings:
     settings.environment.kind = EnvironmentKind.GYMNASIUM
     settings.environment.task_id = "MiniGrid-DoorKey-8x8-v0"
     settings.environment.max_episode_steps = 1_000  # MiniGrid's own limits are shorter: 640 here, 250 in the room of 5 x 5
-    settings.network.conv_features = (16, 32)
-    settings.network.conv_kernels = (3, 3)
-    settings.network.conv_strides = (1, 1)
+    grid_network(settings)
     settings.novelty.memory_capacity = 1_000
     settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
     settings.replay.capacity = "5_000_000"
@@ -31,12 +29,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.environment.task_id = "MiniGrid-DoorKey-5x5-v0"
         settings.environment.num_envs = 32
         settings.environment.max_episode_steps = 250
-        settings.network.conv_features = (32,)
-        settings.network.conv_kernels = (3,)
-        settings.network.conv_strides = (2,)
-        settings.network.torso_size = 64
-        settings.network.lstm_size = 64
-        settings.network.head_size = 64
+        small_grid_network(settings)
         settings.policy.num_policies = 8
         settings.policy.gamma_0 = 0.99  # episodes of some ten to 250 steps
         settings.policy.gamma_1 = 0.97

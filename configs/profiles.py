@@ -37,6 +37,23 @@ def parse(argument: str) -> tuple[str, Callable[[Settings], None]]:
     return (profiles or ["paper"])[0], AGENTS[agents[0]] if agents else lambda settings: None
 
 
+def grid_network(settings: Settings) -> None:
+    """Convolutions for views of some ten cells, which Atari's windows would not fit."""
+    settings.network.conv_features = (16, 32)
+    settings.network.conv_kernels = (3, 3)
+    settings.network.conv_strides = (1, 1)
+
+
+def small_grid_network(settings: Settings) -> None:
+    """One convolution and small layers behind it, for two CPU cores."""
+    settings.network.conv_features = (32,)
+    settings.network.conv_kernels = (3,)
+    settings.network.conv_strides = (2,)
+    settings.network.torso_size = 64
+    settings.network.lstm_size = 64
+    settings.network.head_size = 64
+
+
 def small_evaluator(settings: Settings) -> None:
     """An evaluator for runs in which it plays some hundred episodes: it tries arms again that were bad when the agent knew nothing.
 

@@ -7,7 +7,7 @@ a minute.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings
-from configs.profiles import parse, small_evaluator
+from configs.profiles import grid_network, parse, small_evaluator, small_grid_network
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -17,21 +17,14 @@ def get_config(argument: str = "paper") -> Settings:
     settings.environment.kind = EnvironmentKind.RANDOM_COIN
     settings.environment.num_groups = 1
     settings.environment.max_episode_steps = 200
-    settings.network.conv_features = (16, 32)
-    settings.network.conv_kernels = (3, 3)
-    settings.network.conv_strides = (1, 1)
+    grid_network(settings)
     settings.novelty.memory_capacity = 200  # an episode is no longer
     settings.replay.capacity = "5_000_000"
     settings.total_steps = 150_000_000
     if profile in ("laptop", "smoke"):
         settings.environment.grid_size = 9
         settings.environment.num_envs = 32
-        settings.network.conv_features = (32,)
-        settings.network.conv_kernels = (3,)
-        settings.network.conv_strides = (2,)
-        settings.network.torso_size = 64
-        settings.network.lstm_size = 64
-        settings.network.head_size = 64
+        small_grid_network(settings)
         settings.policy.num_policies = 8
         # The limit of 200 steps is a truncation, which costs nothing to an agent that bootstraps: only the discount makes haste pay.
         settings.policy.gamma_0 = 0.95

@@ -262,8 +262,9 @@ def _time_limit(task_id: str, task_spec: Any, max_episode_steps: int) -> dict[st
     if not _is_procgen(task_spec):
         return {"max_episode_steps": max_episode_steps}
     # Procgen games count their own steps and never look at the option.
-    if max_episode_steps < task_spec.config.max_episode_steps:
-        raise ValueError(f"{task_id} ends after {task_spec.config.max_episode_steps} steps; it can't be made shorter")
+    own = task_spec.config.max_episode_steps
+    if max_episode_steps < own:
+        raise ValueError(f"{task_id} ends after {own} steps and can't be made shorter: --config.environment.max_episode_steps={own}")
     return {}
 
 

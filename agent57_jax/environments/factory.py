@@ -15,7 +15,7 @@ def make_host_environment(
 
     Args:
       seed: the run's seed.
-      stream: "training", "evaluation" or "judging"; training shares no seed with the others.
+      stream: "training", "evaluation" or "judging"; none shares a seed with another.
       skip: environments of the stream that others (groups, processes, a former start of this run) own.
 
     Raises:
@@ -50,7 +50,7 @@ def _gymnasium(settings: EnvironmentSettings, num_envs: int, seeds: list[int], r
     try:
         from agent57_jax.environments.gymnasium import GymnasiumEnvironment
     except ModuleNotFoundError as error:
-        raise SettingsError("environment.kind=gymnasium needs Gymnasium: pip install 'agent57_jax[gymnasium]'") from error
+        raise SettingsError("environment.kind=gymnasium needs Gymnasium: pip install -e '.[gymnasium]' in the repository") from error
 
     return GymnasiumEnvironment(
         settings.task_id,

@@ -5,11 +5,13 @@ import math
 import mmap
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +21,14 @@ from agent57_jax.environments.gymnasium_process import Task
 from agent57_jax.environments.host import Episodes, available_cpus, checked_actions
 from agent57_jax.types import EnvironmentSpec, HostEnvironmentError, TimeStep
 
-END_SECONDS = 10.0  # that a process has for closing its environments
+END_SECONDS = 10.0  # that processes have, all together, for closing their environments
 
 
 class _Worker(NamedTuple):
     """A process with some of the environments."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]  # first of a group of its own, with what the environments start
+    end: int  # file descriptor that becomes readable when the process ends
     connection: Connection
     observations: np.ndarray  # its rows, in shared memory
     rows: slice  # of the batch
@@ -69,9 +72,7 @@ class GymnasiumEnvironment:
             raise ValueError(f"{num_envs} environments need {num_envs} seeds, not {len(seeds)}")
         task = Task(task_id, max_episode_steps, render_mode is not None)
         # Made here once, for its spaces and so that what is wrong with it is said at once.
-        probe = gymnasium_process.make(task)
-        self._description = gymnasium_process.describe(task_id, probe)
-        probe.close()
+        self._description = gymnasium_process.describe(task)
         self.spec = EnvironmentSpec(
             observation_shape=self._description.observation_shape,
             observation_dtype=self._description.observation_dtype,
@@ -108,7 +109,7 @@ class GymnasiumEnvironment:
             ours.send((task, self._description, own))
         observations = gymnasium_process.as_rows(mmap.mmap(memory, 0), self._description)
         os.close(memory)
-        return _Worker(process, ours, observations, rows)
+        return _Worker(process, os.pidfd_open(process.pid), ours, observations, rows)
 
     def reset(self) -> None:
         """Starts an episode in every environment, whatever went on there; `recv` then returns FIRST everywhere."""
@@ -191,9 +192,13 @@ class GymnasiumEnvironment:
 
     def _answer(self, worker: _Worker) -> Any:
         try:
+            # A process that was forked off holds the channel open, so that its end alone does not tell.
+            if worker.connection not in wait([worker.connection, worker.end]) and not worker.connection.poll():
+                raise EOFError
             state, answer = worker.connection.recv()
         except (EOFError, OSError) as error:
-            code = worker.process.wait()
+            wait([worker.end], END_SECONDS)  # its channel may be closed a moment before
+            code = _kill(worker)
             raise HostEnvironmentError(
                 f"a process of {self._task_id} is gone (exit code {code}; -9: killed, perhaps for memory)"
             ) from error
@@ -203,12 +208,20 @@ class GymnasiumEnvironment:
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Processes end when their connection does; those that do not are killed."""
+    """Processes end when their connection does; those that do not are killed, and so is what they leave behind."""
     for worker in workers:
         worker.connection.close()
+    deadline, running = time.monotonic() + END_SECONDS, {worker.end for worker in workers}
+    while running and (ended := wait(running, max(deadline - time.monotonic(), 0))):
+        running.difference_update(ended)
     for worker in workers:
-        try:
-            worker.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+        _kill(worker)
+        os.close(worker.end)
+
+
+def _kill(worker: _Worker) -> int:
+    """Ends a process and all that it started, and returns its exit code; one that had ended keeps that."""
+    if worker.process.returncode is None:  # until it is waited for, nobody else gets its number
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+    return worker.process.wait()

@@ -14,7 +14,7 @@ import random
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, NamedTuple, SupportsFloat
@@ -25,14 +25,22 @@ from gymnasium import spaces, wrappers
 
 # Ids that a package registers only when it is imported: how they begin, the module, what to install.
 _FAMILIES = (
-    ("MiniGrid-", "minigrid", "agent57_jax[gymnasium]"),
-    ("BabyAI-", "minigrid", "agent57_jax[gymnasium]"),
+    ("MiniGrid-", "minigrid", "-e '.[gymnasium]' in the repository"),
+    ("BabyAI-", "minigrid", "-e '.[gymnasium]' in the repository"),
     ("ALE/", "ale_py", "ale-py"),
     ("MiniWorld-", "miniworld", "miniworld"),
 )
 # MiniGrid shows numbers for object (0..10), colour (0..5) and state (0..3); these factors spread each over the values of a byte.
 _MINIGRID_FACTORS = np.array([25, 51, 85], np.uint8)
 _CHANNELS = (1, 3, 4)
+
+_GYMNASIUM = os.path.dirname(gymnasium.__file__) + os.sep
+# What methods take and return, for those who know an older API; and what Python says where Gymnasium's wrappers or we meet one.
+_RETURNS = {
+    "reset": "reset() must take seed and options, and must return two values: observation, info",
+    "step": "step() must return five values: observation, reward, terminated, truncated, info",
+}
+_OLD_SIGNS = ("values to unpack", "cannot unpack", "unexpected keyword argument 'seed'")
 
 _WRAP = "let environment.task_id name a function that returns it wrapped in gymnasium.wrappers.{} (docs/environments.md)"
 
@@ -63,20 +71,42 @@ def make(task: Task) -> gymnasium.Env[Any, Any]:
     """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     create = _maker(task.task_id)
-    try:
+    with _blaming(task.task_id, "can't be made"):
         environment = create()
-        if task.can_render and "rgb_array" in environment.metadata.get("render_modes", ()):
-            environment.close()
-            environment = create(render_mode="rgb_array")
-    except Exception as error:  # the environment's own code, which can raise anything
-        raise ValueError(f"{task.task_id} can't be made: {summary(error)}") from error
     if not isinstance(environment, gymnasium.Env):
         raise ValueError(f"{task.task_id} can't be used: it made a {type(environment).__name__}, not a gymnasium.Env")
+    with _blaming(task.task_id, "can't be made"):
+        if task.can_render and "rgb_array" in (_metadata(environment).get("render_modes") or ()):
+            environment.close()
+            environment = _drawn(create)
     if any(base.__module__.startswith("minigrid.") for base in type(environment.unwrapped).__mro__):
         environment = _minigrid_image(environment)
     if task.max_episode_steps is not None:
         environment = wrappers.TimeLimit(environment, task.max_episode_steps)
     return environment
+
+
+@contextlib.contextmanager
+def _blaming(task_id: str, problem: str) -> Iterator[None]:
+    """Around the environment's own code, which can raise anything: a ValueError of one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{task_id} {problem}: {summary(error)}") from error
+
+
+def _drawn(create: Callable[..., gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:
+    """The environment with its pictures, or without where what makes it takes no `render_mode`: a function that wraps it, for one."""
+    try:
+        return create(render_mode="rgb_array")
+    except TypeError as error:
+        if "unexpected keyword argument 'render_mode'" not in str(error):
+            raise
+        return create()
+
+
+def _metadata(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+    return environment.metadata or {}  # some say None
 
 
 def _maker(task_id: str) -> Callable[..., gymnasium.Env[Any, Any]]:
@@ -127,19 +157,32 @@ def _minigrid_image(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, 
     return wrappers.TransformObservation(environment, lambda observation: observation["image"] * _MINIGRID_FACTORS, shown)
 
 
-def describe(task_id: str, environment: gymnasium.Env[Any, Any]) -> Description:
-    """Checks the spaces.
+def describe(task: Task) -> Description:
+    """Makes one for a moment and checks its spaces.
 
     Raises:
-      ValueError: one line, for spaces that no network here takes; it says which wrapper helps.
+      ValueError: one line, when it cannot be made, and for spaces that no network here takes; it says which wrapper helps.
     """
-    action = environment.action_space
+    environment = make(task)
+    try:
+        return _description(task.task_id, environment)
+    finally:
+        with contextlib.suppress(Exception):
+            environment.close()
+
+
+def _description(task_id: str, environment: gymnasium.Env[Any, Any]) -> Description:
+    with _blaming(task_id, "can't be used"):
+        action, observation = (getattr(environment, name, None) for name in ("action_space", "observation_space"))
+    if not isinstance(action, spaces.Space) or not isinstance(observation, spaces.Space):
+        raise ValueError(f"{task_id} can't be used: define observation_space and action_space, of gymnasium.spaces")
     if not isinstance(action, spaces.Discrete):
         raise ValueError(f"{task_id} is not supported: its actions are {_kind(action)}, and only Discrete ones are")
     start, count = int(action.start), int(action.n)
-    shape, dtype = _observation(task_id, environment.observation_space)
-    speed = environment.metadata.get("render_fps")
-    return Description(shape, dtype, start, _action_names(environment, start, count), float(speed) if speed else None)
+    shape, dtype = _observation(task_id, observation)
+    with _blaming(task_id, "can't be used"):
+        names, speed = _action_names(environment, start, count), float(_metadata(environment).get("render_fps") or 0)
+    return Description(shape, dtype, start, names, speed or None)
 
 
 def _observation(task_id: str, space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype]:
@@ -183,9 +226,20 @@ def summary(error: BaseException) -> str:
     """One line: what was raised, and where in the environment's code."""
     message = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, gymnasium.error.Error) or not frames or frames[-1].filename == __file__:
-        return message or type(error).__name__  # ours and Gymnasium's say what is to be done
-    return f"{type(error).__name__}: {message} ({frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})"
+    last = frames[-1] if frames else None
+    if isinstance(error, gymnasium.error.Error) or last is None:
+        return message or type(error).__name__  # Gymnasium's say what is to be done
+    if last.name in _RETURNS and last.filename.startswith((_GYMNASIUM, __file__)) and any(sign in message for sign in _OLD_SIGNS):
+        return _RETURNS[last.name]
+    if last.filename == __file__:
+        return message or type(error).__name__  # and so do ours
+    return f"{type(error).__name__}: {message} ({last.filename}:{last.lineno}, in {last.name})"
+
+
+def _returned(method: str, count: int, values: Any) -> Any:
+    if not isinstance(values, tuple | list) or len(values) != count:
+        raise ValueError(_RETURNS[method])
+    return values
 
 
 class Batch:
@@ -208,7 +262,7 @@ class Batch:
     def reset(self) -> None:
         """Starts an episode in every environment. The seeds are for the first ones; later episodes go on with their streams."""
         for index, (environment, seed) in enumerate(zip(self._environments, self._seeds, strict=True)):
-            observation, _ = environment.reset() if self._is_seeded else environment.reset(seed=seed)
+            observation, _ = _returned("reset", 2, environment.reset() if self._is_seeded else environment.reset(seed=seed))
             self._show(index, observation)
         self._is_seeded = True
         self._ends[:] = False
@@ -220,9 +274,10 @@ class Batch:
             reward: SupportsFloat = 0.0
             terminated = truncated = False
             if over[index]:
-                observation, _ = environment.reset()
+                observation, _ = _returned("reset", 2, environment.reset())
             else:
-                observation, reward, terminated, truncated, _ = environment.step(actions[index] + self._description.first_action)
+                step = environment.step(actions[index] + self._description.first_action)
+                observation, reward, terminated, truncated, _ = _returned("step", 5, step)
             self._show(index, observation)
             self._rewards[index] = float(reward)
             self._ends[:, index] = terminated, truncated

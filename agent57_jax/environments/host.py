@@ -8,6 +8,9 @@ import numpy as np
 
 from agent57_jax.types import FIRST, LAST, MID, TimeStep
 
+# The lowest two bits of a seed; training's leave the higher one free.
+_STREAM_BITS = {"training": (0b0, 1), "evaluation": (0b01, 2), "judging": (0b11, 2)}
+
 
 def hashed_seeds(root_seed: int, stream: str, count: int) -> list[int]:
     """Distinct seeds for `count` environments, unrelated to each other and to those of other streams and root seeds.
@@ -16,18 +19,19 @@ def hashed_seeds(root_seed: int, stream: str, count: int) -> list[int]:
 
     Args:
       root_seed: the run's seed.
-      stream: name of the stream: "training", "evaluation" or "judging". No seed of "training" is ever a seed of another stream,
-        whatever the root seeds: the lowest bit keeps them apart.
+      stream: name of the stream: "training", "evaluation" or "judging". No seed of one is ever a seed of another, whatever the root seeds:
+        their lowest bits differ.
       count: number of seeds. A longer list begins with the shorter one.
 
     Returns:
       Integers in [0, 2^31).
     """
+    bits, width = _STREAM_BITS[stream]
     seeds: dict[int, None] = {}  # a set that keeps its order
     index = 0
     while len(seeds) < count:
         digest = hashlib.sha256(f"{root_seed}/{stream}/{index}".encode()).digest()
-        seeds[int.from_bytes(digest[:4], "little") >> 2 << 1 | (stream != "training")] = None
+        seeds[int.from_bytes(digest[:4], "little") >> 1 >> width << width | bits] = None
         index += 1
     return list(seeds)
 

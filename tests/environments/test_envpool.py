@@ -1,5 +1,6 @@
 """The EnvPool adapter on real games: timesteps, options, seeds, errors."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from agent57_jax.environments import envpool as adapter
 from agent57_jax.environments.atari57 import ACTION_NAMES, SCORES
 from agent57_jax.environments.envpool import EnvPoolEnvironment
 from agent57_jax.types import FIRST, LAST, MID, TimeStep
+from configs import coinrun
 
 Make = Callable[..., EnvPoolEnvironment]
 
@@ -163,8 +165,26 @@ def test_procgen_spec_and_timesteps(make: Make) -> None:
     # Levels begin at the left, and the coin of ten points lies at the right.
     assert (returns(names["LEFT"]) == 0).all()
     assert 10 in returns(names["RIGHT_UP"])
-    with pytest.raises(ValueError, match="CoinrunEasy-v0 ends after 1000 steps; it can't be made shorter"):
+    with pytest.raises(ValueError, match="CoinrunEasy-v0 ends after 1000 steps and can't be made shorter"):
         make("CoinrunEasy-v0", max_episode_steps=300)
+
+
+def test_every_procgen_game_runs_with_the_settings_of_coinrun_or_says_which_limit_it_needs(make: Make) -> None:
+    limit, needed = coinrun.get_config("laptop").environment.max_episode_steps, {}
+    names = {name: re.fullmatch("([A-Z][a-z]+)(Easy|Hard|Exploration|Memory|Extreme)-v0", name) for name in envpool.list_all_envs()}
+    games = {name: match[1] for name, match in names.items() if match}
+    for game in games:
+        try:
+            environment = make(game, num_envs=1, seeds=[1], max_episode_steps=limit)
+        except ValueError as error:
+            (own,) = re.findall(r"ends after \d+ steps .*: --config.environment.max_episode_steps=(\d+)$", str(error))
+            needed[game] = int(own)
+            environment = make(game, num_envs=1, seeds=[1], max_episode_steps=needed[game])
+        assert environment.spec.observation_shape == (64, 64, 3)
+    assert len(set(games.values())) == 16 and len(games) >= 32
+    # As the head of the config file says.
+    longest = {"Bigfish": 6000, "Bossfight": 4000, "Plunder": 4000}
+    assert needed == {f"{game}{level}-v0": steps for game, steps in longest.items() for level in ("Easy", "Hard")}
 
 
 def test_a_task_with_64_bit_observations_shows_32(make: Make) -> None:

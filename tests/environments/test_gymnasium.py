@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agent57_jax.config import EnvironmentKind, EnvironmentSettings, SettingsError
-from agent57_jax.environments import factory
+from agent57_jax.environments import factory, gymnasium_process
 from agent57_jax.environments import gymnasium as adapter
 from agent57_jax.environments.gymnasium import GymnasiumEnvironment
 from agent57_jax.types import FIRST, LAST, MID, HostEnvironmentError, TimeStep
@@ -194,7 +194,18 @@ def test_groups_overlap(make: Make) -> None:
 
 
 def is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def soon_ended(numbers: list[int]) -> bool:
+    """Whether processes that nobody here waits for end within ten seconds."""
+    deadline = time.monotonic() + 10
+    while any(map(is_running, numbers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not any(map(is_running, numbers))
 
 
 def test_close_leaves_no_processes(make: Make) -> None:
@@ -220,10 +231,7 @@ def test_processes_end_with_the_trainer(end: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     numbers = [int(word) for word in done.stdout.split()]
     assert len(numbers) == 2 and done.stderr == ""
-    deadline = time.monotonic() + 10
-    while any(map(is_running, numbers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(is_running, numbers))
+    assert soon_ended(numbers)
 
 
 def test_a_signal_to_every_process_does_not_end_them(make: Make) -> None:
@@ -251,6 +259,12 @@ def test_render(make: Make) -> None:
     shown = make("Picture", render_mode="rgb_array")
     start(shown).observation.fill(7)  # what the caller does with it is not what is drawn
     np.testing.assert_array_equal(shown.render(2), np.tile(np.arange(3), (2, 3, 1)))
+    # Nor does one that its maker gives no mode, whatever it lists; a registered one neither.
+    unasked = make("covered", num_envs=1, render_mode="rgb_array")
+    start(unasked)
+    np.testing.assert_array_equal(unasked.render(0), np.tile(np.arange(3), (2, 3, 1)))
+    for name in ("Listed", "passed_on", "Listed-v0"):
+        assert gymnasium_process.make(gymnasium_process.Task(TOYS + name, None, can_render=True)).render_mode is None
     vector = make("Clock", render_mode="rgb_array")
     start(vector)
     with pytest.raises(ValueError, match="toys:Clock draws no pictures"):
@@ -275,6 +289,8 @@ def test_render(make: Make) -> None:
         (f"{TOYS}Unmade", r"can't be made: .*__init__\(\) missing 1 required positional argument: 'size'"),
         (f"{TOYS}Broken", r"can't be made: FileNotFoundError: no level.txt \(.*toys.py:\d+, in __init__\)"),
         (f"{TOYS}nothing", r"it made a NoneType, not a gymnasium.Env"),
+        (f"{TOYS}Spaceless", r"toys:Spaceless can't be used: define observation_space and action_space"),
+        (f"{TOYS}Nameless", r"toys:Nameless can't be used: KeyError: 'names' \(.*toys.py:\d+, in get_action_meanings\)"),
         (f"{TOYS}Continuous", r"is not supported: its actions are Box float32\[2\], and only Discrete ones are"),
         (f"{TOYS}Several", r"its actions are MultiDiscrete int64\[2\]"),
         (
@@ -296,12 +312,29 @@ def test_what_cannot_work_is_refused_in_one_line(make: Make, task_id: str, messa
     assert "\n" not in str(error.value)
 
 
+def test_what_cannot_be_drawn_is_refused_in_the_same_line(make: Make) -> None:
+    for name, message in (("nothing", "it made a NoneType"), ("Broken", "no level.txt")):
+        with pytest.raises(ValueError, match=message):
+            make(name, render_mode="rgb_array")
+
+
+def test_an_environment_need_not_say_anything_of_itself(make: Make) -> None:
+    untold = make("Untold", render_mode="rgb_array")
+    assert untold.spec.steps_per_second == make("Clock").spec.steps_per_second
+    assert (start(untold).step_type == FIRST).all()
+
+
 @pytest.mark.parametrize(
     ("task_id", "message"),
     [
         ("Raises", r"toys:Raises failed: ZeroDivisionError: a mistake of two lines \(.*toys.py:\d+, in step\)"),
         ("Dies", r"a process of tests.environments.toys:Dies is gone \(exit code 7"),
+        ("Exits", r"a process of tests.environments.toys:Exits is gone \(exit code 3"),
         ("Shrinks", r"toys:Shrinks failed: an observation is float64\[3\], but the environment's space makes it float32\[4\]"),
+        ("Four", r"toys:Four failed: step\(\) must return five values: observation, reward, terminated, truncated, info$"),
+        ("four_cells", r"toys:four_cells failed: step\(\) must return five values: observation, reward, terminated, truncated, info$"),
+        ("Bare", r"toys:Bare failed: reset\(\) must take seed and options, and must return two values: observation, info$"),
+        ("Seedless", r"toys:Seedless failed: reset\(\) must take seed and options"),
         ("Floats", r"toys:Floats failed: an observation is float64\[2, 3, 3\], but the environment's space makes it uint8\[2, 3, 3\]"),
     ],
 )
@@ -323,6 +356,41 @@ def test_an_environment_that_does_not_close_is_ended(make: Make, monkeypatch: py
         os.kill(pid, signal.SIGSTOP)
     environment.close()
     assert not any(map(is_running, processes(environment)))
+
+
+def test_processes_that_do_not_end_share_one_deadline(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "END_SECONDS", 0.5)
+    environment = make("Clock", num_processes=3)
+    start(environment)
+    for pid in processes(environment):
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    environment.close()
+    assert 0.5 <= time.monotonic() - began < 1.2
+    assert [worker.process.returncode for worker in environment._workers] == [-signal.SIGKILL] * 3
+
+
+def test_what_an_environment_forks_hides_no_end_and_goes_with_it(make: Make) -> None:
+    """Such a process holds the channel open, which then does not tell that the process is gone that should answer."""
+    environment = make("Forks", num_processes=3)
+    children = [-int(number) for number in start(environment).observation[:, 0]]
+    assert all(map(is_running, children)) and not set(children) & set(processes(environment))
+    os.kill(processes(environment)[1], signal.SIGKILL)
+    environment.send(np.zeros(3, np.int32))
+    with pytest.raises(HostEnvironmentError, match=r"a process of .*Forks is gone \(exit code -9"):
+        environment.recv()
+    environment.close()
+    assert soon_ended(children) and not any(map(is_running, processes(environment)))
+
+
+def test_closing_leaves_no_files_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    environment = GymnasiumEnvironment(f"{TOYS}Clock", 3, SEEDS[:3], num_processes=3)
+    start(environment)
+    assert len(os.listdir("/proc/self/fd")) > before
+    environment.close()
+    del environment  # and with it the observations' shared memory
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(
@@ -379,8 +447,11 @@ def test_the_factory_gives_streams_seeds_of_their_own() -> None:
 def test_the_factory_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="did you mean CartPole-v1"):
         factory.make_host_environment(settings("CartPoll-v1"), 2, 0, "training")
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(SettingsError, match=r"needs the package minigrid: pip install -e '\.\[gymnasium\]' in the repository"):
+        factory.make_host_environment(settings("MiniGrid-Empty-5x5-v0"), 2, 0, "training")
     monkeypatch.setitem(sys.modules, "agent57_jax.environments.gymnasium", None)
-    with pytest.raises(SettingsError, match=r"needs Gymnasium: pip install 'agent57_jax\[gymnasium\]'"):
+    with pytest.raises(SettingsError, match=r"needs Gymnasium: pip install -e '\.\[gymnasium\]' in the repository"):
         factory.make_host_environment(settings("CartPole-v1"), 2, 0, "training")
 
 

@@ -18,6 +18,11 @@ def test_hashed_seeds_are_distinct_everywhere() -> None:
     # Whatever the root seeds, no evaluation is ever a training episode: the lowest bit tells them apart.
     assert {seed % 2 for seed in training + neighbour} == {0}
     assert {seed % 2 for seed in evaluation} == {1}
+    # Nor is an episode that `evaluate.py` plays ever one that chose the agent's policy in training.
+    judging = hashed_seeds(3, "judging", 5000)
+    assert len(set(judging)) == 5000 and all(type(seed) is int and 0 <= seed < 2**31 for seed in judging)
+    assert {seed % 4 for seed in evaluation} == {1} and {seed % 4 for seed in judging} == {3}
+    assert training[:3] == [1410963452, 220540690, 1845294960]  # those of earlier versions
     assert len(set(hashed_seeds(0, "training", 100_000))) == 100_000  # four or five of as many hashes collide
     assert max(training) > 0.99 * 2**31
     assert hashed_seeds(3, "training", 10) == training[:10]

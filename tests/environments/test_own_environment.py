@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from agent57_jax import video
 from agent57_jax.environments.gymnasium import GymnasiumEnvironment
 from agent57_jax.types import LAST
 from tests.test_command_line import ROOT, environment, run
@@ -25,6 +26,7 @@ def block(language: str) -> str:
 
 def test_the_example_is_an_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "corridor.py").write_text(block("python"))
+    assert sum(bool(line) for line in block("python").splitlines()) == 10
     monkeypatch.syspath_prepend(tmp_path)
     corridor = GymnasiumEnvironment("corridor:Corridor", 2, [1, 2], num_processes=1, max_episode_steps=20)
     corridor.reset()
@@ -36,6 +38,41 @@ def test_the_example_is_an_environment(tmp_path: pathlib.Path, monkeypatch: pyte
     last = timesteps[-1]
     assert (last.step_type[0], last.discount[0], last.episode_return.tolist()) == (LAST, 0, [1.0, 0.0])
     assert [int(t.observation[0].argmax()) for t in timesteps] == list(range(8))
+
+
+def wrapped(arguments: str) -> str:
+    """A module with the page's function of these arguments that wraps an environment."""
+    (text,) = re.findall(rf"`(def make\({arguments}\): [^`]*)`", PAGE)
+    return "import gymnasium\n" + " ".join(text.split())
+
+
+def test_the_wrappers_are_environments_and_one_of_them_draws(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain_lake.py").write_text(wrapped(""))
+    (tmp_path / "drawn_lake.py").write_text(wrapped("render_mode=None"))
+    monkeypatch.syspath_prepend(tmp_path)
+    plain, drawn = (
+        GymnasiumEnvironment(f"{name}_lake:make", 1, [1], num_processes=1, render_mode="rgb_array") for name in ("plain", "drawn")
+    )
+    for lake in (plain, drawn):
+        lake.reset()
+        assert lake.recv().observation.tolist() == np.eye(1, 16).tolist()
+    assert video.screen_of(drawn, np.zeros(16)).std() > 0
+    with pytest.raises(ValueError, match="plain_lake:make draws no pictures: it was made without render_mode"):
+        video.screen_of(plain, np.zeros(16))
+    plain.close()
+    drawn.close()
+
+
+@pytest.mark.slow
+def test_a_wrapper_without_pictures_is_trained_without_videos(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "mine.py").write_text(wrapped(""))
+    command = [sys.executable, "train.py", FAILING[0], "--config.environment.task_id=mine:make", f"--workdir={tmp_path}/run"]
+    sizes = ["--config.total_steps=2000", "--config.video.period_episodes=1"]
+    folders = environment() | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*command, *sizes], cwd=ROOT, env=folders, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("warning: no videos: this environment cannot be drawn: ValueError: mine:make draws no pictures") == 1
+    assert not list((tmp_path / "run").glob("videos/*"))
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Gymnasium environments for the tests, in a module of their own that their processes can import quickly."""
 
+import atexit
 import os
+import sys
+import time
 from typing import Any
 
 import gymnasium
@@ -98,6 +101,16 @@ class Dies(Clock):
         os._exit(7)
 
 
+class Exits(Clock):
+    """Ends its process in Python's way, and is slow about it."""
+
+    def step(self, action: Any) -> Any:
+        sys.exit(3)
+
+    def close(self) -> None:
+        atexit.register(time.sleep, 0.1)
+
+
 class Shrinks(Clock):
     """Shows something else than its space."""
 
@@ -191,9 +204,85 @@ class Renamed(Clock):
         return ["NOOP", "UP"]
 
 
+class Listed(Drawn):
+    """Lists a mode that it does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Forks(Clock):
+    """Starts a process that has all of its files, and shows its number."""
+
+    def show(self, action: int) -> Any:
+        if self.stream > 0:
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+                os._exit(0)
+            self.stream = -child
+        return super().show(action)
+
+
+class Spaceless(gymnasium.Env[Any, Any]):
+    """Says nothing of its spaces."""
+
+
+class Untold(Clock):
+    """Says nothing of itself."""
+
+    metadata = None  # type: ignore[assignment]
+
+
+class Nameless(Clock):
+    """Fails to name its actions."""
+
+    def get_action_meanings(self) -> list[str]:
+        raise KeyError("names")
+
+
+class Four(Clock):
+    """Steps as it was done before there was truncation."""
+
+    def step(self, action: Any) -> Any:
+        shown, reward, terminated, _, info = super().step(action)
+        return shown, reward, terminated, info
+
+
+class Bare(Clock):
+    """Starts as it was done before there was information; shows as many numbers as are wanted of it."""
+
+    observation_space = spaces.Box(0, 1, (2,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(2, np.float32)
+
+
+class Seedless(Clock):
+    """Starts as it was done when seeds had a method of their own."""
+
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
 def flat_cell() -> gymnasium.Env[Any, Any]:
     """What the refusal of `Cell` recommends."""
     return wrappers.FlattenObservation(Cell())
+
+
+def four_cells() -> gymnasium.Env[Any, Any]:
+    """An older environment in a wrapper of today."""
+    return wrappers.TimeLimit(Four(), 100)
+
+
+def covered() -> gymnasium.Env[Any, Any]:
+    """Takes no `render_mode` for what lists one."""
+    return wrappers.TransformReward(Drawn(), lambda reward: reward)
+
+
+def passed_on(**arguments: Any) -> gymnasium.Env[Any, Any]:
+    """Takes more than what it makes does."""
+    return Listed(**arguments)
 
 
 def nothing() -> None:
@@ -201,3 +290,4 @@ def nothing() -> None:
 
 
 gymnasium.register("Clock-v0", entry_point=Clock)
+gymnasium.register("Listed-v0", entry_point=Listed)
