@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import io
 import logging
 import os
 import pathlib
@@ -134,4 +135,8 @@ def prepare_jax(whole_device: bool) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Starts a program: flags, then `main` without positional arguments."""
+    # In a locale without UTF-8 a character that cannot be written becomes a question mark, not the program's end. Standard error needs no
+    # such care: Python escapes there what it cannot write.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     app.run(lambda _: main(), flags_parser=parse_flags)
