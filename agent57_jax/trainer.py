@@ -522,7 +522,11 @@ class Trainer:
         def warn(sentence: str) -> None:
             self.console.say(sentence, warning=True)
 
-        return video.Recorder(self.workdir / "videos", self.settings.video, lambda: self.counters.steps, warn, animate)
+        logging = self.settings.logging
+        has_viewer = logging.tensorboard or logging.wandb
+        return video.Recorder(
+            self.workdir / "videos", self.settings.video, lambda: self.counters.steps, warn, animate if has_viewer else None
+        )
 
     def _header(self, table: dict[str, int]) -> list[str]:
         devices = self.mesh.devices.flat
