@@ -437,6 +437,17 @@ def test_a_terminal_is_filled_and_not_overrun(columns: int, lines: int, true_col
     assert ("38;2;100;0;0" if true_colour else "38;5;52") in rows[0]  # red 100 is nearest to the level 95
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_a_terminal_without_block_characters_shows_colours(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", file)
+    screen = watch.TerminalScreen(true_colour=True)
+    screen.show(moment(100))
+    screen.close()
+    written = file.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "48;2;100;0;0m" in written and ("▀" in written) == (encoding == "utf-8") and "?25h" in written
+
+
 def test_a_smaller_picture_keeps_what_is_thin() -> None:
     screen = np.zeros((210, 160, 3), np.uint8)
     screen[101] = 255
