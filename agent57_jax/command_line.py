@@ -26,9 +26,11 @@ def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
 
 def fail_at_once(message: str, code: int) -> NoReturn:
     """Like `fail`, without what happens at a process' end: that would wait for processes which are no more."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(code)
+    try:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    finally:  # also where output is gone
+        os._exit(code)
 
 
 def setting_names(section: Any, prefix: str = "") -> Iterator[str]:

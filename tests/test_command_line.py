@@ -86,6 +86,15 @@ def test_a_locale_without_utf_8_costs_no_program() -> None:
         assert done.stdout.decode() == ("? ?\n" if encoding == "ascii" else "\u2580 ?\n")
 
 
+def test_a_process_that_ends_at_once_needs_no_output() -> None:
+    script = "from agent57_jax import command_line; print('not written'); command_line.fail_at_once('lost', 3)"
+    variables = environment() | {"PYTHONUNBUFFERED": ""}  # so that what is printed waits in a buffer
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=ROOT, env=variables, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 3 and done.stderr == "error: lost\n"
+
+
 # A run whose terminal is closed gets the last one.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_resumes(number: signal.Signals, tmp_path: pathlib.Path) -> None:

@@ -262,7 +262,7 @@ def test_a_run_outlives_its_output(output):
         os.close(writer)
         writer = os.open("/dev/full", os.O_WRONLY)
     command = [sys.executable, "-c", GOING_ON]
-    environment = {**os.environ, "TERM": "xterm", "CI": "false"}
+    environment = {**os.environ, "TERM": "xterm", "CI": "false", "PYTHONUNBUFFERED": ""}  # the buffer's rest comes at the end
     streams = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent, **streams) as process:
         os.close(writer)
