@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import io
 import logging
 import os
 import pathlib
@@ -25,9 +26,11 @@ def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
 
 def fail_at_once(message: str, code: int) -> NoReturn:
     """Like `fail`, without what happens at a process' end: that would wait for processes which are no more."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(code)
+    try:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    finally:  # also where output is gone
+        os._exit(code)
 
 
 def setting_names(section: Any, prefix: str = "") -> Iterator[str]:
@@ -134,4 +137,8 @@ def prepare_jax(whole_device: bool) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Starts a program: flags, then `main` without positional arguments."""
+    # In a locale without UTF-8 a character that cannot be written becomes a question mark, not the program's end. Standard error needs no
+    # such care: Python escapes there what it cannot write.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     app.run(lambda _: main(), flags_parser=parse_flags)

@@ -1,13 +1,18 @@
 """What a person sees while a run trains: a live panel on a terminal, plain lines in a log file."""
 
+import contextlib
+import logging
 import math
 import os
+import pathlib
 import sys
 import textwrap
 import time
+import traceback
+import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
@@ -46,8 +51,77 @@ class Row(NamedTuple):
     parts: list[str]
 
 
+class _Standard(Terminal):
+    """Standard output, which may go away."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Nothing of rich's own, which ends the program: runs inside its `except BrokenPipeError`."""
+        raise  # noqa: PLE0704
+
+
+class _Listener(logging.Handler):
+    """Takes the warnings of Python and of all loggers from standard error, where the next panel would wipe them away."""
+
+    def __init__(self, console: "Console") -> None:
+        """Begins to listen."""
+        super().__init__(logging.WARNING)
+        self._console = console
+        self._has_ended = False
+        self._show_before = warnings.showwarning
+        self._show_now = warnings.showwarning = self._show
+        root = logging.getLogger()
+        self._replaced = [handler for handler in root.handlers if _is_standard(handler)]
+        for handler in self._replaced:
+            root.removeHandler(handler)
+        root.addHandler(self)
+
+    def end(self) -> None:
+        """Gives back what it took."""
+        self._has_ended = True
+        # Somebody else's, of pytest or of a later console, stays; it may lead here once more when it is taken back.
+        if warnings.showwarning is self._show_now:
+            warnings.showwarning = self._show_before
+        root = logging.getLogger()
+        root.removeHandler(self)
+        for handler in self._replaced:
+            root.addHandler(handler)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Of an exception the traceback too, but above the panel."""
+        try:
+            self._console.say(f"{record.name}: {' '.join(record.getMessage().split())}", warning=True)
+            if record.exc_info and record.exc_info[0] is not None:
+                self._console.show("".join(traceback.format_exception(*record.exc_info)).splitlines())
+        except Exception:  # as every handler does: a message whose arguments do not fit must not end what it reports on
+            self.handleError(record)
+
+    def _show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if self._has_ended:
+            self._show_before(message, category, filename, lineno, file, line)
+            return
+        self._console.say(f"{' '.join(str(message).split())} ({pathlib.Path(filename).name}:{lineno})", warning=True)
+
+
+def _is_standard(handler: logging.Handler) -> bool:
+    """Whether a handler writes to standard output or error, as absl's does."""
+    stream = getattr(getattr(handler, "python_handler", handler), "stream", None)
+    return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+
+
 class Console:
-    """Shows the progress of a run. Draws only when called: no threads."""
+    """Shows the progress of a run. Draws only when called: no threads.
+
+    Warnings of Python and of loggers are said here until `close`. Output that goes away, as a closed pipe, a full disk or a terminal that
+    hung up, makes it silent; the run goes on.
+    """
 
     def __init__(
         self,
@@ -70,11 +144,14 @@ class Console:
         """
         self._total_steps, self._title, self._device = total_steps, title, device
         # Said here, since rich would take FORCE_COLOR of a CI for a terminal; and what a CI shows as one is kept as a file.
-        has_terminal = sys.stdout.isatty() and os.environ.get("CI", "").lower() in ("", "0", "false")
-        standard = Terminal(highlight=False, force_terminal=is_shown and has_terminal, quiet=not is_shown)
+        has_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("CI", "").lower() in ("", "0", "false")
+        standard = _Standard(highlight=False, force_terminal=is_shown and has_terminal, quiet=not is_shown)
         self._terminal = standard if terminal is None else terminal
+        # The sign of what is cut off is no ASCII.
+        self._overflow: Any = "ellipsis" if self._terminal.encoding.startswith("utf") else "crop"
         self._live: Live | None = None
-        self._warnings: deque[str] = deque(maxlen=SHOWN_WARNINGS)
+        self._listener: _Listener | None = None
+        self._warnings: deque[tuple[str, str]] = deque(maxlen=SHOWN_WARNINGS)  # (text, the same with its time)
         self._seen: dict[str, float] = {}  # values that not every line has: the last one stays in view
         self._pulls: dict[int, float] = {}
         self._former: tuple[float, float] | None = None  # seconds and steps of the last update
@@ -83,7 +160,10 @@ class Console:
         # A terminal that cannot move its cursor, or an output that is no terminal, gets lines.
         if self._terminal.is_terminal and self._terminal.is_interactive and not self._terminal.is_dumb_terminal:
             self._live = Live(console=self._terminal, auto_refresh=False)  # auto_refresh would be a thread
-            self._live.start()
+            with self._output():
+                self._live.start()
+        if not self._terminal.quiet:
+            self._listener = _Listener(self)
 
     def show(self, lines: Sequence[str]) -> None:
         """Prints lines as they are, above the panel if there is one."""
@@ -91,10 +171,15 @@ class Console:
             self._print(line)
 
     def say(self, line: str, warning: bool = False) -> None:
-        """Prints a line with the time, above the panel if there is one; the last warnings also stay in the panel."""
+        """Prints a line with the time, above the panel if there is one.
+
+        The last warnings also stay in the panel; one that is among them is not repeated.
+        """
         stamped = f"{time.strftime('%H:%M:%S')} {'warning: ' if warning else ''}{line}"
         if warning:
-            self._warnings.append(stamped)
+            if any(line == text for text, _ in tuple(self._warnings)):
+                return
+            self._warnings.append((line, stamped))
         self._print(stamped)
 
     def update(self, counters: Numbers, values: Numbers) -> None:
@@ -110,13 +195,18 @@ class Console:
         if self._live is None:
             self._print(self.plain_line(counters))
         else:
-            self._live.update(self._panel(counters), refresh=True)
+            with self._output():
+                self._live.update(self._panel(counters), refresh=True)
 
     def close(self) -> None:
-        """Leaves the last panel on the screen and gives the terminal back; may be called twice."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        """Leaves the last panel on the screen and gives the terminal and the warnings back; may be called twice."""
+        if self._listener is not None:
+            self._listener.end()
+            self._listener = None
+        live, self._live = self._live, None
+        if live is not None:
+            with self._output():
+                live.stop()
 
     def plain_line(self, counters: Numbers) -> str:
         """The progress as one line of at most PLAIN_WIDTH characters; what is least needed falls off first."""
@@ -147,7 +237,30 @@ class Console:
 
     def _print(self, line: str) -> None:
         # As Text: brackets in a line are no markup, and nothing is wrapped in a log file.
-        self._terminal.print(Text(line), soft_wrap=True)
+        with self._output():
+            self._terminal.print(Text(line), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def _output(self) -> Iterator[None]:
+        """Whatever prints. SystemExit is how rich takes a broken pipe."""
+        try:
+            yield
+        except (OSError, UnicodeError, SystemExit) as error:
+            self._fall_silent(error)
+
+    def _fall_silent(self, error: BaseException) -> None:
+        if self._terminal.quiet:
+            return
+        self._terminal.quiet = True
+        # What is left in the buffer would raise once more at the interpreter's end.
+        _lead_to_nothing(self._terminal.file)
+        self.close()
+        try:
+            print(
+                f"warning: nothing more is shown here, since it cannot be written ({error}); the run goes on", file=sys.stderr, flush=True
+            )
+        except (OSError, ValueError):
+            _lead_to_nothing(sys.stderr)
 
     def _measure(self, seconds: float, steps: float) -> None:
         if self._former is not None and seconds > self._former[0]:
@@ -169,27 +282,27 @@ class Console:
 
     def _panel(self, counters: Numbers) -> RenderableType:
         width = max(8, self._terminal.width - _FRAME_WIDTH)
-        warnings = [
+        said = [
             Text(line, style="yellow")
-            for text in self._warnings
+            for _, text in tuple(self._warnings)
             for line in textwrap.wrap(text, width, max_lines=_LINES, placeholder=" ...")
         ]
         rows = [(row, wrapped(row.parts, max(1, width - _LABEL_WIDTH))[:_LINES]) for row in self._rows(counters)]
         rows = [(row, lines) for row, lines in rows if lines]
         # The border and the progress take three lines, and the cursor stands below the panel.
-        while len(rows) > 1 and sum(len(lines) for _, lines in rows) + len(warnings) + 4 > self._terminal.height:
+        while len(rows) > 1 and sum(len(lines) for _, lines in rows) + len(said) + 4 > self._terminal.height:
             rows.remove(max(rows, key=lambda item: item[0].rank))
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(no_wrap=True, style="dim", width=_LABEL_WIDTH - 1)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column(no_wrap=True, overflow=self._overflow, ratio=1)
         for row, lines in rows:
             table.add_row(row.name, Text("\n".join(lines)))
         share = self._share(counters)
         head = Table.grid(padding=(0, 2), expand=True)
         head.add_column(ratio=1)
-        head.add_column(no_wrap=True, overflow="ellipsis")
+        head.add_column(no_wrap=True, overflow=self._overflow)
         head.add_row(ProgressBar(total=1.0, completed=share), f"{share:.1%}  {self._time_left(counters)} left")
-        return Panel(Group(head, table, *warnings), title=Text(self._title, overflow="ellipsis", no_wrap=True), title_align="left")
+        return Panel(Group(head, table, *said), title=Text(self._title, overflow=self._overflow, no_wrap=True), title_align="left")
 
     def _rows(self, counters: Numbers) -> list[Row]:
         """All there is to show, the parts of a row in order of weight; those that are not known are empty."""
@@ -258,6 +371,14 @@ class Console:
 
     def _gibibytes(self, form: str, key: str) -> str:
         return form.format(f"{self._seen[key] / 2**30:.1f}") if key in self._seen else ""
+
+
+def _lead_to_nothing(file: Any) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # of what is no file of the system
+        number = file.fileno()
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, number)
+        os.close(nothing)
 
 
 def wrapped(parts: Sequence[str], width: int) -> list[str]:

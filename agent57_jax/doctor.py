@@ -73,6 +73,8 @@ def examined(check: Callable[[], Finding]) -> Finding:
     """The finding of a check; whatever it raises is one."""
     try:
         return check()
+    except SettingsError as error:  # its message says all
+        return Finding(FAIL, " ".join(str(error).split()))
     except Exception as error:
         return Finding(FAIL, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
@@ -86,8 +88,13 @@ def checks(settings: Settings | None, workdir: pathlib.Path) -> Iterator[Check]:
     yield "computation", compute
     yield "envpool", play
     yield "procgen", play_procgen
-    yield "memory", lambda: judge_memory(*memory_bytes(), None if settings is None else lambda: plan(settings))
-    yield "disk", lambda: judge_disk(workdir, *disk(workdir), 0 if settings is None else checkpoint_bytes(settings))
+    parts = None
+    if settings is not None:
+        # What the task lacks is said once; the checks below then judge the machine alone.
+        finding, parts = make_task(settings)
+        yield "task", lambda: finding
+    yield "memory", lambda: judge_memory(*memory_bytes(), None if parts is None or settings is None else lambda: plan(settings, parts))
+    yield "disk", lambda: judge_disk(workdir, *disk(workdir), 0 if parts is None or settings is None else checkpoint_bytes(settings, parts))
     yield "cpu", lambda: judge_cpus(*cpus(), None if settings is None else settings.environment.num_threads)
     yield "files", lambda: judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     yield "cache", lambda: judge_cache(pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
@@ -176,25 +183,44 @@ def judge_jax(version: str, found: Sequence[tuple[str, str]], driver: tuple[int,
 
 
 def compute() -> Finding:
-    """A tiny jitted program on every device."""
+    """A tiny jitted program on every device: a product, and a convolution as of the first layer of Atari's torso, for which a GPU needs
+    cuDNN.
+    """
     import jax
     import numpy as np
 
     started = time.monotonic()
     matrix = np.arange(64, dtype=np.float32).reshape(8, 8)
-    program = jax.jit(lambda x: x @ x)
-    results = [np.asarray(program(jax.device_put(matrix, device))) for device in jax.local_devices()]
-    return judge_computation(results, matrix @ matrix, time.monotonic() - started)
+    screen = (np.arange(84 * 84) % 251 / 250).astype(np.float32).reshape(84, 84)
+    kernel = np.linspace(0.1, 1.0, 64, dtype=np.float32).reshape(8, 8)
+
+    @jax.jit
+    def program(matrix: Any, screen: Any, kernel: Any) -> Any:
+        convolved = jax.lax.conv(screen[None, None], kernel[None, None], (4, 4), "VALID")
+        return matrix @ matrix, convolved[0, 0]
+
+    expected = matrix @ matrix, convolve(screen, kernel, 4)
+    results = [jax.device_get(program(*jax.device_put((matrix, screen, kernel), device))) for device in jax.local_devices()]
+    return judge_computation(results, expected, time.monotonic() - started)
 
 
-def judge_computation(results: Sequence[Any], expected: Any, seconds: float) -> Finding:
-    """Results of a matrix product on every device, which may be rounded to ten bits as GPUs do."""
+def convolve(screen: Any, kernel: Any, stride: int) -> Any:
+    """The convolution (of deep learning, which mirrors no kernel) of matrices in NumPy, without padding."""
     import numpy as np
 
-    wrong = [index for index, result in enumerate(results) if not np.allclose(result, expected, rtol=1e-2)]
-    if wrong:
-        return Finding(FAIL, f"device {wrong[0]} multiplies wrongly: replace it, or hide it with CUDA_VISIBLE_DEVICES")
-    return Finding(OK, f"{len(results)} device(s) compiled and multiplied in {seconds:.1f} s")
+    windows = np.lib.stride_tricks.sliding_window_view(screen, kernel.shape)[::stride, ::stride]
+    return np.einsum("yxij,ij->yx", windows, kernel)
+
+
+def judge_computation(results: Sequence[tuple[Any, Any]], expected: tuple[Any, Any], seconds: float) -> Finding:
+    """Matrix product and convolution of every device; their inputs are not negative, so that rounding to ten bits, as GPUs do, is small."""
+    import numpy as np
+
+    for index, result in enumerate(results):
+        for does, value, wanted in zip(("multiplies", "convolves"), result, expected, strict=True):
+            if not np.allclose(value, wanted, rtol=1e-2):
+                return Finding(FAIL, f"device {index} {does} wrongly: replace it, or hide it with CUDA_VISIBLE_DEVICES")
+    return Finding(OK, f"{len(results)} device(s) compiled, multiplied and convolved in {seconds:.1f} s")
 
 
 def play() -> Finding:
@@ -257,25 +283,34 @@ def memory_bytes() -> tuple[int, tuple[int, int] | None]:
     return parallel.host_memory_available_bytes(), parallel.device_memory_bytes()
 
 
-def plan(settings: Settings) -> dict[str, int]:
-    """Bytes of a run with these settings, or a SettingsError that says what to lower."""
+def make_task(settings: Settings) -> tuple[Finding, Any]:
+    """Makes the environment of the settings and the networks for it: the finding, and `programs.Parts` or None if that failed."""
+    parts: list[Any] = []
+
+    def check() -> Finding:
+        from agent57_jax import programs
+        from agent57_jax.environments import factory
+
+        if not settings.is_host_environment:
+            parts.append(programs.build(settings, factory.make_jax_environment(settings.environment).spec))
+            return Finding(OK, f"{settings.environment.kind.value} made")
+        environment = factory.make_host_environment(settings.environment, 1, settings.seed, "training")
+        environment.close()
+        parts.append(programs.build(settings, environment.spec))
+        return Finding(OK, f"{settings.environment.task_id} made")
+
+    finding = examined(check)
+    return finding, parts[0] if parts else None
+
+
+def plan(settings: Settings, parts: Any) -> dict[str, int]:
+    """Bytes of a run with these settings and `programs.Parts`, or a SettingsError that says what to lower."""
     import jax
 
     from agent57_jax import memory
 
     devices = len(jax.devices()) if settings.num_devices is None else settings.num_devices
-    return memory.plan(_parts(settings), devices)[1]
-
-
-def _parts(settings: Settings) -> Any:
-    from agent57_jax import programs
-    from agent57_jax.environments import factory
-
-    if not settings.is_host_environment:
-        return programs.build(settings, factory.make_jax_environment(settings.environment).spec)
-    environment = factory.make_host_environment(settings.environment, 1, settings.seed, "training")
-    environment.close()
-    return programs.build(settings, environment.spec)
+    return memory.plan(parts, devices)[1]
 
 
 def judge_memory(host: int, device: tuple[int, int] | None, planned: Callable[[], dict[str, int]] | None) -> Finding:
@@ -309,14 +344,13 @@ def can_write(folder: pathlib.Path) -> bool:
         return False
 
 
-def checkpoint_bytes(settings: Settings) -> int:
+def checkpoint_bytes(settings: Settings, parts: Any) -> int:
     """What the checkpoints of a run take at most: so many as are kept, and one that is being written; frames are compressed in truth."""
     import jax
     import numpy as np
 
     from agent57_jax import memory
 
-    parts = _parts(settings)
     learner = memory.tree_bytes(jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32)))
     capacity = min(settings.requested_capacity or settings.replay.auto_limit, settings.replay.auto_limit)
     held = memory.replay_bytes(parts, max(capacity, settings.min_capacity)) if settings.checkpoint.save_replay else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from agent57_jax.config import SettingsError
 from agent57_jax.dashboards import Dashboard, Histogram, TensorBoard, WeightsAndBiases
 from agent57_jax.heat_map import ArmHistory
 
@@ -293,8 +294,7 @@ class MetricsWriter:
           settings: of the run, shown there.
 
         Raises:
-          ValueError: if a line other than the last one is not a record of this writer.
-          SettingsError: if Weights & Biases cannot be used.
+          SettingsError: if a line other than the last one is not a record of this writer; if Weights & Biases cannot be used.
         """
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -378,7 +378,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of metrics of a file, one after the other, without a last one that is cut off.
 
     Raises:
-      ValueError: for a line that is no line of metrics.
+      SettingsError: for a line that is no line of metrics, with its number and what to do.
     """
     with path.open("rb") as file:
         for number, text in enumerate(file, start=1):
@@ -388,7 +388,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 line = json.loads(text)
                 float(line["steps"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"line {number} of {path} is not a line of metrics; repair the file or move it away: {error!r}") from error
+                raise SettingsError(
+                    f"line {number} of {path} is not a line of metrics; mend or remove the line, or move the file away: {error!r}"
+                ) from error
             yield line
 
 

@@ -18,6 +18,7 @@ from agent57_jax.config import Settings, SettingsError
 from agent57_jax.console import Console
 from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.environments import factory
+from agent57_jax.environments.host import available_cpus
 from agent57_jax.evaluator import Episode, Evaluator
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.metrics import MetricsWriter
@@ -42,9 +43,10 @@ class LostProcessError(TrainingError):
 
 
 class Shutdown:
-    """SIGINT and SIGTERM: the first asks the loop to save and exit, a second one ends the process at once.
+    """SIGINT, SIGTERM and SIGHUP: the first asks the loop to save and exit, a second one ends the process at once.
 
-    A repeat within `REPEAT_SECONDS` is the same request: launchers signal a process and its group, and both arrive here.
+    A repeat within `REPEAT_SECONDS` is the same request: launchers signal a process and its group, and both arrive here. SIGHUP comes when
+    a terminal or a connection is gone: nobody is impatient then, so it never is the second one.
     """
 
     REPEAT_SECONDS = 2.0
@@ -54,12 +56,14 @@ class Shutdown:
         self._first = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, so that the run outlives its terminal
+            signal.signal(signal.SIGHUP, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.requested:
             self.requested, self._first = True, now
-        elif now - self._first > self.REPEAT_SECONDS:
+        elif number != signal.SIGHUP and now - self._first > self.REPEAT_SECONDS:
             os._exit(128 + number)
 
 
@@ -105,10 +109,17 @@ class Trainer:
             self._refuse_other_run()
             key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
             self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
+            self._warn_of_threads()
             self._start()
         except BaseException:
             self._end()
             raise
+
+    def _warn_of_threads(self) -> None:
+        threads, available = self.settings.environment.num_threads, available_cpus()
+        if self.settings.is_host_environment and threads is not None and threads > available:
+            what = f"more than the {available} CPUs that this process may use"
+            self.console.say(f"environment.num_threads is {threads}, {what}: emulators will mostly wait", warning=True)
 
     def _start(self) -> None:
         """Opens what the folder holds and says what that is."""
@@ -528,7 +539,11 @@ class Trainer:
         def warn(sentence: str) -> None:
             self.console.say(sentence, warning=True)
 
-        return video.Recorder(self.workdir / "videos", self.settings.video, lambda: self.counters.steps, warn, animate)
+        logging = self.settings.logging
+        has_viewer = logging.tensorboard or logging.wandb
+        return video.Recorder(
+            self.workdir / "videos", self.settings.video, lambda: self.counters.steps, warn, animate if has_viewer else None
+        )
 
     def _header(self, table: dict[str, int]) -> list[str]:
         devices = self.mesh.devices.flat

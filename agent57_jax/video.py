@@ -4,12 +4,16 @@ Pillow and imageio-ffmpeg are imported where they are needed: training does with
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import importlib.util
 import io
+import math
 import pathlib
+import queue
 import re
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,14 +21,26 @@ import numpy as np
 
 from agent57_jax.config import VideoSettings
 
-MIN_HEIGHT = 400  # pixels that a screen has at least in a video; smaller ones grow by a whole factor
-PANEL_WIDTH = 200  # pixels beside it
-FONT_SIZE = 16
-LINE_HEIGHT = 26
+
+class Look(NamedTuple):
+    """Sizes in pixels of a picture with what the agent thinks beside it."""
+
+    min_height: int  # of the screen; a smaller one grows by a whole factor
+    panel_width: int
+    margin: int
+    font_size: int
+    line_height: int
+
+
+VIDEO = Look(400, 200, 12, 16, 26)
+SMALL = Look(200, 132, 6, 12, 16)  # of animations
 SPREAD = 40  # moments of an episode, spread evenly, of which animations and contact sheets are made; up to twice as many are kept
 ANIMATION_SECONDS = 10.0  # a longer episode is shown faster
-ANIMATION_BYTES = 2_000_000
+ANIMATION_BYTES = 1_000_000
 SHEET_COLUMNS, SHEET_ROWS = 5, 4
+QUEUED_MOMENTS = 32  # that the writer of videos may be behind
+PATIENCE_SECONDS = 5.0  # that a run waits for it
+FONT_SIZE = 16
 CELL_WIDTH, CELL_HEIGHT = 200, 210  # pixels of a picture in a contact sheet, at most
 BACKGROUND, PALE, BRIGHT = (24, 24, 28), (150, 150, 160), (245, 245, 245)
 NEEDED = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}  # module -> package, both in the extra "video"
@@ -73,20 +89,31 @@ def missing_packages() -> str | None:
 def screen_of(environment: Any, observation: np.ndarray) -> np.ndarray:
     """The picture of environment 0, [height, width, 3] uint8: the environment's own if it draws one, else its observation.
 
+    Pictures in grey, [height, width] or [height, width, 1], are drawn as such.
+
     Raises:
-      ValueError: if it draws none and the observation is none; what a failing `render` raises.
+      ValueError: if what it draws, or without that the observation, is no picture; what a failing `render` raises.
     """
-    if hasattr(environment, "render"):
-        return np.asarray(environment.render(0), np.uint8)
-    if hasattr(environment, "picture"):
-        return np.asarray(environment.picture(observation))
-    if observation.dtype != np.uint8 or observation.ndim != 3 or observation.shape[-1] not in (1, 3):
-        raise ValueError(f"it has no render(), and its observation is {observation.dtype}{list(observation.shape)}, not a picture")
-    return np.broadcast_to(observation, (*observation.shape[:2], 3))
+    source = next((name for name in ("render", "picture") if hasattr(environment, name)), None)
+    if source is None:
+        screen, where = observation, "it has no render(), and its observation is"
+    else:
+        screen, where = (
+            np.asarray(environment.render(0) if source == "render" else environment.picture(observation)),
+            f"its {source}() gives",
+        )
+    size = f"{screen.dtype}{list(screen.shape)}"
+    if screen.ndim == 2:
+        screen = screen[..., None]
+    if screen.dtype != np.uint8 or screen.ndim != 3 or screen.shape[-1] not in (1, 3) or not screen.size:
+        raise ValueError(f"{where} {size}, not a picture")
+    return np.broadcast_to(screen, (*screen.shape[:2], 3))
 
 
 def number(value: float) -> str:
     """A number in a few characters; whole ones without a point."""
+    if not math.isfinite(value):
+        return str(float(value))
     if value == round(value) and abs(value) < 1e15:
         return str(round(value))
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.1f}"
@@ -117,32 +144,32 @@ def _font(size: int) -> Any:
 
 
 @functools.cache
-def _panel(names: tuple[str, ...], height: int) -> Any:
+def _panel(names: tuple[str, ...], height: int, look: Look) -> Any:
     """What stands beside the picture, without the values."""
     from PIL import Image, ImageDraw
 
-    panel = Image.new("RGB", (PANEL_WIDTH, height), BACKGROUND)
+    panel = Image.new("RGB", (look.panel_width, height), BACKGROUND)
     pen = ImageDraw.Draw(panel)
     for row, name in enumerate(names):
-        pen.text((12, (row + 0.5) * LINE_HEIGHT), name, PALE, _font(FONT_SIZE))
+        pen.text((look.margin, (row + 0.5) * look.line_height), name, PALE, _font(look.font_size))
     return panel
 
 
-def draw(moment: Moment) -> np.ndarray:
+def draw(moment: Moment, look: Look = VIDEO) -> np.ndarray:
     """The screen and, to its right, what the agent thinks: [height, width, 3] uint8, both even as encoders need them."""
     from PIL import Image, ImageDraw
 
     lines = caption(moment)
-    factor = -(-MIN_HEIGHT // moment.screen.shape[0])  # whole, so that all pixels stay alike
+    factor = -(-look.min_height // moment.screen.shape[0])  # whole, so that all pixels stay alike
     screen_height, screen_width = (factor * size for size in moment.screen.shape[:2])
-    height, width = max(screen_height, LINE_HEIGHT * (len(lines) + 1)), screen_width + PANEL_WIDTH
+    height, width = max(screen_height, look.line_height * (len(lines) + 1)), screen_width + look.panel_width
     image = Image.new("RGB", (width + width % 2, height + height % 2), BACKGROUND)
     screen = Image.fromarray(np.ascontiguousarray(moment.screen))
     image.paste(screen.resize((screen_width, screen_height), Image.Resampling.NEAREST), (0, 0))
-    image.paste(_panel(tuple(name for name, _ in lines), height), (screen_width, 0))
+    image.paste(_panel(tuple(name for name, _ in lines), height, look), (screen_width, 0))
     pen = ImageDraw.Draw(image)
     for row, (_, value) in enumerate(lines):
-        pen.text((width - 12, (row + 0.5) * LINE_HEIGHT), value, BRIGHT, _font(FONT_SIZE), anchor="ra")
+        pen.text((width - look.margin, (row + 0.5) * look.line_height), value, BRIGHT, _font(look.font_size), anchor="ra")
     return np.asarray(image)
 
 
@@ -175,13 +202,17 @@ class Encoder:
             start_new_session=True,  # Ctrl-C is for the trainer
         )
         self._errors = ""
+        self._shape = shape
 
     def add(self, frame: np.ndarray) -> None:
         """Encodes a frame.
 
         Raises:
           OSError: if the encoder has failed, with its reason.
+          ValueError: for a frame of another shape.
         """
+        if frame.shape != self._shape:
+            raise ValueError(f"a picture of {frame.shape[1]}x{frame.shape[0]} came after others of {self._shape[1]}x{self._shape[0]}")
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data)
@@ -201,8 +232,12 @@ class Encoder:
 
     def abort(self) -> None:
         """Ends the encoder, whatever it has written; may be called after the others."""
-        self._process.kill()
+        self.kill()
         self._end()
+
+    def kill(self) -> None:
+        """Ends the encoder while another thread waits for it."""
+        self._process.kill()
 
     def _end(self) -> None:
         if self._process.stderr is not None and not self._process.stderr.closed:
@@ -220,6 +255,7 @@ class Film:
     def __init__(self, path: pathlib.Path | None) -> None:
         """`path`: where the video grows until `keep`; None: no video."""
         self._path = path
+        self.is_given_up = False
         self._encoder: Encoder | None = None
         self._moments: list[Moment] = []
         self._stride = 1
@@ -265,6 +301,12 @@ class Film:
             self._encoder.finish()
             self._path.replace(path)
 
+    def give_up(self) -> None:
+        """Ends the encoder, by whichever thread; `drop` is still to be called by the one that writes."""
+        self.is_given_up = True
+        if self._encoder is not None:
+            self._encoder.kill()
+
     def drop(self) -> None:
         """Ends the recording and removes what was written, unless it is kept already."""
         if self._path is not None and self._encoder is not None:
@@ -277,7 +319,9 @@ def animation(moments: Sequence[Moment]) -> tuple[bytes, int, int]:
     from PIL import Image
 
     duration = min((moments[-1].step - moments[0].step) / moments[0].steps_per_second, ANIMATION_SECONDS)
-    frames = [Image.fromarray(draw(moment)).quantize(64, dither=Image.Dither.NONE) for moment in moments]
+    # A median cut takes five times as long, and half as many bytes more, for nothing that could be seen.
+    way: dict[str, Any] = {"method": Image.Quantize.FASTOCTREE, "dither": Image.Dither.NONE}
+    frames = [Image.fromarray(draw(moment, SMALL)).quantize(64, **way) for moment in moments]
     while True:
         file = io.BytesIO()
         milliseconds = max(20, round(1000 * duration / len(frames)))
@@ -314,7 +358,10 @@ def contact_sheet(moments: Sequence[Moment], title: str) -> Any:
 
 
 class Recorder:
-    """Records episodes of a training's evaluator into a folder of videos. What goes wrong costs a video and a warning, never the run."""
+    """Records episodes of a training's evaluator into a folder of videos. What goes wrong costs a video and a warning, never the run.
+
+    A thread draws and writes; whoever trains hands timesteps over, and waits for it only so long.
+    """
 
     def __init__(
         self,
@@ -322,7 +369,7 @@ class Recorder:
         settings: VideoSettings,
         steps: Callable[[], int],
         warn: Callable[[str], None],
-        animate: Callable[[bytes, int, int], None],
+        animate: Callable[[bytes, int, int], None] | None,
     ) -> None:
         """Records from the next episode on.
 
@@ -331,15 +378,20 @@ class Recorder:
           settings: how often, and how many files stay.
           steps: agent steps of training so far, for the names.
           warn: tells a person.
-          animate: takes a GIF, its width and its height some seconds after an episode is over.
+          animate: takes a GIF, its width and its height some seconds after an episode is over; None: nobody wants animations.
         """
         self._folder, self._settings = folder, settings
         self._steps, self._warn, self._animate = steps, warn, animate
         self._episodes = 0
         self._is_recording = False
         self._has_given_up = False
-        self._film: Film | None = None
-        # An animation takes seconds of one core, for which the run would stand still.
+        self._is_late = False  # the writer did not take a timestep in time, nor any since
+        self._film: Film | None = None  # of the episode under way
+        self._written: Film | None = None  # what the writer is at
+        self._taken: queue.Queue[tuple[Film, Moment, int] | None] = queue.Queue(QUEUED_MOMENTS)
+        self._problems: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the writer, for the thread that may warn
+        self._writer: threading.Thread | None = None
+        # While an animation is made the writer would stand still.
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="animation")
         self._animations: list[concurrent.futures.Future[tuple[bytes, int, int]]] = []
 
@@ -349,24 +401,37 @@ class Recorder:
         if starts:
             self._is_recording = not self._has_given_up and self._episodes % self._settings.period_episodes == 0
             self._episodes += 1
+            self._film = None
+        elif self._film is not None and self._film.is_given_up:
+            self._is_recording = False
         return self._is_recording
 
     def see(self, moment: Moment) -> None:
-        """Records a timestep."""
+        """Hands a timestep to the writer."""
         try:
             if moment.starts:
-                self._drop()
-                self._folder.mkdir(parents=True, exist_ok=True)
                 self._film = Film(self._folder / "recording.tmp")
-            if self._film is not None:
-                self._film.add(moment)
-                if moment.ends:
-                    self._keep(self._film)
-                    self._film = None
-        except OSError as error:
+            if self._film is None:
+                return
+            if self._writer is None:
+                # A daemon: a disk that hangs must not hold the process at its end.
+                self._writer = threading.Thread(target=self._write, name="video", daemon=True)
+                self._writer.start()
+            self._taken.put((self._film, moment, self._steps()), timeout=0 if self._is_late else PATIENCE_SECONDS)
+            self._is_late = False
+        except Exception as error:
+            if isinstance(error, queue.Full):
+                problem = f"a video could not be written to {self._folder}: nothing was taken for {PATIENCE_SECONDS:g} s"
+            else:
+                problem = self._problem(error)
+            if not self._is_late:
+                self._warn(problem)
+            self._is_late = isinstance(error, queue.Full)
             self._is_recording = False
-            self._warn(f"a video could not be written to {self._folder}: {error}")
-            self._drop()
+            if self._film is not None:
+                self._film.give_up()
+        if moment.ends:
+            self._film = None
 
     def give_up(self, reason: str) -> None:
         """Warns, and records no more."""
@@ -374,31 +439,90 @@ class Recorder:
         self._has_given_up, self._is_recording = True, False
 
     def close(self) -> None:
-        """Drops what is being recorded; hands over the animations of what was."""
-        self._drop()
+        """Writes what is over, drops what is being recorded, hands over the animations; ends all threads."""
+        self._film = None
+        writer, self._writer = self._writer, None
+        for is_last in (False, True):
+            if writer is None:
+                break
+            with contextlib.suppress(queue.Full):
+                self._taken.put(None, timeout=PATIENCE_SECONDS)
+                writer.join(PATIENCE_SECONDS)
+            if not writer.is_alive():
+                break
+            if (film := self._written) is not None:
+                film.give_up()  # ends its encoder, for which the writer waits
+            if is_last:
+                self._warn(f"a video is still being written to {self._folder}, and is left alone")
         self._worker.shutdown()
         self._hand_over()
 
-    def _drop(self) -> None:
-        film, self._film = self._film, None
+    def _hand_over(self) -> None:
+        """Warnings and animations that are ready, by the thread that calls this: console and writers of metrics belong to it."""
+        while not self._problems.empty():
+            self._warn(self._problems.get())
+        while self._animations and self._animations[0].done():
+            try:
+                assert self._animate is not None
+                self._animate(*self._animations.pop(0).result())
+            except Exception as error:
+                self._warn(f"an animation of an episode could not be made: {_said(error)}")
+
+    def _problem(self, error: Exception) -> str:
+        return f"a video could not be written to {self._folder}: {_said(error)}"
+
+    def _write(self) -> None:
+        """The writer's thread: timesteps in the order in which they came, until None."""
+        while (taken := self._taken.get()) is not None:
+            film, moment, steps = taken
+            if film is not self._written:
+                self._drop_written()
+                self._written = film
+            if not film.is_given_up:
+                try:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    film.add(moment)
+                    if moment.ends:
+                        self._keep(film, steps)
+                        self._written = None
+                except Exception as error:
+                    if not film.is_given_up:
+                        self._problems.put(self._problem(error))
+                        film.give_up()
+            if film.is_given_up:
+                self._drop_written()
+            self._taken.task_done()
+        self._drop_written()
+
+    def _drop_written(self) -> None:
+        film, self._written = self._written, None
         if film is not None:
             try:
                 film.drop()
-            except OSError as error:
-                self._warn(f"{error}")
+            except Exception as error:
+                self._problems.put(self._problem(error))
 
-    def _hand_over(self) -> None:
-        """Animations that are ready, by the thread that calls this: writers of metrics belong to it."""
-        while self._animations and self._animations[0].done():
-            self._animate(*self._animations.pop(0).result())
-
-    def _keep(self, film: Film) -> None:
+    def _keep(self, film: Film, steps: int) -> None:
         files = recordings(self._folder)
         numbered = int(files[-1].name.split("_")[0]) + 1 if files else 0
-        film.keep(self._folder / f"{numbered:06}_steps{self._steps()}_return{number(film.last.score)}.mp4")
+        film.keep(self._folder / f"{numbered:06}_steps{steps}_return{number(film.last.score)}.mp4")
         for old in recordings(self._folder)[: -self._settings.keep]:
             old.unlink(missing_ok=True)
-        self._animations.append(self._worker.submit(animation, film.spread()))
+        if self._animate is not None and is_animated(numbered):
+            self._animations.append(self._worker.submit(animation, film.spread()))
+
+
+def _said(error: Exception) -> str:
+    """An error as a person reads it; what is no matter of files also by its name."""
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
+def is_animated(number: int) -> bool:
+    """Whether the video of this number is shown as an animation: each of the first, then one whenever there are a tenth more.
+
+    So events files grow with the logarithm of the videos, and a resumed run goes on as it would have.
+    """
+    return number == 0 or math.floor(math.log(number + 1, 1.1)) > math.floor(math.log(number, 1.1))
 
 
 def recordings(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -434,8 +558,8 @@ class BestEpisode:
             self._film.add(moment)
             if moment.ends:
                 self._finish(self._film)
-        except OSError as error:
-            self.give_up(str(error))
+        except Exception as error:
+            self.give_up(_said(error))
 
     def give_up(self, reason: str) -> None:
         """Notes why."""
@@ -444,9 +568,12 @@ class BestEpisode:
 
     def close(self) -> None:
         """Drops an episode that is under way."""
-        if self._film is not None:
-            self._film.drop()
-            self._film = None
+        film, self._film = self._film, None
+        if film is not None:
+            try:
+                film.drop()
+            except OSError as error:
+                self.problem = self.problem or str(error)
 
     def _finish(self, film: Film) -> None:
         if self.best is None or film.last.score > self.best.score:

@@ -101,6 +101,8 @@ class TerminalScreen:
     def __init__(self, true_colour: bool) -> None:
         """`true_colour`: 24 bits a pixel; else the 256 colours that every terminal has."""
         self._true_colour = true_colour
+        # A space shows the lower pixel of the two.
+        self._half = UPPER_HALF if _can_print(UPPER_HALF) else " "
         self._rows: list[str] = []
         self._size = os.terminal_size((0, 0))
         sys.stdout.write("\x1b[?1049h\x1b[?25l")  # the other screen, without a cursor
@@ -108,7 +110,7 @@ class TerminalScreen:
     def show(self, moment: Moment) -> None:
         """Writes the rows that have changed."""
         size = shutil.get_terminal_size()
-        rows = terminal_rows(moment, size.columns, size.lines, self._true_colour)
+        rows = [row.replace(UPPER_HALF, self._half) for row in terminal_rows(moment, size.columns, size.lines, self._true_colour)]
         if size != self._size:
             self._size, self._rows = size, []
             sys.stdout.write("\x1b[2J")
@@ -121,6 +123,14 @@ class TerminalScreen:
         """Gives back cursor and screen."""
         sys.stdout.write("\x1b[0m\x1b[?25h\x1b[?1049l")
         sys.stdout.flush()
+
+
+def _can_print(character: str) -> bool:
+    try:
+        character.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def terminal_rows(moment: Moment, columns: int, lines: int, true_colour: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """The programs as a person starts them: mistakes end in one line, signals end in a checkpoint."""
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -60,10 +61,44 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
     raise AssertionError(f"no line matches {pattern!r} in:\n{''.join(seen)}")
 
 
+@pytest.mark.slow
+def test_a_run_whose_reader_is_gone_trains_on(tmp_path: pathlib.Path) -> None:
+    """As `train.py | head -1`."""
+    with training(tmp_path, *COIN[:1], "--config.total_steps=3000", *COIN[2:]) as process:
+        wait_for(process, "")
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=300) == 0
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["steps"] >= 3000
+    assert run("evaluate.py", f"--workdir={tmp_path}", "--episodes=1").returncode == 0  # there is a checkpoint
+
+
 COIN = ("--config=configs/random_coin.py:smoke", "--config.total_steps=10000000", "--config.logging.period_seconds=1")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 75)])
+def test_a_locale_without_utf_8_costs_no_program() -> None:
+    script = "import sys; from agent57_jax import command_line; sys.argv = ['x']; command_line.run(lambda: print('\\u2580 \\udcff'))"
+    for encoding in ("ascii", "utf-8"):
+        command = [sys.executable, "-c", script]
+        variables = environment() | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.decode() == ("? ?\n" if encoding == "ascii" else "\u2580 ?\n")
+
+
+def test_a_process_that_ends_at_once_needs_no_output() -> None:
+    script = "from agent57_jax import command_line; print('not written'); command_line.fail_at_once('lost', 3)"
+    variables = environment() | {"PYTHONUNBUFFERED": ""}  # so that what is printed waits in a buffer
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=ROOT, env=variables, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 3 and done.stderr == "error: lost\n"
+
+
+# A run whose terminal is closed gets the last one.
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 75), pytest.param(signal.SIGHUP, 0, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_resumes(number: signal.Signals, code: int, tmp_path: pathlib.Path) -> None:
     with training(tmp_path, *COIN, *([f"--stopped_exit_code={code}"] if code else [])) as process:
         wait_for(process, r"updates [1-9]")

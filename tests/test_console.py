@@ -1,12 +1,14 @@
 """The panel on a terminal, the lines elsewhere, and that neither falls over a narrow or a dumb terminal."""
 
 import io
+import logging
 import os
 import pty
 import re
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,7 @@ def test_plain_line_never_exceeds_its_width():
     console, file = make(width=20)
     wide = dict.fromkeys(VALUES, -1.23456789e-300)
     console.update(counters(10**15, 1e9), wide)
+    console.close()
     last = file.getvalue().splitlines()[-1]
     assert 100 < len(last) <= PLAIN_WIDTH
 
@@ -176,6 +179,20 @@ def test_panel_fits_its_terminal_with_every_part_whole(width, height):
             assert part in inside, part
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_panel_needs_no_character_that_the_terminal_lacks(encoding):
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    options = {"force_terminal": True, "force_interactive": True, "_environ": {"TERM": "xterm"}}
+    terminal = Terminal(file=file, width=30, height=40, highlight=False, **options)
+    console = Console(1_000_000, "runs/a_name_that_is_longer_than_the_terminal", terminal=terminal, device="NVIDIA H100 80GB HBM3 x 8")
+    console.say(WARNING, warning=True)
+    console.update(counters(250_000, 100.0), VALUES)
+    console.close()
+    assert not terminal.quiet
+    shown = visible(file.buffer.getvalue().decode(encoding))
+    assert "return 4321" in shown and "NVIDIA H100 80" in shown
+
+
 def test_an_instant_says_nothing_of_speed():
     console, file = make()
     console.update(counters(250_000, 100.0), VALUES)
@@ -221,6 +238,107 @@ print("from elsewhere")
 console.say("bye")
 console.close()
 """
+
+
+# What a run does, with output that goes away after the first line.
+GOING_ON = """
+import sys, time
+from agent57_jax.console import Console
+console = Console(100, "title", ["header"])
+input()
+for step in range(3):
+    console.update({"frames": 4, "steps": step, "updates": 1, "episodes": 1, "seconds": 1.0 + step}, {"episode/return": 3.0})
+    console.say("a line")
+    print("from elsewhere", flush=True)
+console.close()
+print("went on", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("output", ["pipe", "full disk", "terminal"])
+def test_a_run_outlives_its_output(output):
+    reader, writer = pty.openpty() if output == "terminal" else os.pipe()
+    if output == "full disk":
+        os.close(writer)
+        writer = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-c", GOING_ON]
+    environment = {**os.environ, "TERM": "xterm", "CI": "false", "PYTHONUNBUFFERED": ""}  # the buffer's rest comes at the end
+    streams = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent, **streams) as process:
+        os.close(writer)
+        if output != "full disk":
+            assert b"title" in os.read(reader, 100)
+        os.close(reader)
+        errors = process.communicate("go\n", timeout=60)[1]
+    assert process.returncode == 0 and errors.splitlines()[-1] == "went on", errors
+    assert errors.count("the run goes on") == 1 and "Traceback" not in errors and "Exception ignored" not in errors, errors
+
+
+class Gone(io.StringIO):
+    """Takes a line, then none."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        if self.getvalue():
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device"), SystemExit(1)])
+def test_what_cannot_be_printed_is_said_once(error, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Gone(error))
+    console = Console(100, "title", ["header"])
+    for step in range(2):
+        console.update(counters(step, step), {})
+        console.say("a line")
+    console.close()
+    assert sys.stdout.getvalue() == "title\n"
+    assert capsys.readouterr().err.count("the run goes on") == 1
+
+
+def test_warnings_of_others_stay_in_the_panel():
+    root, show = logging.getLogger(), warnings.showwarning
+    mine = logging.StreamHandler(sys.stderr)
+    root.addHandler(mine)
+    console, file = live()
+    logging.getLogger("a.library").warning("it is %s", "slow")
+    logging.getLogger("a.library").info("nobody asked")
+    for _ in range(1000):
+        logging.getLogger("a.library").warning("it is %s", "slow")
+    warnings.showwarning(UserWarning("donated\nbuffers"), UserWarning, "/a/folder/module.py", 12)
+    try:
+        raise RuntimeError("the cause")
+    except RuntimeError:
+        logging.getLogger("writer").exception("not saved")
+    console.update(counters(10, 1.0), VALUES)
+    panel = "\n".join(last_panel(file))
+    shown = visible(file.getvalue())
+    console.close()
+    for text in ("warning: a.library: it is slow", "warning: donated buffers (module.py:12)", "warning: writer: not saved"):
+        assert text in panel and shown.count(text) == 2, text  # above the panel, and in it
+    assert "nobody asked" not in shown and "RuntimeError: the cause" in shown
+    assert warnings.showwarning is show and mine in root.handlers and len(root.handlers) == len(set(root.handlers))
+    root.removeHandler(mine)
+    before = file.getvalue()
+    logging.getLogger("a.library").warning("after the end")
+    assert file.getvalue() == before
+
+
+def test_consoles_give_warnings_back_in_any_order(monkeypatch):
+    shown, handlers = [], list(logging.getLogger().handlers)
+    monkeypatch.setattr(warnings, "showwarning", lambda *arguments: shown.append(arguments[0]))
+    first, _ = make()
+    second, file = make()
+    first.close()
+    warnings.showwarning(UserWarning("late"), UserWarning, "module.py", 1)
+    assert "late" in file.getvalue()
+    second.close()
+    second.close()
+    warnings.showwarning("after both", UserWarning, "module.py", 1)
+    assert shown == ["after both"] and list(logging.getLogger().handlers) == handlers
 
 
 def run_in_terminal(term, ci="false"):

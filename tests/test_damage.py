@@ -4,16 +4,19 @@ import gc
 import json
 import pathlib
 import pickle
+import runpy
 import shutil
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from agent57_jax import config, judging
+from agent57_jax import command_line, config, judging, trainer
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.trainer import Trainer
 from tests import tiny
+from tests.test_command_line import ROOT
 
 
 class Stop:
@@ -161,6 +164,27 @@ def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.P
     for use in (opened, lambda folder: judging.evaluate(folder, episodes=1, seed=0)):
         with pytest.raises(config.SettingsError, match=message):
             use(run)
+
+
+def test_a_damaged_line_of_metrics_is_one_line(
+    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "metrics.jsonl"
+    before = '{"steps": 1}\n' + "\0" * 40 + '\n{"steps": 2}\n'
+    path.write_text(before)
+    main = runpy.run_path(str(ROOT / "train.py"))["main"]
+    flags = {"_DOCTOR": False, "_WORKDIR": str(run), "_CONFIG": tiny.coin_settings(), "_DISTRIBUTED": False}
+    flags |= dict.fromkeys(("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"))
+    for name, value in flags.items():
+        monkeypatch.setitem(main.__globals__, name, types.SimpleNamespace(value=value))
+    monkeypatch.setattr(command_line, "prepare_jax", lambda **_: None)
+    monkeypatch.setattr(trainer, "Shutdown", Stop)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: line 2 of {path} is not a line of metrics; mend or remove the line, or move the file away: ")
+    assert path.read_text() == before
 
 
 def test_settings_of_another_version_are_one_line(run: pathlib.Path) -> None:

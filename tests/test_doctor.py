@@ -50,8 +50,13 @@ def planned() -> dict[str, int]:
         (doctor.judge_jax("0.9.0", [CPU], None, ""), FAIL, "not supported"),
         (doctor.judge_jax("0.13.0", [CPU], None, ""), FAIL, "not supported"),
         (doctor.judge_jax("0.12.1", [CPU], None, ""), OK, "0.12.1"),
-        (doctor.judge_computation([PRODUCT, PRODUCT * 1.001], PRODUCT, 0.5), OK, "2 device(s)"),
-        (doctor.judge_computation([PRODUCT, PRODUCT * np.nan], PRODUCT, 0.5), FAIL, "device 1 multiplies wrongly"),
+        (doctor.judge_computation([(PRODUCT, PRODUCT), (PRODUCT * 1.001, PRODUCT)], (PRODUCT, PRODUCT), 0.5), OK, "2 device(s)"),
+        (
+            doctor.judge_computation([(PRODUCT, PRODUCT), (PRODUCT * np.nan, PRODUCT)], (PRODUCT, PRODUCT), 0.5),
+            FAIL,
+            "device 1 multiplies wrongly",
+        ),
+        (doctor.judge_computation([(PRODUCT, PRODUCT * 1.1)], (PRODUCT, PRODUCT), 0.5), FAIL, "device 0 convolves wrongly"),
         (doctor.judge_play("1.2.5", [np.zeros(3), np.ones(3)]), OK, "ROMs are there"),
         (doctor.judge_play("1.2.5", [np.zeros(3), np.zeros(3)]), FAIL, "black screen"),
         (doctor.judge_procgen(None), OK, "Qt"),
@@ -132,11 +137,31 @@ def test_the_exit_code_tells_whether_a_check_failed(
 def test_the_needs_of_a_config_are_judged() -> None:
     settings = tiny.coin_settings()
     found = dict(doctor.checks(config.finalise(settings), pathlib.Path("runs")))
+    assert doctor.examined(found["task"]) == Finding(OK, "random_coin made")
     assert "the config's replay takes 0.00 GiB" in doctor.examined(found["memory"]).sentence
-    assert 0 < doctor.checkpoint_bytes(config.finalise(settings)) < 50_000_000
+    _, parts = doctor.make_task(config.finalise(settings))
+    assert 0 < doctor.checkpoint_bytes(config.finalise(settings), parts) < 50_000_000
     settings.replay.capacity = str(10**12)
     found = dict(doctor.checks(config.finalise(settings), pathlib.Path("runs")))
     assert doctor.examined(found["memory"]).level == FAIL
+
+
+def test_a_misspelt_task_fails_once() -> None:
+    settings = tiny.zaxxon_settings()
+    settings.environment.task_id = "Zaxon-v5"
+    found = dict(doctor.checks(config.finalise(settings), pathlib.Path("runs")))
+    findings = {name: doctor.examined(found[name]) for name in ("task", "memory", "disk")}
+    assert [name for name, finding in findings.items() if finding.level == FAIL] == ["task"]
+    assert findings["task"].sentence.startswith("EnvPool has no task 'Zaxon-v5'; did you mean Zaxxon-v5")
+    assert "free on the host" in findings["memory"].sentence and "free for runs" in findings["disk"].sentence
+
+
+def test_every_device_computes() -> None:
+    finding = doctor.compute()
+    assert finding.level == OK and "multiplied and convolved" in finding.sentence
+    np.testing.assert_array_equal(
+        doctor.convolve(np.arange(9.0).reshape(3, 3), np.array([[1.0, 0.0], [0.0, 10.0]]), 1), [[40, 51], [73, 84]]
+    )
 
 
 def test_this_machine_passes_without_a_config(tmp_path: pathlib.Path) -> None:

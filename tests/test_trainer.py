@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -353,6 +354,32 @@ def test_a_second_signal_soon_after_the_first_is_the_same_request(monkeypatch: p
     monkeypatch.setattr(shutdown, "_first", shutdown._first - 10)
     shutdown._handle(2, None)
     assert ended == [130]
+
+
+def test_a_terminal_that_is_gone_stops_the_run_but_not_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: dict[int, Any] = {}
+    monkeypatch.setattr(trainer.signal, "signal", installed.__setitem__)
+    monkeypatch.setattr(trainer.os, "_exit", lambda _: pytest.fail("nobody was impatient"))
+    monkeypatch.setattr(trainer.signal, "getsignal", lambda _: signal.SIG_IGN)
+    trainer.Shutdown()
+    assert set(installed) == {signal.SIGINT, signal.SIGTERM}
+    monkeypatch.setattr(trainer.signal, "getsignal", lambda _: signal.SIG_DFL)
+    shutdown = trainer.Shutdown()
+    installed[signal.SIGHUP](signal.SIGHUP, None)
+    assert shutdown.requested
+    monkeypatch.setattr(shutdown, "_first", shutdown._first - 10)
+    installed[signal.SIGHUP](signal.SIGHUP, None)
+
+
+def test_more_threads_than_cpus_are_a_warning(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "available_cpus", lambda: 2)
+    settings = tiny.zaxxon_settings()
+    settings.environment.num_threads = 64
+    make(settings, tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("warning: environment.num_threads is 64, more than the 2 CPUs that this process may use") == 1
 
 
 def test_more_devices_train_the_same_kind_of_run(tmp_path: pathlib.Path) -> None:

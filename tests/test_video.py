@@ -1,12 +1,15 @@
 """Episodes as people see them: what is drawn, what is written and read back, and that nothing of it can stop a run."""
 
 import io
+import itertools
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from typing import Any
 
@@ -73,6 +76,8 @@ class Made:
         for each, is_wanted in zip(moments, wanted, strict=True):
             if is_wanted:
                 self.recorder.see(each)
+        self.recorder._taken.join()  # until the writer has done all of it
+        self.recorder.wants(starts=False)
         return wanted
 
     def names(self) -> list[str]:
@@ -105,7 +110,7 @@ def test_the_overlay_hides_nothing_of_the_screen(size: tuple[int, int]) -> None:
     screen = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
     frame = video.draw(moment()._replace(screen=screen))
     assert frame.dtype == np.uint8 and frame.shape[0] % 2 == frame.shape[1] % 2 == 0
-    factor = -(-video.MIN_HEIGHT // size[0])
+    factor = -(-video.VIDEO.min_height // size[0])
     np.testing.assert_array_equal(frame[: size[0] * factor : factor, : size[1] * factor : factor], screen)
     other = video.draw(moment(score=311.0)._replace(screen=screen))
     changed = np.argwhere((frame != other).any(axis=-1))
@@ -199,10 +204,121 @@ def test_a_failing_disk_costs_the_video_and_a_warning(tmp_path: pathlib.Path, mo
     assert len(made.names()) == 1 and len(made.warnings) == 1
 
 
+def test_a_stalled_encoder_costs_the_video_and_a_short_wait(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
+    monkeypatch.setattr(video, "PATIENCE_SECONDS", 0.3)
+    made = Made(tmp_path)
+    recorder = made.recorder
+    for each in episode(3)[:3]:
+        assert recorder.wants(each.starts)
+        recorder.see(each)
+    recorder._taken.join()
+    assert recorder._written is not None and recorder._written._encoder is not None
+    encoder = recorder._written._encoder._process
+    encoder.send_signal(signal.SIGSTOP)
+    start, wanted = time.monotonic(), []
+    for each in episode(300)[3:]:
+        wanted.append(recorder.wants(each.starts))
+        if wanted[-1]:
+            recorder.see(each)
+    assert 0.3 <= time.monotonic() - start < 30 and wanted[0] and not wanted[-1]
+    assert made.warnings == [f"a video could not be written to {tmp_path}: nothing was taken for 0.3 s"]
+    recorder._taken.join()
+    assert encoder.returncode is not None and made.names() == []
+    made.play(episode(3))  # the next one is tried again
+    assert len(made.names()) == 1 and len(made.warnings) == 1
+    recorder.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_writer_that_hangs_is_left_alone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(video, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(video.Film, "add", lambda *_: may_end.wait(60))
+    made = Made(tmp_path)
+    for each in [*episode(99), *episode(99)]:
+        if made.recorder.wants(each.starts):
+            made.recorder.see(each)
+    start = time.monotonic()
+    made.recorder.close()
+    assert time.monotonic() - start < 10
+    assert len(made.warnings) == 2 and "nothing was taken" in made.warnings[0] and "is left alone" in made.warnings[1]
+    may_end.set()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite_stops_no_recorder(score: float, tmp_path: pathlib.Path) -> None:
+    assert video.number(score) == str(score)
+    made, best = Made(tmp_path / "videos"), video.BestEpisode(1, None, tmp_path / "a.png", "game")
+    moments = episode(2, score=score, intrinsic_reward=score, combined=score)
+    made.play(moments)
+    for each in moments:
+        if best.wants(each.starts):
+            best.see(each)
+    assert made.names() == [f"000000_steps1500000_return{score}.mp4"] and made.warnings == [] and best.problem is None
+    made.recorder.close()
+
+
+def test_whatever_goes_wrong_costs_a_video_and_a_warning(tmp_path: pathlib.Path) -> None:
+    before = set(threading.enumerate())
+    made, best = Made(tmp_path), video.BestEpisode(1, tmp_path / "a.mp4", None, "game")
+    odd = [moment(), moment(1)._replace(screen=np.zeros((210, 160, 1), np.uint8))]
+    made.play(odd)
+    assert len(made.warnings) == 1 and "TypeError" in made.warnings[0]
+    for each in odd:
+        if best.wants(each.starts):
+            best.see(each)
+    assert best.problem is not None and "TypeError" in best.problem
+    made.play([moment(), moment(1, size=(100, 160))])
+    assert len(made.warnings) == 2 and "came after others of 520x420" in made.warnings[1]
+    assert made.names() == []
+    made.recorder.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_failing_animation_costs_a_warning(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    recorder = video.Recorder(tmp_path, VideoSettings(), lambda: 0, warnings.append, lambda *_: None)
+    monkeypatch.setattr(video, "animation", lambda _: 1 / 0)
+    recorder._animations.append(recorder._worker.submit(video.animation, []))
+    recorder.close()
+    assert warnings == ["an animation of an episode could not be made: ZeroDivisionError: division by zero"]
+    full = OSError(28, "No space left on device")
+    recorder = video.Recorder(tmp_path, VideoSettings(), lambda: 0, warnings.append, lambda *_: (_ for _ in ()).throw(full))
+    recorder._animations.append(recorder._worker.submit(lambda: (b"", 1, 1)))
+    recorder.close()
+    assert len(warnings) == 2 and "No space left" in warnings[1]
+
+
+def test_animations_become_rare_and_are_made_only_for_somebody(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [number for number in range(10_000) if video.is_animated(number)]
+    assert shown[:13] == [*range(12), 13] and len(shown) < 90
+    assert max((after - before) / before for before, after in itertools.pairwise(shown[20:])) < 0.2
+    monkeypatch.setattr(video, "animation", lambda _: pytest.fail("no one would see it"))
+    made = Made(tmp_path)
+    made.recorder._animate = None
+    made.play(episode(3))
+    made.recorder.close()
+    assert len(made.names()) == 1 and made.warnings == []
+    for tensorboard, wandb in ((False, False), (True, False), (False, True)):
+        settings = config.Settings()
+        settings.logging.tensorboard, settings.logging.wandb = tensorboard, wandb
+        run = types.SimpleNamespace(_is_first=True, settings=settings, workdir=tmp_path)
+        recorder = trainer.Trainer._make_recorder(run)  # type: ignore[arg-type]
+        assert recorder is not None and (recorder._animate is not None) == (tensorboard or wandb)
+        recorder.close()
+
+
 def test_what_cannot_be_drawn_is_said_once(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"no render\(\), and its observation is float32\[8\]"):
         video.screen_of(types.SimpleNamespace(), np.zeros(8, np.float32))
     assert video.screen_of(types.SimpleNamespace(), np.ones((4, 5, 1), np.uint8)).shape == (4, 5, 3)
+    for shape in ((4, 5), (4, 5, 1), (4, 5, 3)):
+        drawn = types.SimpleNamespace(render=lambda _, shape=shape: np.ones(shape, np.uint8))
+        assert video.screen_of(drawn, np.zeros(8)).shape == (4, 5, 3)
+    for odd in (np.ones((4, 5, 4), np.uint8), np.ones((4, 5, 3)), np.ones((0, 5, 3), np.uint8), None):
+        with pytest.raises(ValueError, match=r"its render\(\) gives \w+\[.*\], not a picture"):
+            video.screen_of(types.SimpleNamespace(render=lambda _, odd=odd: odd), np.zeros(8))
     made = Made(tmp_path)
     assert made.recorder.wants(starts=True)
     made.recorder.give_up("it is too dark")
@@ -319,6 +435,17 @@ def test_a_terminal_is_filled_and_not_overrun(columns: int, lines: int, true_col
     assert len(rows) <= lines and max(map(len, shown)) <= columns
     assert any("score" in row for row in shown)
     assert ("38;2;100;0;0" if true_colour else "38;5;52") in rows[0]  # red 100 is nearest to the level 95
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_a_terminal_without_block_characters_shows_colours(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", file)
+    screen = watch.TerminalScreen(true_colour=True)
+    screen.show(moment(100))
+    screen.close()
+    written = file.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "48;2;100;0;0m" in written and ("▀" in written) == (encoding == "utf-8") and "?25h" in written
 
 
 def test_a_smaller_picture_keeps_what_is_thin() -> None:
