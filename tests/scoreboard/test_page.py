@@ -3,26 +3,14 @@
 import json
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from agent57_jax.scoreboard import board, page, runs
+from docs import make_images
 from tests.scoreboard.synthetic import write_run
-
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-SWITCHES = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 def write_page(folder: pathlib.Path, *folders: pathlib.Path) -> pathlib.Path:
@@ -34,18 +22,12 @@ def write_page(folder: pathlib.Path, *folders: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if CHROMIUM is None or DRIVER is None:
+def browser() -> Iterator[Any]:
+    pytest.importorskip("selenium.webdriver")
+    if make_images.CHROMIUM is None or make_images.DRIVER is None:
         pytest.skip("no Chromium with its driver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with make_images.browser() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
