@@ -54,9 +54,8 @@ from agent57_jax import config
 
 
 def get_config():
-    settings = config.from_dict(json.loads(pathlib.Path({path!r}).read_text()))
-    settings.total_steps = {total_steps}
-    return settings
+    values = json.loads(pathlib.Path({path!r}).read_text())
+    return config.from_dict(values | {{"total_steps": {total_steps}}})
 """
 # All texts of a page, those in shadow trees among them.
 TEXTS = """const found = [];
@@ -110,26 +109,30 @@ def train_on(run: pathlib.Path, seconds: float) -> str:
         pathlib.Path(home, "settings.py").write_text(settings)
         command = [sys.executable, str(ROOT / "train.py"), "--config=settings.py", f"--workdir=runs/{run.name}"]
         environment = {key: value for key, value in os.environ.items() if key not in ("CI", "COLUMNS", "LINES", "NO_COLOR")}
+        environment |= {"TERM": "xterm-256color", "XDG_RUNTIME_DIR": home}  # without the latter SDL, of some environments, prints a line
         ours, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-        process = subprocess.Popen(command, cwd=home, env=environment | {"TERM": "xterm-256color"}, stdin=its, stdout=its, stderr=its)
+        process = subprocess.Popen(command, cwd=home, env=environment, stdin=its, stdout=its, stderr=its)
         os.close(its)
-        output, end = b"", time.monotonic() + seconds
         try:
-            while time.monotonic() < end:
-                if select.select([ours], [], [], 0.2)[0]:
-                    output += os.read(ours, 65536)
-            shown = output
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(OSError):  # the end of a terminal
-                while os.read(ours, 65536):
-                    pass
-            process.wait(timeout=60)
+            shown = read(ours, seconds)
+            process.send_signal(signal.SIGINT)  # saves and ends
+            read(ours, 60.0)
         finally:
             process.kill()
             process.wait()
             os.close(ours)
-    return shown.decode(errors="ignore")
+    return shown
+
+
+def read(terminal: int, seconds: float) -> str:
+    """What comes from a terminal within some seconds, or until its program ends."""
+    output, end = b"", time.monotonic() + seconds
+    with contextlib.suppress(OSError):  # how it says that nobody is there
+        while time.monotonic() < end:
+            if select.select([terminal], [], [], 0.2)[0]:
+                output += os.read(terminal, 65536)
+    return output.decode(errors="ignore")
 
 
 def screen(output: str) -> str:
@@ -271,8 +274,7 @@ def main() -> None:
     parser.add_argument("--scoreboard", type=pathlib.Path, metavar="RUNS", nargs="+", help="the runs on the scoreboard")
     arguments = parser.parse_args()
     if arguments.panel:
-        title = f"python train.py --workdir=runs/{arguments.panel.name}"
-        (FOLDER / "panel.svg").write_text(draw(screen(train_on(arguments.panel, arguments.seconds)), title))
+        (FOLDER / "panel.svg").write_text(draw(screen(train_on(arguments.panel, arguments.seconds)), "train.py"))
     if arguments.tensorboard:
         photograph_tensorboard(arguments.tensorboard)
     if arguments.scoreboard:
