@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent57_jax.scoreboard import board, page, runs
-from docs import make_images
+from docs.make_images import CHROMIUM, DRIVER, SWITCHES
 from tests.scoreboard.synthetic import write_run
 
 
@@ -22,12 +22,18 @@ def write_page(folder: pathlib.Path, *folders: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    pytest.importorskip("selenium.webdriver")
-    if make_images.CHROMIUM is None or make_images.DRIVER is None:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if CHROMIUM is None or DRIVER is None:
         pytest.skip("no Chromium with its driver on this machine")
-    with make_images.browser() as driver:
-        yield driver
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(scope="module")
