@@ -56,6 +56,6 @@ def test_a_newcomer_gets_from_clone_to_scoreboard(tmp_path: pathlib.Path) -> Non
     page = (folder / "runs/scoreboard/scoreboard.html").read_text()
     assert "Zaxxon-v5" in page and "<video" in page
     board = json.loads((folder / "runs/scoreboard/scoreboard.json").read_text())
-    assert [found["game"] for found in board["runs"]] == ["Zaxxon-v5"]
+    assert [found["task"] for found in board["runs"]] == ["Zaxxon-v5"]
     status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True).stdout
     assert status.split() == ["??", "zaxxon.mp4"]
