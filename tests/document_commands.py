@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/README.md", "reproductions/README.md", "reproductions/results/README.md")
 NOT_READ = ("docs/commands.md", "docs/configuration_head.md")  # what this module writes; a part of another page
+FOR_NEWCOMERS = "The first quarter of an hour"  # a section of README.md
 SHELL = ("sh", "bash", "shell", "console")
 # Programs of others: only the paths that they are given are checked.
 # fmt: off
@@ -150,6 +151,11 @@ def collect() -> list[Command]:
     """All commands of the documents, in order."""
     pages = sorted({path.relative_to(ROOT).as_posix() for pattern in PAGES for path in ROOT.glob(pattern)} - set(NOT_READ))
     return [Command(page, text) for page in pages for text in commands_in((ROOT / page).read_text())]
+
+
+def newcomers() -> list[str]:
+    """The commands of README's section for newcomers, which tests/test_newcomer.py runs as they stand."""
+    return list(commands_in((ROOT / "README.md").read_text().partition(f"\n## {FOR_NEWCOMERS}\n")[2].partition("\n## ")[0]))
 
 
 # What they are ----------------------------------------------------------------------------------------------------------------------
@@ -376,6 +382,7 @@ Every command in the documents, and how [`tests/test_document_commands.py`](../t
 parsed in `make test`: by the program's own parser and the checks of the settings, or by make, and the paths in them must exist. Those that
 say *runs* are also run in `make test-slow`, made small: training takes the smoke profile and 600 steps, evaluation one episode, and a run
 that a command reads is one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)).
+README's first quarter of an hour also runs as it stands, in a fresh clone ([`tests/test_newcomer.py`](../tests/test_newcomer.py)).
 Written by `make docs`.
 """
 
@@ -383,6 +390,7 @@ Written by `make docs`.
 def page() -> str:
     """docs/commands.md."""
     pages: dict[str, set[str]] = {}
+    as_they_stand = newcomers()
     for command in collect():
         pages.setdefault(" ".join(re.sub(r"\s+#.*", "", command.text).split()), set()).add(command.page)
     rows = []
@@ -391,6 +399,8 @@ def page() -> str:
         how = "; ".join(
             dict.fromkeys(" ".join(filter(None, ["runs" if kind.runs else "parsed", kind.why and f"({kind.why})"])) for kind in kinds)
         )
+        if text in as_they_stand:
+            how = "runs as it stands (`tests/test_newcomer.py`)"
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in (f'`{text}`', ', '.join(sorted(where)), how))} |")
     return "\n".join([HEAD, "| command | page | how it is tried |", "|---|---|---|", *rows]) + "\n"
 

@@ -4,26 +4,14 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from agent57_jax.scoreboard import board, page, runs
+from docs.make_images import CHROMIUM, DRIVER, SWITCHES
 from tests.scoreboard.synthetic import write_run
-
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-SWITCHES = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 def write_page(folder: pathlib.Path, *folders: pathlib.Path) -> pathlib.Path:
