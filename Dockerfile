@@ -32,10 +32,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app
-# Every file that pip installs has its hash in the lock: the same bytes in each build. rliable exists as source only, in pure Python.
+# Every file that pip installs has its hash in the lock: the same bytes in each build.
 ARG LOCK=requirements-cuda.lock
 COPY ${LOCK} ./
-RUN pip install --no-cache-dir --only-binary :all: --no-binary rliable --require-hashes -r "${LOCK}"
+RUN pip install --no-cache-dir --only-binary :all: --require-hashes -r "${LOCK}"
 
 # Without --workdir a run goes to runs/<config name>, which the link puts into the volume as well.
 RUN useradd --uid 1000 --home-dir "${HOME}" agent57 \

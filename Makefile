@@ -14,7 +14,7 @@ RUN := .venv/bin/python -m
 FREEZE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-python-downloads \
 	--custom-compile-command 'make lock'
 # The container's locks: the versions of requirements.lock, without what only tests need, and with the hash of every file.
-FREEZE_IMAGE := $(FREEZE) --upgrade --generate-hashes -c requirements.lock --extra video --extra gymnasium --extra scoreboard --extra wandb
+FREEZE_IMAGE := $(FREEZE) --upgrade --generate-hashes -c requirements.lock --extra video --extra gymnasium --extra wandb
 
 COMMA := ,
 IN_CONFIG := $(filter paper laptop smoke,$(subst $(COMMA), ,$(word 2,$(subst :, ,$(CONFIG)))))
@@ -87,7 +87,7 @@ atari57: $(READY)  ## all 57 games, or GAMES="Pong-v5 Boxing-v5" SEEDS="0 1" PRO
 
 lock: $(READY)  ## renew the locks from the bounds in requirements*.txt and pyproject.toml
 	$(RUN) pip install --quiet uv
-	$(FREEZE) --upgrade -o requirements.lock pyproject.toml requirements-dev.txt --extra video --extra gymnasium --extra scoreboard --extra wandb
+	$(FREEZE) --upgrade -o requirements.lock pyproject.toml requirements-dev.txt --extra video --extra gymnasium --extra wandb
 	$(FREEZE_IMAGE) -o requirements-cpu.lock pyproject.toml requirements-image.txt
 	$(FREEZE_IMAGE) -o requirements-cuda.lock pyproject.toml requirements-image.txt requirements-cuda.txt
 

@@ -36,7 +36,6 @@ MIN_FILES, GOOD_FILES = 256, 1_024  # Choice: Orbax opens a file an array while 
 EXTRAS = {
     "video": ("imageio_ffmpeg", "PIL"),
     "gymnasium": ("gymnasium", "minigrid"),
-    "scoreboard": ("rliable", "pandas"),
     "wandb": ("wandb",),
 }
 

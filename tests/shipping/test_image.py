@@ -80,7 +80,7 @@ def test_a_lock_is_exact_has_hashes_and_the_tested_versions(lock: str) -> None:
     assert all(re.search(rf"^{re.escape(name)}==.*\\\n    --hash=sha256:[0-9a-f]{{64}}", text, re.M) for name in found)
     different = {name: version for name, version in found.items() if tested.get(name, version) != version}
     assert not different
-    assert {"jax", "envpool", "rliable", "wandb", "imageio-ffmpeg", "gymnasium", "tensorboard"} <= set(found)
+    assert {"jax", "envpool", "wandb", "imageio-ffmpeg", "gymnasium", "tensorboard"} <= set(found)
     assert not {"pytest", "ruff", "mypy"} & set(found)
     assert ("jax-cuda13-plugin" in found) == ("cuda" in lock)
 
