@@ -237,12 +237,13 @@ def in_container(words: Sequence[str]) -> list[str]:
 
 SIZES = ("total_steps", "num_devices", "replay.capacity", "environment.num_envs", "learner.batch_size", "environment.num_groups")
 SMALL = ("--config.total_steps=600", "--config.replay.min_sequences=16", "--config.logging.period_seconds=1")
+FEW = ("--repeats=1", "--seconds=0", "--config.replay.capacity=4000")
 # What makes a benchmark a matter of a minute, beside the smoke profile; its figures then mean nothing.
 BENCHMARKS = {
-    "benchmarks.throughput": ("--repeats=1", "--seconds=0", "--updates_per_run=1"),
-    "benchmarks.precision": ("--updates=1", "--batches=1"),
+    "benchmarks.throughput": (*FEW, "--updates_per_run=1", "--parts=environments,device,acting,learner,together"),
+    "benchmarks.precision": ("--updates=1", "--batches=1", "--config.replay.capacity=4000"),
     "benchmarks.growth": (
-        *("--repeats=1", "--seconds=0", "--results=FOLDER/new", "--fills=0,20", "--replays=20480,40960", "--environments=4,8"),
+        *(*FEW, "--results=FOLDER/new", "--fills=0,20", "--replays=5120,10240", "--environments=4,8"),
         *("--batches=2,4", "--traces=4,6", "--devices=1,2"),
     ),
 }
