@@ -230,7 +230,7 @@ def run(words: list[str], folder: pathlib.Path) -> None:
         environment |= {"TERM": "xterm-256color"}
         command = ["script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null"]
     done = subprocess.run(
-        command, cwd=folder / "tree", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=folder / "tree", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
