@@ -244,10 +244,9 @@ BENCHMARKS = {
     "benchmarks.precision": ("--updates=1", "--batches=1", "--config.replay.capacity=4000"),
     "benchmarks.growth": (
         *(*FEW, "--results=FOLDER/new", "--fills=0,20", "--replays=5120,10240", "--environments=4,8"),
-        *("--batches=2,4", "--traces=4,6", "--devices=1,2"),
+        *("--batches=2,4", "--traces=6,8", "--devices=1,2"),
     ),
 }
-MUTATION = "Retrace without traces"
 COLLECT = "PYTEST_ADDOPTS=--collect-only --quiet"
 FIGURES = "tests/test_slow_runs.py::test_every_figure_can_be_made"
 GAMES = "tests/reproductions/test_atari57.py::test_two_games_are_trained_evaluated_and_judged"
@@ -296,7 +295,9 @@ def tried(words: Sequence[str]) -> Tried | None:
             return Tried("ours", False, *ELSEWHERE[ours], elsewhere=True)
         if ours.startswith("reproductions."):
             return Tried("ours", False, "smoke profile", FIGURES, elsewhere=True)
-        return Tried("ours", True, "one mutation" if ours == "tests.mutations" else "")
+        if ours == "tests.mutations":
+            return Tried("ours", False, "takes hours: it runs tests for each of its mutations")
+        return Tried("ours", True, "")
     if name in ("python", "python3") and words[1:] == ["-"]:
         return Tried("tool", False, "", VERTEX, elsewhere=True)
     if name in ("python", "python3") and words[1:2] != ["-m"]:
@@ -341,8 +342,6 @@ def shrunk(words: Sequence[str]) -> list[str]:
                 *BENCHMARKS[ours],
             ]
         return [*small, *SMALL, "--workdir=FOLDER/new"] if any(word.startswith("--config=") for word in words) else small
-    if ours == "tests.mutations":
-        return [*words[:3], f"--only={MUTATION}"]
     small = [re.sub(r"(?:(?:/[\w.-]+)*/)?\bruns(?:/[\w./*-]*|$)", "FOLDER/trained", word) for word in words]
     if ours == "evaluate.py":
         small = [*(word for word in small if not word.startswith("--episodes")), "--episodes=1"]
