@@ -69,6 +69,8 @@ types: $(READY)  ## check types
 
 docs: $(READY)  ## write what is generated of docs/ anew and build the site into site/
 	$(RUN) docs.describe_settings
+	$(RUN) docs.number_lines
+	$(RUN) agent57_jax.metrics
 	$(RUN) tests.document_commands --write=docs/commands.md
 	$(RUN) mkdocs build --strict --quiet
 
@@ -97,6 +99,7 @@ clean:  ## remove the virtual environment and all caches; runs/ stays
 
 $(READY): $(LOCKS)
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {v}: try make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 13) or print("Python", sys.version.split()[0], "is not tested: 3.11 and 3.12 are (make PYTHON=python3.12)")'
 	@echo "Creating the virtual environment .venv"
 	@$(PYTHON) -m venv .venv
 	@echo "Installing the packages of $(LOCKS) into it (a few minutes the first time)"

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from agent57_jax import config
+from agent57_jax import config, trainer
 from configs import atari, profiles
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -113,10 +113,16 @@ def differences(arguments: list[str]) -> Iterator[str]:
     yield from table(["setting", *arguments], [[f"`{name}`", *row] for name, row in zip(names, cells, strict=True)])
 
 
+def free_settings() -> str:
+    """What a resumed run may change, as its trainer has it."""
+    names = [f"`{name}*`" if name.endswith(".") else f"`{name}`" for name in trainer.FREE_SETTINGS]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def page() -> str:
     """The whole page."""
     lines = [
-        HEAD.read_text().rstrip(),
+        HEAD.read_text().rstrip().replace("FREE_SETTINGS", free_settings()),
         "",
         "## What profiles change",
         "",

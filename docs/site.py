@@ -1,7 +1,8 @@
 """What mkdocs does beyond its defaults: the site has the repository's own tree, so that every relative link works on both.
 
 README.md becomes the first page, docs/ and the READMEs of other folders keep their places, and every source file that a page links to
-becomes a page that shows it. Nothing is fetched: colours of code come from Pygments instead of a script from elsewhere.
+becomes a page that shows it, with an anchor for each line as on GitHub (#L12). Nothing is fetched: colours of code come from Pygments
+instead of a script from elsewhere.
 """
 
 import pathlib
@@ -105,6 +106,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(place(path), here or ".") if (ROOT / path).exists() else match.group(1)
 
     return nested(LINK.sub(moved, markdown)) if uri in pages() else markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lines of a source file can be linked to."""
+    if page.file.src_uri in pages() or "<code>" not in html:
+        return html
+    before, code = html.split("<code>", 1)
+    lines = code.splitlines()
+    assert page.present_anchor_ids is not None  # by which mkdocs checks links
+    page.present_anchor_ids |= {f"L{number}" for number in range(1, len(lines) + 1)}
+    return f"{before}<code>" + "\n".join(f'<span id="L{number}"></span>{line}' for number, line in enumerate(lines, 1))
 
 
 def nested(markdown: str) -> str:

@@ -4,8 +4,8 @@
 
 A command is a line of a fenced or indented block, a code span, or an exec form (["python", ...]) that begins with one of PROGRAMS; a fence
 of another language than the shell's has none. Each is of one of the kinds below, or a test fails. What can run on two cores runs in the
-slow tests, made small by `shrunk`; of the rest the arguments go through the program's own parser and the checks of the settings, targets
-through make, and paths must exist.
+slow tests: made small by `shrunk`, or in the test that is named. All others have the reason why not. Of every command the arguments go
+through the program's own parser and the checks of the settings, targets through make, and paths must exist.
 """
 
 import argparse
@@ -26,16 +26,40 @@ PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/README.md", "r
 NOT_READ = ("docs/commands.md", "docs/configuration_head.md")  # what this module writes; a part of another page
 FOR_NEWCOMERS = "The first quarter of an hour"  # a section of README.md
 SHELL = ("sh", "bash", "shell", "console")
-# Programs of others: only the paths that they are given are checked.
+# Programs of others that a slow test runs, with what it does instead of the whole work.
+RUN_TOOLS = {
+    "mkdir": "",
+    "mkdocs": "",
+    "mypy": "",
+    "pip": "with `--dry-run --no-index`: what is installed fits",
+    "pytest": "it only collects the tests",
+    "ruff": "",
+    "source": "and `python` then has the packages",
+    "tensorboard": "until its page has come",
+    "venv": "without pip",
+}
+DEPLOY = "tests/shipping/test_deploy.py"
+# Those that nothing here runs: what they need, and the test that is nearest to it.
 # fmt: off
-TOOLS = (
-    "apt", "apt-get", "cat", "cd", "chmod", "chown", "cp", "curl", "df", "echo", "export", "free", "gcloud", "git", "gsutil", "hadolint",
-    "helm", "kubectl", "ls", "mkdir", "mkdocs", "mv", "mypy", "ncat", "newgrp", "nvidia-ctk", "nvidia-smi", "pip", "pytest", "rm", "rsync",
-    "ruff", "sbatch", "scancel", "scp", "source", "squeue", "ssh", "systemctl", "tail", "tee", "tensorboard", "tmux", "ubuntu-drivers",
-    "usermod", "wandb", "watch",
-    "for", "while", "if", "done", "fi", "wait", "set",  # the shell's own
+NEEDS = (
+    (("apt", "apt-get", "usermod", "systemctl", "newgrp", "ubuntu-drivers", "chown"), "would change the machine", ""),
+    (("nvidia-ctk", "nvidia-smi"), "needs an NVIDIA GPU", ""),
+    (("docker compose",), "needs a container engine; the file's form", f"{DEPLOY}::test_compose_fits_its_schema"),
+    (("docker build",), "needs a container engine; the Dockerfile's steps without one", "tests/shipping/test_debian_root.py"),
+    (("docker run",), "needs a container engine; the words without one", "tests/shipping/test_debian_root.py"),
+    (("docker", "helm"), "needs a container engine", ""),
+    (("sbatch", "squeue", "scancel"), "needs Slurm; the script without it", f"{DEPLOY}::test_a_slurm_script_starts_a_training"),
+    (("kubectl",), "needs a cluster; the objects' form", f"{DEPLOY}::test_kubernetes_objects_fit_their_schema"),
+    (("gcloud", "gsutil"), "needs a Google Cloud project; the job's form", f"{DEPLOY}::test_vertex_job"),
+    (("http.server",), "serves until it is stopped", ""),
+    (("ssh", "scp", "rsync", "ncat"), "needs another machine", ""),
+    (("git",), "needs the repository's address", ""),
+    (("curl", "wandb"), "needs a network", ""),
+    (("cat", "chmod", "cp", "df", "free", "ls", "mv", "rm", "tail", "tee", "tmux", "watch"), "as on any machine", ""),
+    (("cd", "echo", "export", "for", "while", "if", "done", "fi", "wait", "set"), "the shell's own", ""),
 )
 # fmt: on
+TOOLS = (*RUN_TOOLS, *(name for names, _, _ in NEEDS for name in names if " " not in name))
 OWN = ("python", "python3", "make", "docker")
 BEFORE = ("sudo", "srun", "exec", "xargs", "time", "nohup", "env", "do", "then")  # what may stand before a command
 PROGRAMS = (*OWN, *TOOLS, *BEFORE)
@@ -57,7 +81,7 @@ PLACEHOLDERS = (
     (r":PORT\b", ":12345"),
     (r"\bRUNS?\b(\.\.\.)?(?![/=])", "runs/zaxxon"),
     (r"=FILE\b", "=file.json"),
-    (r"[][]", ""),  # what may be left out is put in
+    (r"(?:^|(?<=\s))\[|\](?=\s|$)", ""),  # what may be left out is put in
     (r"(?:^|(?<=\s))\.\.\.(?=\s|$)", ""),
     (r"\$\(\w+\)", "0"),  # a variable of Kubernetes
 )
@@ -74,8 +98,10 @@ class Tried(NamedTuple):
     """How a test tries a command."""
 
     kind: str  # "ours", "make", "container" or "tool"
-    runs: bool  # whether a slow test runs it, else it is only parsed
-    why: str  # what is run instead, or why it is not
+    runs: bool  # whether `test_a_command_runs` does, made small
+    why: str  # what runs instead, or why it does not
+    test: str = ""  # the other test that runs it, or what comes nearest to it: tests/FILE.py or tests/FILE.py::NAME
+    elsewhere: bool = False  # whether that test runs the command
 
 
 # Where the commands are -------------------------------------------------------------------------------------------------------------
@@ -102,8 +128,11 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
 def begins(line: str) -> bool:
     """Whether a line begins like a command."""
-    words = line.removeprefix("$ ").split()
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+    try:
+        words = shlex.split(line.removeprefix("$ "))
+    except ValueError:  # prose: an apostrophe opens a quotation
+        words = line.split()
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:] or [""]
     return bool(words) and pathlib.PurePath(words[0]).name in PROGRAMS
 
@@ -195,7 +224,7 @@ def program(words: Sequence[str]) -> str | None:
     while rest and rest[0] in ("-u", "-B"):
         rest = rest[1:]
     if rest[:1] == ["-m"] and len(rest) > 1:
-        return None if rest[1].split(".")[0] in MODULES_OF_OTHERS else rest[1]
+        return None if rest[1] in MODULES_OF_OTHERS else rest[1]
     return rest[0] if rest and rest[0].endswith(".py") else None
 
 
@@ -212,42 +241,82 @@ def in_container(words: Sequence[str]) -> list[str]:
 
 # How they are tried -----------------------------------------------------------------------------------------------------------------
 
-OF_HOURS = "takes hours, or cores that do nothing else"
 SIZES = ("total_steps", "num_devices", "replay.capacity", "environment.num_envs", "learner.batch_size", "environment.num_groups")
 SMALL = ("--config.total_steps=600", "--config.replay.min_sequences=16", "--config.logging.period_seconds=1")
-# Programs of the project that a slow test does not run as they stand, and why.
-ONLY_PARSED = {
-    "agent57_jax": "a container's words: `tests/shipping`",
-    "benchmarks.growth": OF_HOURS,
-    "benchmarks.guard": f"{OF_HOURS}: `make bench-smoke`",
-    "benchmarks.precision": OF_HOURS,
-    "benchmarks.throughput": f"{OF_HOURS}; its parts: `tests/benchmarks`",
-    "tests.mutations": OF_HOURS,
-    "tests.document_commands": "is this test",
+FEW = ("--repeats=1", "--seconds=0", "--config.replay.capacity=4000")
+# What makes a benchmark a matter of a minute, beside the smoke profile; its figures then mean nothing.
+BENCHMARKS = {
+    "benchmarks.throughput": (*FEW, "--updates_per_run=1", "--parts=environments,device,acting,learner,together"),
+    "benchmarks.precision": ("--updates=1", "--batches=1", "--config.replay.capacity=4000"),
+    "benchmarks.growth": (
+        *(*FEW, "--results=FOLDER/new", "--fills=0,20", "--replays=5120,10240", "--environments=4,8"),
+        *("--batches=2,4", "--traces=6,8", "--devices=1,2"),
+    ),
 }
+COLLECT = "PYTEST_ADDOPTS=--collect-only --quiet"
+FIGURES = "tests/test_slow_runs.py::test_every_figure_can_be_made"
+GAMES = "tests/reproductions/test_atari57.py::test_two_games_are_trained_evaluated_and_judged"
+OWN_ENVIRONMENT = "tests/environments/test_own_environment.py::test_the_example_is_trained_and_judged_by_the_commands_on_the_page"
+PROCESSES = "tests/test_processes.py::test_two_processes_compute_what_one_does"
+WORDS = "tests/shipping/test_image.py::test_a_program_behind_a_word_is_the_one_without_it"
+# Programs of the project that `test_a_command_runs` leaves to others: how they are run, and where.
+ELSEWHERE = {
+    "agent57_jax": ("", WORDS),
+    "benchmarks.guard": ("at the end of `make test-slow`", ""),
+    "reproductions.atari57": ("two games, smoke profile", GAMES),
+    "tests.document_commands": ("is what these tests run", ""),
+}
+# Targets of make that it does not run as they stand.
+TARGETS = {
+    "atari57": Tried("make", True, "one game, smoke profile"),
+    "bench-smoke": Tried("make", False, "at the end of `make test-slow`", elsewhere=True),
+    "lock": Tried("make", False, "asks the package index for new versions, so its result changes from day to day"),
+    "reproductions": Tried("make", False, "each of its commands, smoke profile", FIGURES, elsewhere=True),
+    "train": Tried("make", False, "", "tests/test_slow_runs.py::test_make_trains_on_a_machine_without_a_gpu", elsewhere=True),
+    ".venv/ready-cuda": Tried("make", False, "downloads gigabytes of CUDA"),
+    **{name: Tried("make", True, "pytest only collects the tests") for name in ("test", "test-slow", "chaos", "soak")},
+}
+
+
+def tool(words: Sequence[str]) -> list[str]:
+    """A command of a program of others, without the Python that starts it."""
+    words = list(words)
+    return words[2:] if words[0].startswith("python") and words[1:2] == ["-m"] else words
 
 
 def tried(words: Sequence[str]) -> Tried | None:
     """How a simple command is tried; None if no rule knows it."""
+    words = list(words)
     name = words[0]
-    if name in ("python", "python3"):
-        ours = program(words)
-        if ours is None:
-            return Tried("tool", False, "Python's own") if words[1:2] and words[1] in ("-m", "-", "-c") else None
-        if any(word.startswith(("--coordinator", "--distributed", "--num_processes")) for word in words):
-            return Tried("ours", False, "several processes: `tests/test_processes.py`")
-        if ours.startswith("reproductions."):
-            return Tried("ours", False, f"{OF_HOURS}; small: `tests/reproductions`")
-        if any(re.fullmatch(r"--config\.environment\.task_id=.*:.*", word) for word in words):
-            return Tried("ours", False, "needs a module of the reader's own")
-        if ours in ONLY_PARSED:
-            return Tried("ours", False, ONLY_PARSED[ours])
-        return Tried("ours", True, "")
     if name == "make":
-        return Tried("make", words[1] == "help", "" if words[1] == "help" else "what it would run")
-    if name == "docker":
-        return Tried("container", False, "the tests have no container engine")
-    return Tried("tool", False, "its paths") if name in TOOLS else None
+        target = next((word for word in words[1:] if "=" not in word), "")
+        return TARGETS.get(target, Tried("make", True, ""))
+    if name in ("python", "python3") and (ours := program(words)) is not None:
+        if any(word.startswith(("--coordinator", "--distributed", "--num_processes")) for word in words):
+            return Tried("ours", False, "on this machine", PROCESSES, elsewhere=True)
+        if any(re.fullmatch(r"--config\.environment\.task_id=.*:.*", word) for word in words):
+            return Tried("ours", False, "with the page's file", OWN_ENVIRONMENT, elsewhere=True)
+        if ours in ELSEWHERE:
+            return Tried("ours", False, *ELSEWHERE[ours], elsewhere=True)
+        if ours.startswith("reproductions."):
+            return Tried("ours", False, "smoke profile", FIGURES, elsewhere=True)
+        if ours == "tests.mutations":
+            return Tried("ours", False, "takes hours: it runs tests for each of its mutations")
+        return Tried("ours", True, "")
+    if name in ("python", "python3") and words[1:2] != ["-m"]:
+        return None
+    name = tool(words)[0]
+    if name == "pytest" and "gpu" in words:
+        return Tried("tool", False, "needs a GPU")
+    if name == "pip" and "requirements-bench.txt" in words:
+        return Tried("tool", False, "at the end of `make test-slow`", elsewhere=True)
+    if name in RUN_TOOLS:
+        return Tried("tool", True, RUN_TOOLS[name])
+    kind = "container" if name == "docker" else "tool"
+    for names, why, test in NEEDS:
+        if name in names or " ".join(words[:2]) in names:
+            return Tried(kind, False, why, test)
+    return None
 
 
 def shrunk(words: Sequence[str]) -> list[str]:
@@ -255,7 +324,12 @@ def shrunk(words: Sequence[str]) -> list[str]:
 
     Every run that a command reads is FOLDER/trained, which the test has trained.
     """
-    if program(words) == "train.py":
+    if words[0] == "make":
+        return shrunk_target(words)
+    ours = program(words) if words[0].startswith("python") else None
+    if ours is None:
+        return shrunk_tool(tool(words))
+    if ours == "train.py" or ours in BENCHMARKS:
         small = []
         for word in words:
             config = re.fullmatch(r"--config=([^:]*)(?::(.*))?", word)
@@ -264,11 +338,53 @@ def shrunk(words: Sequence[str]) -> list[str]:
                 small.append(f"--config={config.group(1)}:{','.join(['smoke', *agents])}")
             elif word.removeprefix("--config.").split("=")[0] not in SIZES and not word.startswith("--workdir="):
                 small.append(word)
+        if ours in BENCHMARKS:
+            return [
+                *small,
+                *([] if any(word.startswith("--config=") for word in words) else ["--config=configs/zaxxon.py:smoke"]),
+                *BENCHMARKS[ours],
+            ]
         return [*small, *SMALL, "--workdir=FOLDER/new"] if any(word.startswith("--config=") for word in words) else small
     small = [re.sub(r"(?:(?:/[\w.-]+)*/)?\bruns(?:/[\w./*-]*|$)", "FOLDER/trained", word) for word in words]
-    if program(words) == "evaluate.py":
+    if ours == "evaluate.py":
         small = [*(word for word in small if not word.startswith("--episodes")), "--episodes=1"]
     return small
+
+
+def shrunk_target(words: Sequence[str]) -> list[str]:
+    """`shrunk` for make: the virtual environment stays as it is, pytest only collects."""
+    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    (target,) = (word for word in words[1:] if "=" not in word)
+    command = ["make", *(word for kind in ("cpu", "cuda") for word in ("-o", f".venv/ready-{kind}")), target]
+    if target == "atari57":
+        first = {
+            name: value.split()[0] for name, value in ({"GAMES": "Pong-v5", "SEEDS": "0"} | given).items() if name in ("GAMES", "SEEDS")
+        }
+        command += [*(f"{name}={value}" for name, value in first.items()), "PROFILE=smoke", "RUNS=FOLDER/new"]
+        return [*command, f"ARGS={' '.join(('--episodes=1', *SMALL))}"]
+    if target == "watch":
+        return [*command, "WORKDIR=FOLDER/trained", "ARGS=--episodes=1"]
+    if target in ("test", "test-slow", "chaos", "soak"):
+        return ["env", COLLECT, *command, "MAKE=true"]  # bench-smoke, which follows test-slow, needs cores that do nothing else
+    return [*command, *(f"{name}={value}" for name, value in given.items())]
+
+
+def shrunk_tool(words: Sequence[str]) -> list[str]:
+    """`shrunk` for programs of others."""
+    name = words[0]
+    if name == "pip":
+        # An extra of JAX that brings CUDA is not here.
+        more = ["--no-deps"] if "requirements-cuda.txt" in words else ["--no-build-isolation"] if "-e" in words else []
+        return ["python", "-m", "pip", "install", "--dry-run", "--no-index", "--quiet", *more, *words[2:]]
+    if name == "pytest":
+        return ["python", "-m", *words, "--collect-only"]
+    if name == "venv":
+        return ["python", "-m", "venv", "--without-pip", "FOLDER/new"]
+    if name == "source":
+        return ["bash", "-c", f"{shlex.join(words)} && python -c 'import jax, agent57_jax'"]
+    if name == "tensorboard":
+        return ["tensorboard", "--logdir", "FOLDER", "--port", "0"]
+    return list(words)
 
 
 class Parsed(Exception):  # noqa: N818 - the end that is hoped for
@@ -381,10 +497,17 @@ HEAD = """# Commands and their tests
 Every command in the documents, and how [`tests/test_document_commands.py`](../tests/test_document_commands.py) tries it. All are
 parsed in `make test`: by the program's own parser and the checks of the settings, or by make, and the paths in them must exist. Those that
 say *runs* are also run in `make test-slow`, made small: training takes the smoke profile and 600 steps, evaluation one episode, and a run
-that a command reads is one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)).
+that a command reads is one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)); or in the
+other test that is named. Those that say *parsed* need what two cores without a GPU and a container engine do not have.
 README's first quarter of an hour also runs as it stands, in a fresh clone ([`tests/test_newcomer.py`](../tests/test_newcomer.py)).
 Written by `make docs`.
 """
+
+
+def described(kind: Tried) -> str:
+    """How a command is tried, in words."""
+    reason = ": ".join(filter(None, [kind.why, kind.test and f"`{kind.test}`"]))
+    return ("runs" if kind.runs or kind.elsewhere else "parsed") + (f" ({reason})" if reason else "")
 
 
 def page() -> str:
@@ -396,9 +519,7 @@ def page() -> str:
     rows = []
     for text, where in pages.items():
         kinds = [kind for words in simple(text) if (kind := tried(words))]
-        how = "; ".join(
-            dict.fromkeys(" ".join(filter(None, ["runs" if kind.runs else "parsed", kind.why and f"({kind.why})"])) for kind in kinds)
-        )
+        how = "; ".join(dict.fromkeys(map(described, kinds)))
         if text in as_they_stand:
             how = "runs as it stands (`tests/test_newcomer.py`)"
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in (f'`{text}`', ', '.join(sorted(where)), how))} |")

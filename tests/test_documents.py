@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -10,29 +11,71 @@ import tomllib
 import pytest
 import yaml
 
-from agent57_jax import command_line, config
-from docs import describe_settings, site
+from agent57_jax import command_line, config, memory, trainer
+from agent57_jax.console import Console
+from docs import describe_settings, number_lines, site
+from tests import document_commands
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "agent57_jax"
 
 
-def definitions(source: str) -> set[str]:
-    """Names of functions, classes, methods, attributes and constants in a module, the inner ones as Class.name."""
-    found = set()
+# README.md, CONTRIBUTING.md ---------------------------------------------------------------------------------------------------------
 
-    def visit(body: list[ast.stmt], prefix: str) -> None:
-        for node in body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                found.add(prefix + node.name)
-            if isinstance(node, ast.ClassDef):
-                visit(node.body, f"{prefix}{node.name}.")
-            if isinstance(node, (ast.Assign, ast.AnnAssign)):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found.update(prefix + target.id for target in targets if isinstance(target, ast.Name))
 
-    visit(ast.parse(source).body, "")
-    return found
+def test_what_the_readme_shows_of_a_first_run_is_what_one_prints() -> None:
+    sample = (ROOT / "README.md").read_text().split("## What one sees")[1].split("\n## ")[0]
+
+    def shape(line: str) -> str:
+        return re.sub(r"[\d.:]+[kM%]?(?:[dhms]\d*)*", "#", line)
+
+    console = Console(10**9, "", is_shown=False)
+    seconds = {"throughput/frames_per_second": 1908.9, "throughput/updates_per_second": 0, "throughput/steps_per_second": 477.0}
+    first = seconds | {"replay/fill": 0.04, "novelty/alpha": 2.03}
+    printed = []
+    for seen in (first, first | {"loss/extrinsic": 0.5, "loss/intrinsic": 1566.9}):
+        counters = {"frames": 4 * 7888, "steps": 7888, "updates": 0, "episodes": 0, "seconds": 25.0 + len(printed)}
+        console.update(counters, seen)
+        printed.append(console.plain_line(counters))
+    shown = re.findall(r"(?m)^    (\d\d:\d\d:\d\d [\d.]+%.*)", sample)
+    assert [shape(line) for line in shown] == [shape(line) for line in printed]
+    rows = re.findall(r"(?m)^      (\w.*?) +\d+\.\d{3}$", sample)
+    assert "replay" in rows and all(f'"{row}' in pathlib.Path(memory.__file__).read_text() for row in rows)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/configuration.md"])
+def test_it_is_said_where_python_has_the_packages_before_it_is_called(page: str) -> None:
+    lines = [line.strip() for _, block in document_commands.blocks((ROOT / page).read_text()) for line in block.splitlines()]
+    first = next(i for i, line in enumerate(lines) if re.match(r"(\w+=\S+ )?(python|pytest|ruff|mypy) ", line))
+    assert any(line.startswith("source .venv/bin/activate") for line in lines[:first])
+
+
+def test_make_docs_writes_all_that_is_generated() -> None:
+    done = subprocess.run(["make", "-n", "-o", ".venv/ready-cpu", "docs"], cwd=ROOT, capture_output=True, text=True, check=True)
+    order = [
+        done.stdout.index(f"-m {module}") for module in ("docs.number_lines", "agent57_jax.metrics", "tests.document_commands", "mkdocs")
+    ]
+    assert order == sorted(order) and "-m docs.describe_settings" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "says"), [((3, 10), "is needed"), ((3, 11), ""), ((3, 12), ""), ((3, 13), "is not tested"), ((4, 0), "is not tested")]
+)
+def test_make_refuses_an_old_python_and_warns_of_a_new_one(
+    version: tuple[int, int], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = subprocess.run(["make", "-n", "-B", "train"], cwd=ROOT, capture_output=True, text=True, check=True)
+    checks = [words[2] for line in done.stdout.splitlines() if line.startswith("python3 -c") and (words := shlex.split(line))]
+    assert len(checks) == 2
+    monkeypatch.setattr(sys, "version_info", (*version, 0))
+    said = ""
+    for check in checks:
+        try:
+            exec(check, {})
+        except SystemExit as end:
+            said += str(end.code or "")
+    said += capsys.readouterr().out
+    assert says in said and said.count("\n") == ("not" in says) and bool(said) == bool(says)
 
 
 # docs/configuration.md --------------------------------------------------------------------------------------------------------------
@@ -52,6 +95,11 @@ def test_every_setting_is_described() -> None:
     assert all(f"| `{name}` |" in describe_settings.PAGE.read_text() for name in command_line.setting_names(root))
 
 
+def test_what_a_resumed_run_may_change_is_what_its_trainer_lets_it() -> None:
+    sentence = describe_settings.PAGE.read_text().split("another one may change")[1].split("Anything else")[0]
+    assert re.findall(r"`([^`*]+)\*?`", sentence) == list(trainer.FREE_SETTINGS)
+
+
 def test_comments_are_found_behind_and_above() -> None:
     source = "class A:\n    # over two\n    # lines\n    a: int = 1\n    b: str = 'x'  # behind, with # in it\n    c: int = 2\n"
     fields = describe_settings.declarations(source)["A"]
@@ -65,9 +113,9 @@ def unknown_names(text: str) -> list[str]:
     """Names of code on the page that nothing has: linked ones must be defined in their file, others be settings, files or folders."""
     settings = set(command_line.setting_names(config.Settings()))
     found = []
-    for name, target in re.findall(r"\[`([^`]+)`\]\(([^)]+\.py)\)", text):
+    for name, target in number_lines.LINK.findall(text):
         file = ROOT / "docs" / target
-        if not file.is_file() or name not in definitions(file.read_text()):
+        if not file.is_file() or name not in number_lines.definitions(file.read_text()):
             found.append(f"{name} in {target}")
     for name in re.findall(r"`([^`\n]+)`", re.sub(r"\[`[^`]+`\]\([^)]+\)", "", text)):
         if name not in settings and not (ROOT / name).exists():
@@ -77,6 +125,27 @@ def unknown_names(text: str) -> list[str]:
 
 def test_every_name_on_the_page_of_the_algorithm_exists() -> None:
     assert not unknown_names((ROOT / "docs/algorithm.md").read_text())
+
+
+def test_links_to_code_lead_to_the_line() -> None:
+    text = (ROOT / "docs/algorithm.md").read_text()
+    links = re.findall(r"\[`([^`]+)`\]\(([^)#]+\.py)(?:#L(\d+))?\)", text)
+    assert len(links) > 40
+    for name, target, number in links:
+        assert number, f"{name} has no line: run `make docs`, or python -m docs.number_lines"
+        line = (ROOT / "docs" / target).read_text().splitlines()[int(number) - 1]
+        assert re.match(rf"\s*(def {(last := name.split('.')[-1])}\(|class {last}\b|{last}\b.* = )", line), (
+            f"{name} is not in line {number}"
+        )
+    assert number_lines.numbered(text) == text, "run `make docs`, or python -m docs.number_lines"
+
+
+def test_lines_are_those_of_the_definitions() -> None:
+    source = "A = 1\n\n\n@cached\ndef f(): ...\n\n\nclass C:\n    x: int = 1\n\n    def f(self): ...\n"
+    assert number_lines.definitions(source) == {"A": 1, "f": 5, "C": 8, "C.x": 9, "C.f": 11}
+    page = "[`squash`](../agent57_jax/algorithm/value_transform.py#L1) [`squosh`](../agent57_jax/algorithm/value_transform.py#L1)"
+    first, second = number_lines.numbered(page).split()
+    assert re.fullmatch(r".*\.py#L\d+\)", first) and first != page.split(maxsplit=1)[0] and second.endswith(".py)")
 
 
 def test_every_file_of_the_algorithm_is_on_its_page() -> None:
@@ -159,7 +228,10 @@ def test_the_site_builds_without_warnings_and_fetches_nothing(tmp_path: pathlib.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "agent57_jax/algorithm/retrace.py.html").exists()  # what a page links to
+    shown = (tmp_path / "agent57_jax/algorithm/retrace.py.html").read_text()  # what a page links to
+    (number,) = re.findall(r"retrace\.py\.html#L(\d+)", (tmp_path / "docs/algorithm.html").read_text())
+    line = shown.split(f'<span id="L{number}"></span>')[1].splitlines()[0]
+    assert re.sub(r"<[^>]*>", "", line).startswith("def transformed_retrace_targets(")
     index = (tmp_path / "index.html").read_text()
     for page in (ROOT / "docs").glob("*.md"):  # a page that nothing leads to is not read
         assert f'href="docs/{page.stem}.html"' in index or page.name == "configuration_head.md"
@@ -179,6 +251,9 @@ def test_lists_are_nested_as_the_site_wants_it() -> None:
 
 
 def test_the_citation_is_valid_and_of_this_version() -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
