@@ -103,7 +103,7 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError as error:
-            raise SettingsError('logging.wandb needs the package wandb: pip install "agent57_jax[wandb]"') from error
+            raise SettingsError("logging.wandb needs the package wandb: pip install -e '.[wandb]' in the repository") from error
         advice = "set WANDB_MODE=offline, or leave logging.wandb out"
         try:
             # Asked here, since `init` would wait for a key on the terminal.

@@ -196,5 +196,5 @@ def test_weights_and_biases_without_a_network_ends_in_one_line(tmp_path: pathlib
 
 def test_weights_and_biases_without_the_package_ends_in_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(SettingsError, match=r'^logging\.wandb needs the package wandb: pip install "agent57_jax\[wandb\]"$'):
+    with pytest.raises(SettingsError, match=r"^logging\.wandb needs the package wandb: pip install -e '\.\[wandb\]' in the repository$"):
         MetricsWriter(tmp_path, None, False, "a_project")
