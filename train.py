@@ -53,16 +53,22 @@ def main() -> None:
 
     import jax
 
-    from agent57_jax import checkpoint, config, parallel, trainer
+    from agent57_jax import checkpoint, config, folder_lock, parallel, trainer
 
+    shutdown = trainer.Shutdown()
     try:
         if distributed:
             parallel.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        training = trainer.Trainer(settings, workdir, trainer.Shutdown())
+        training = trainer.Trainer(settings, workdir, shutdown)
     except jax.errors.JaxRuntimeError as error:
         if not distributed:
             raise
         command_line.fail_at_once(f"another process is gone, or this one failed alone: {' '.join(str(error).split())[:300]}", code=1)
+    except folder_lock.FolderInUseError as error:
+        # Not 2 as for a wrong setting: it passes, and whoever is told to stop meanwhile has not failed.
+        if shutdown.requested:
+            command_line.fail(f"stopped by a signal: {error}", _STOPPED.value)
+        command_line.fail(str(error), code=1)
     except (config.SettingsError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     try:

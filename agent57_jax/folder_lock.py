@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from agent57_jax.config import SettingsError
-
 NAME = "lock"
 WAIT_SECONDS = 120.0  # as long as schedulers let a training that they stop save: the next one may start before it has ended
 PERIOD_SECONDS = 0.5
+
+
+class FolderInUseError(RuntimeError):
+    """Another process trains in the folder; the message says which."""
 
 
 def hold(folder: pathlib.Path, say: Callable[[str], None], is_stopped: Callable[[], bool]) -> IO[str]:
@@ -26,7 +28,7 @@ def hold(folder: pathlib.Path, say: Callable[[str], None], is_stopped: Callable[
       is_stopped: whether a signal came, which ends the waiting.
 
     Raises:
-      SettingsError: if another process has held it for WAIT_SECONDS.
+      FolderInUseError: if another process has held it for WAIT_SECONDS, or a signal came.
     """
     file = (folder / NAME).open("a+")
     begun, owner = time.monotonic(), ""
@@ -42,7 +44,7 @@ def hold(folder: pathlib.Path, say: Callable[[str], None], is_stopped: Callable[
                 say(f"{owner} trains in {folder}: waiting up to {WAIT_SECONDS:.0f} s for its end")
             if waited >= WAIT_SECONDS or is_stopped():
                 file.close()
-                raise SettingsError(f"{owner} trains in {folder}: stop it first, or choose another --workdir") from None
+                raise FolderInUseError(f"{owner} trains in {folder}: stop it first, or choose another --workdir") from None
             time.sleep(PERIOD_SECONDS)
         except OSError:
             return file

@@ -1,5 +1,6 @@
 """The training loop: act, learn by the schedule, evaluate, report, save; resumes and stops cleanly."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -192,14 +193,15 @@ class Trainer:
         self.console.say(f"{'stopped by signal' if self._requests.stop else 'finished'}; saved checkpoint {path}")
 
     def close(self) -> None:
-        """Waits for files, ends emulators, gives the terminal back."""
-        self._end_environments()
-        if self.recorder is not None:
-            self.recorder.close()
-        if self.metrics is not None:
-            self.metrics.close()
-        self.checkpoints.close()
-        self._end()
+        """Waits for files, ends emulators, gives the terminal back: each of them whatever the others raise."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._end)
+            stack.callback(self.checkpoints.close)
+            if self.metrics is not None:
+                stack.callback(self.metrics.close)
+            if self.recorder is not None:
+                stack.callback(self.recorder.close)
+            stack.callback(self._end_environments)
 
     def _end(self) -> None:
         """Gives back the terminal and the folder."""
@@ -209,8 +211,8 @@ class Trainer:
 
     @property
     def is_finished(self) -> bool:
-        """Whether `total_steps` are done: not where a signal came before."""
-        return self.counters.steps >= self.settings.total_steps
+        """Whether all is done, the last evaluation too, and no signal came before."""
+        return self.counters.steps >= self.settings.total_steps and not self._requests.stop
 
     def _end_environments(self) -> None:
         self.driver.close()

@@ -415,8 +415,9 @@ class Recorder:
                 return
             if self._writer is None:
                 # A daemon: a disk that hangs must not hold the process at its end.
-                self._writer = threading.Thread(target=self._write, name="video", daemon=True)
-                self._writer.start()
+                writer = threading.Thread(target=self._write, name="video", daemon=True)
+                writer.start()  # which a limit on processes may refuse
+                self._writer = writer
             self._taken.put((self._film, moment, self._steps()), timeout=0 if self._is_late else PATIENCE_SECONDS)
             self._is_late = False
         except Exception as error:

@@ -3,12 +3,10 @@
 import pathlib
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from agent57_jax import folder_lock
-from agent57_jax.config import SettingsError
 from agent57_jax.trainer import Trainer
 from tests import test_trainer, tiny
 
@@ -35,7 +33,9 @@ def test_a_process_holds_a_folder_until_it_is_killed(tmp_path: pathlib.Path) -> 
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         said: list[str] = []
-        with pytest.raises(SettingsError, match=rf"process {other.pid} of \S+ trains in \S+: stop it first, or choose another --workdir"):
+        with pytest.raises(
+            folder_lock.FolderInUseError, match=rf"process {other.pid} of \S+ trains in \S+: stop it first, or choose another --workdir"
+        ):
             folder_lock.hold(tmp_path, said.append, never)
         assert len(said) == 1 and "waiting up to" in said[0]
         other.kill()
@@ -48,14 +48,18 @@ def test_who_comes_while_another_ends_waits_for_it(tmp_path: pathlib.Path, monke
     monkeypatch.setattr(folder_lock, "WAIT_SECONDS", 60.0)
     first = folder_lock.hold(tmp_path, lambda _: None, never)
     said: list[str] = []
-    threading.Timer(0.1, first.close).start()
-    with folder_lock.hold(tmp_path, said.append, never):
-        assert len(said) == 1 and first.closed
+
+    def hear(line: str) -> None:
+        said.append(line)
+        first.close()
+
+    with folder_lock.hold(tmp_path, hear, never):
+        assert len(said) == 1 and "waiting up to 60 s" in said[0]
 
 
 def test_a_signal_ends_the_waiting(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "WAIT_SECONDS", 60.0)
-    with folder_lock.hold(tmp_path, lambda _: None, never), pytest.raises(SettingsError, match="stop it first"):
+    with folder_lock.hold(tmp_path, lambda _: None, never), pytest.raises(folder_lock.FolderInUseError, match="stop it first"):
         folder_lock.hold(tmp_path, lambda _: None, lambda: True)
 
 
@@ -69,7 +73,7 @@ def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path: pathlib.Path, m
 
 def test_a_trainer_holds_its_folder_until_it_is_closed(tmp_path: pathlib.Path) -> None:
     training = test_trainer.make(tiny.coin_settings(), tmp_path)
-    with pytest.raises(SettingsError, match="trains in"):
+    with pytest.raises(folder_lock.FolderInUseError, match="trains in"):
         Trainer(training.settings, tmp_path, test_trainer.Stop())  # type: ignore[arg-type]
     training.close()
     test_trainer.MADE.clear()

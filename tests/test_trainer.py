@@ -310,9 +310,17 @@ def test_what_the_evaluator_did_after_the_last_step_is_saved(tmp_path: pathlib.P
     settings.evaluation.period_acts = 100_000  # all of the evaluation comes at the end
     settings.checkpoint.period_seconds = 0.3
     settings.total_steps = 100
+    stopped = make(settings, tmp_path)
+
+    class InTheEvaluation(Stop):
+        requested = property(lambda _: stopped.counters.evaluation_acts >= 3)
+
+    stopped.shutdown = InTheEvaluation()  # type: ignore[assignment]
+    stopped.run()
+    assert stopped.counters.steps >= 100 and stopped.counters.greedy_episodes == 0 and not stopped.is_finished
     first = make(settings, tmp_path)
     first.run()
-    assert first.counters.greedy_episodes >= settings.evaluation.greedy_episodes
+    assert first.counters.greedy_episodes >= settings.evaluation.greedy_episodes and first.is_finished
     second = make(settings, tmp_path)
     assert second.counters.greedy_episodes == first.counters.greedy_episodes
     assert int(second.evaluator.state.bandit.recorded[0]) == int(first.evaluator.state.bandit.recorded[0]) > 0
@@ -435,3 +443,22 @@ def test_nothing_crosses_between_host_and_device_but_what_is_sent_on_purpose(mak
     with jax.transfer_guard("disallow"):
         while training.counters.updates < before + 3:
             training._act_and_learn()
+
+
+def test_what_fails_at_the_end_keeps_neither_terminal_nor_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make(tiny.coin_settings(), tmp_path)
+    MADE.clear()
+    assert training.metrics is not None and training._lock is not None
+    ended: list[Any] = []
+    end_metrics = training.metrics.close
+
+    def fail() -> None:
+        end_metrics()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(training.metrics, "close", fail)
+    for part in (training.checkpoints, training.console):
+        monkeypatch.setattr(part, "close", lambda part=part, close=part.close: (ended.append(part), close()))
+    with pytest.raises(OSError, match="No space left"):
+        training.close()
+    assert ended == [training.checkpoints, training.console] and training._lock.closed

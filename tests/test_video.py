@@ -143,7 +143,7 @@ def test_a_run_does_not_wait_for_an_animation(tmp_path: pathlib.Path, monkeypatc
     made.play(episode(4))
     assert made.animations == []  # and yet both episodes are over
     may_end.set()
-    while len(made.animations) < 2:
+    while len(made.animations) < 2 and not made.warnings:
         made.recorder.wants(starts=False)  # asked at every timestep: whoever trains is who writes
     assert made.animations == [(b"GIF", 4, 1), (b"GIF", 5, 1)]
 
@@ -225,10 +225,28 @@ def test_a_stalled_encoder_costs_the_video_and_a_short_wait(tmp_path: pathlib.Pa
     assert made.warnings == [f"a video could not be written to {tmp_path}: nothing was taken for 0.3 s"]
     recorder._taken.join()
     assert encoder.returncode is not None and made.names() == []
+    monkeypatch.undo()
     made.play(episode(3))  # the next one is tried again
     assert len(made.names()) == 1 and len(made.warnings) == 1
     recorder.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_where_no_thread_can_be_started_there_are_no_videos(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert made.recorder.wants(starts=True)
+    made.recorder.see(moment(0))
+    assert len(made.warnings) == 1 and "can't start new thread" in made.warnings[0]
+    made.recorder.close()
+    monkeypatch.undo()
+    made = Made(tmp_path)
+    made.play(episode(3))
+    assert len(made.names()) == 1
 
 
 def test_a_writer_that_hangs_is_left_alone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

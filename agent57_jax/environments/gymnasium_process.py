@@ -328,7 +328,13 @@ def serve(channel: int, memory: int) -> None:
         batch = Batch(task, description, seeds, mmap.mmap(memory, 0))
         while True:
             name, *values = connection.recv()
-            connection.send(("done", getattr(batch, name)(*values)))
+            try:
+                answer = "done", getattr(batch, name)(*values)
+            except Exception as error:
+                if name != "render":
+                    raise
+                answer = "failed", summary(error)  # no picture is the end of a process
+            connection.send(answer)
     except EOFError:
         pass
     except Exception as error:  # the environment's code, which can raise anything

@@ -185,9 +185,9 @@ def _summary(own: Sequence[Run]) -> dict[str, Any]:
         "mean": float(np.mean(scores)) if scores else None,
         "spread": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "episodes": sum(run.episodes for run in scored),
-        "frames": _frames(own),
+        "frames": _frames(scored or own),
         "unequal_frames": _are_unequal(scored),
-        "unfinished": sum(run.is_unfinished for run in own),
+        "unfinished": sum(run.is_unfinished for run in scored),
         "sources": sorted({run.source for run in own}),
         "off_protocol": sum(not run.follows_protocol for run in scored),
     }

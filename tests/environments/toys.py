@@ -66,6 +66,13 @@ class Drawn(Picture):
         return np.full((5, 4, 3), self.time, np.uint8)
 
 
+class Undrawable(Drawn):
+    """Lists a picture that it cannot draw, as an environment does where there is no screen."""
+
+    def render(self) -> Any:
+        raise OSError("no display")
+
+
 class Grey(Clock):
     """Shows pixels [2, 3] without channels."""
 
