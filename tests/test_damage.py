@@ -7,10 +7,11 @@ import pickle
 import runpy
 import shutil
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from absl import flags
 
 from agent57_jax import command_line, config, judging, trainer
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
@@ -166,16 +167,31 @@ def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.P
             use(run)
 
 
+@pytest.fixture
+def no_flags() -> Iterator[None]:
+    """None of the flags that train.py defines, which other programs that this process has imported define too."""
+    names = ("config", "workdir", "doctor", "distributed", "coordinator", "num_processes", "process_id", "stopped_exit_code")
+    before = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
+    for name in before:
+        delattr(flags.FLAGS, name)
+    yield
+    for name in names:
+        if name in flags.FLAGS:
+            delattr(flags.FLAGS, name)
+        if name in before:
+            flags.FLAGS[name] = before[name]
+
+
 def test_a_damaged_line_of_metrics_is_one_line(
-    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_flags: None
 ) -> None:
     path = run / "metrics.jsonl"
     before = '{"steps": 1}\n' + "\0" * 40 + '\n{"steps": 2}\n'
     path.write_text(before)
     main = runpy.run_path(str(ROOT / "train.py"))["main"]
-    flags = {"_DOCTOR": False, "_WORKDIR": str(run), "_CONFIG": tiny.coin_settings(), "_DISTRIBUTED": False}
-    flags |= dict.fromkeys(("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"))
-    for name, value in flags.items():
+    values = {"_DOCTOR": False, "_WORKDIR": str(run), "_CONFIG": tiny.coin_settings(), "_DISTRIBUTED": False, "_STOPPED": 0}
+    values |= dict.fromkeys(("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"))
+    for name, value in values.items():
         monkeypatch.setitem(main.__globals__, name, types.SimpleNamespace(value=value))
     monkeypatch.setattr(command_line, "prepare_jax", lambda **_: None)
     monkeypatch.setattr(trainer, "Shutdown", Stop)
