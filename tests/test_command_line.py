@@ -95,11 +95,21 @@ def test_a_process_that_ends_at_once_needs_no_output() -> None:
     assert done.returncode == 3 and done.stderr == "error: lost\n"
 
 
+@pytest.fixture
+def hears_hangups() -> Iterator[None]:
+    """Children do not inherit from these tests that hang-ups are ignored, as under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 # A run whose terminal is closed gets the last one.
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 75), pytest.param(signal.SIGHUP, 0, marks=pytest.mark.slow)]
 )
-def test_a_signal_saves_and_the_same_command_resumes(number: signal.Signals, code: int, tmp_path: pathlib.Path) -> None:
+def test_a_signal_saves_and_the_same_command_resumes(
+    number: signal.Signals, code: int, tmp_path: pathlib.Path, hears_hangups: None
+) -> None:
     with training(tmp_path, *COIN, *([f"--stopped_exit_code={code}"] if code else [])) as process:
         wait_for(process, r"updates [1-9]")
         sent = time.monotonic()
