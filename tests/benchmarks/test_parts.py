@@ -77,6 +77,7 @@ def test_the_sampler_draws_and_appends(zaxxon: parts.Parts) -> None:
     assert jax.device_get(zaxxon.replay.appended).sum() == before + 2
 
 
+@pytest.mark.slow
 def test_a_simulated_run_has_the_same_parts() -> None:
     run = parts.Parts(config.finalise(tiny.coin_settings()))
     assert run.act() > 0
