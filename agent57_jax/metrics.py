@@ -384,14 +384,21 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for number, text in enumerate(file, start=1):
             if not text.endswith(b"\n"):
                 return
-            try:
-                line = json.loads(text)
-                float(line["steps"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise SettingsError(
-                    f"line {number} of {path} is not a line of metrics; mend or remove the line, or move the file away: {error!r}"
-                ) from error
-            yield line
+            yield read_line(text, f"line {number} of {path}")
+
+
+def read_line(text: bytes, name: str) -> dict[str, Any]:
+    """One line of metrics; `name` is how an error calls it.
+
+    Raises:
+      SettingsError: if it is none, with what to do.
+    """
+    try:
+        line: dict[str, Any] = json.loads(text)
+        float(line["steps"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{name} is not a line of metrics; mend or remove the line, or move the file away: {error!r}") from error
+    return line
 
 
 def set_aside(path: Path) -> None:

@@ -409,7 +409,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     try:
         return list(metrics.read_lines(path)) if path.exists() else []
-    except ValueError as error:
+    except SettingsError as error:
         raise DamageError(str(error)) from error
 
 
@@ -432,13 +432,9 @@ def last_metrics(folder: pathlib.Path) -> dict[str, Any] | None:
     if not lines:
         return None
     try:
-        line: dict[str, Any] = json.loads(lines[-1])
-        float(line["steps"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamageError(
-            f"the last line of {_from_root(path)} is not a line of metrics; repair the file or move it away: {error!r}"
-        ) from error
-    return line
+        return metrics.read_line(lines[-1], f"the last line of {_from_root(path)}")
+    except SettingsError as error:
+        raise DamageError(str(error)) from error
 
 
 def thinned(points: Points, limit: int = MAX_POINTS) -> Points:
