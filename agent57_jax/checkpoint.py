@@ -59,7 +59,7 @@ _silence_late_writers()
 
 
 def _no_statistics(metric_prefix: str = "", include_zero_metrics: bool = False) -> list[Any]:
-    """Stands for TensorStore's statistics of itself, of which it keeps every answer for ever (0.1.86): some 0.2 MiB for each save, in
+    """Stands for TensorStore's statistics of itself, of which it keeps every answer for ever (0.1.86): some 0.1 MiB for each save, in
     which Orbax asks twice, for a line that is silenced above.
     """
     return []
@@ -299,7 +299,7 @@ def _reason(error: Exception) -> str:
 
 
 def _return_memory() -> None:
-    """Gives the system back what a save has freed. glibc keeps it in pieces, for each thread that wrote, and a run grows with its saves."""
+    """Gives the system back what a save has freed; glibc would keep it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

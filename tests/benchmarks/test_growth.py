@@ -50,7 +50,7 @@ def test_what_is_measured_stays_when_the_next_size_fails(
 
 
 @pytest.mark.parametrize(
-    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("environments", "batch", "trace")), "fill", "replay"]
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("environments", "batch", "trace", "fill")), "replay"]
 )
 def test_every_table_has_a_row_a_size_with_all_its_columns(name: str, asked: pathlib.Path) -> None:
     del asked
