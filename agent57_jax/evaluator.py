@@ -17,8 +17,9 @@ from agent57_jax import parallel, programs
 from agent57_jax.actor import Actor, ActorState, ChosenValues, EpisodeReport
 from agent57_jax.algorithm.meta_controller import BanditState
 from agent57_jax.novelty import NoveltyStatistics
+from agent57_jax.pictures import Moment, screen_of
 from agent57_jax.types import FIRST, LAST, ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
-from agent57_jax.video import Moment, Spectator, screen_of
+from agent57_jax.video import Spectator
 
 
 class Episode(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from agent57_jax import command_line
-from agent57_jax.video import Moment, caption, draw
+from agent57_jax.pictures import Moment, caption, draw
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", None, "greedy episodes to play; default: until Ctrl-C", lower_bound=1)

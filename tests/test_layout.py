@@ -17,7 +17,7 @@ LAYERS = (
     ("config",),
     ("algorithm", "parallel", "heat_map"),
     ("networks", "dashboards"),
-    ("novelty", "adam", "folder_lock"),
+    ("novelty", "adam", "folder_lock", "pictures"),
     ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video", "healthcheck"),
     ("programs",),
     ("evaluator", "drivers", "memory"),
@@ -39,6 +39,7 @@ FORBIDDEN = {
 DOORS = {
     "envpool": f"{PACKAGE}.environments.envpool",
     "orbax": f"{PACKAGE}.checkpoint",
+    "tensorstore": f"{PACKAGE}.checkpoint",
     "gymnasium": f"{PACKAGE}.environments.gymnasium_process",
 }
 

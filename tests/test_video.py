@@ -1,4 +1,4 @@
-"""Episodes as people see them: what is drawn, what is written and read back, and that nothing of it can stop a run."""
+"""Recorded episodes: what is written and read back, and that nothing of it can stop a run."""
 
 import io
 import itertools
@@ -11,18 +11,18 @@ import sys
 import threading
 import time
 import types
-from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
-from agent57_jax import config, evaluator, judging, metrics, parallel, trainer, video, watch
+from agent57_jax import config, evaluator, judging, metrics, parallel, pictures, trainer, video, watch
 from agent57_jax.config import VideoSettings
 from agent57_jax.learner import acting_parameters
 from tests import tiny
 from tests.test_command_line import ROOT
+from tests.test_pictures import episode, moment
 
 
 def read(path: pathlib.Path) -> tuple[np.ndarray, float]:
@@ -33,29 +33,6 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, float]:
     assert found is not None, done.stderr
     width, height, frames_per_second = (float(group) for group in found.groups())
     return np.frombuffer(done.stdout, np.uint8).reshape(-1, int(height), int(width), 3), frames_per_second
-
-
-def moment(step: int = 0, ends: bool = False, score: float = 0.0, size: tuple[int, int] = (210, 160), **others: Any) -> video.Moment:
-    """A timestep whose screen's red says its step."""
-    screen = np.zeros((*size, 3), np.uint8)
-    screen[..., 0] = step % 256
-    values: dict[str, Any] = {
-        "policy": 3,
-        "num_policies": 8,
-        "beta": 0.25,
-        "gamma": 0.99,
-        "is_greedy": True,
-        "intrinsic_reward": 0.5,
-        "values": (1.5, 2.5),
-        "combined": 2.125,
-        "action": "UPFIRE",
-        "steps_per_second": 15.0,
-    }
-    return video.Moment(screen, step == 0, ends, score, step, **(values | others))
-
-
-def episode(length: int, score: float = 310.0, **others: Any) -> list[video.Moment]:
-    return [moment(step, step == length, score * (step == length), **others) for step in range(length + 1)]
 
 
 class Made:
@@ -71,7 +48,7 @@ class Made:
             folder, settings, lambda: self.steps, self.warnings.append, lambda *animation: self.animations.append(animation)
         )
 
-    def play(self, moments: list[video.Moment]) -> list[bool]:
+    def play(self, moments: list[pictures.Moment]) -> list[bool]:
         wanted = [self.recorder.wants(each.starts) for each in moments]
         for each, is_wanted in zip(moments, wanted, strict=True):
             if is_wanted:
@@ -84,39 +61,6 @@ class Made:
         return sorted(path.name for path in self.folder.iterdir())
 
 
-def test_the_caption_says_what_the_agent_thinks() -> None:
-    said = dict(video.caption(moment(7, score=310.0)))
-    assert said == {
-        "score": "310",
-        "step": "7",
-        "episode": "greedy",
-        "arm": "3 of 8",
-        "beta": "0.2500",
-        "gamma": "0.9900",
-        "r intrinsic": "0.500",
-        "Q extrinsic": "1.500",
-        "Q intrinsic": "2.500",
-        "Q": "2.125",
-        "action": "UPFIRE",
-    }
-    alone = dict(video.caption(moment(0, ends=True, intrinsic_reward=None, values=(1.0,), combined=1.0, is_greedy=False)))
-    assert not {"r intrinsic", "Q extrinsic", "Q intrinsic"} & set(alone)
-    assert (alone["action"], alone["episode"]) == ("-", "bandit")
-
-
-@pytest.mark.parametrize("size", [(210, 160), (15, 15), (400, 600), (21, 13)])
-def test_the_overlay_hides_nothing_of_the_screen(size: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    screen = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
-    frame = video.draw(moment()._replace(screen=screen))
-    assert frame.dtype == np.uint8 and frame.shape[0] % 2 == frame.shape[1] % 2 == 0
-    factor = -(-video.VIDEO.min_height // size[0])
-    np.testing.assert_array_equal(frame[: size[0] * factor : factor, : size[1] * factor : factor], screen)
-    other = video.draw(moment(score=311.0)._replace(screen=screen))
-    changed = np.argwhere((frame != other).any(axis=-1))
-    assert len(changed) and changed[:, 1].min() >= size[1] * factor
-
-
 def test_an_episode_becomes_a_video_an_animation_and_no_more_files(tmp_path: pathlib.Path) -> None:
     made = Made(tmp_path / "videos")
     moments = episode(100)
@@ -125,7 +69,7 @@ def test_an_episode_becomes_a_video_an_animation_and_no_more_files(tmp_path: pat
     assert made.names() == ["000000_steps1500000_return310.mp4"]
     path = made.folder / made.names()[0]
     frames, frames_per_second = read(path)
-    assert frames.shape == (101, *video.draw(moments[0]).shape) and frames_per_second == 15.0
+    assert frames.shape == (101, *pictures.draw(moments[0]).shape) and frames_per_second == 15.0
     assert abs(float(frames[90, 100, 100, 0]) - 90) < 12 and abs(float(frames[10, 100, 100, 0]) - 10) < 12
     made.recorder.close()
     ((gif, width, height),) = made.animations
@@ -179,15 +123,6 @@ def test_memory_is_bounded_over_a_long_episode(tmp_path: pathlib.Path) -> None:
     steps = [each.step for each in film.spread()]
     assert video.SPREAD <= len(steps) <= 2 * video.SPREAD + 1
     assert steps[0] == 0 and steps[-1] == 27_000 and len(set(np.diff(steps[:-1]))) == 1
-
-
-def test_an_animation_stays_small() -> None:
-    rng = np.random.default_rng(0)
-    noise = [moment(step)._replace(screen=rng.integers(0, 256, (210, 160, 3)).astype(np.uint8)) for step in range(40)]
-    gif, _, _ = video.animation(noise)
-    assert len(gif) <= video.ANIMATION_BYTES
-    with Image.open(io.BytesIO(gif)) as image:
-        assert 1 < image.n_frames < 40
 
 
 def test_a_failing_disk_costs_the_video_and_a_warning(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +201,7 @@ def test_a_writer_that_hangs_is_left_alone(tmp_path: pathlib.Path, monkeypatch: 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_not_finite_stops_no_recorder(score: float, tmp_path: pathlib.Path) -> None:
-    assert video.number(score) == str(score)
+    assert pictures.number(score) == str(score)
     made, best = Made(tmp_path / "videos"), video.BestEpisode(1, None, tmp_path / "a.png", "game")
     moments = episode(2, score=score, intrinsic_reward=score, combined=score)
     made.play(moments)
@@ -294,11 +229,10 @@ def test_whatever_goes_wrong_costs_a_video_and_a_warning(tmp_path: pathlib.Path)
     assert set(threading.enumerate()) <= before
 
 
-def test_a_failing_animation_costs_a_warning(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_animation_costs_a_warning(tmp_path: pathlib.Path) -> None:
     warnings: list[str] = []
     recorder = video.Recorder(tmp_path, VideoSettings(), lambda: 0, warnings.append, lambda *_: None)
-    monkeypatch.setattr(video, "animation", lambda _: 1 / 0)
-    recorder._animations.append(recorder._worker.submit(video.animation, []))
+    recorder._animations.append(recorder._worker.submit(lambda: 1 / 0))
     recorder.close()
     assert warnings == ["an animation of an episode could not be made: ZeroDivisionError: division by zero"]
     full = OSError(28, "No space left on device")
@@ -328,34 +262,17 @@ def test_animations_become_rare_and_are_made_only_for_somebody(tmp_path: pathlib
 
 
 def test_what_cannot_be_drawn_is_said_once(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"no render\(\), and its observation is float32\[8\]"):
-        video.screen_of(types.SimpleNamespace(), np.zeros(8, np.float32))
-    assert video.screen_of(types.SimpleNamespace(), np.ones((4, 5, 1), np.uint8)).shape == (4, 5, 3)
-    for shape in ((4, 5), (4, 5, 1), (4, 5, 3)):
-        drawn = types.SimpleNamespace(render=lambda _, shape=shape: np.ones(shape, np.uint8))
-        assert video.screen_of(drawn, np.zeros(8)).shape == (4, 5, 3)
-    for odd in (np.ones((4, 5, 4), np.uint8), np.ones((4, 5, 3)), np.ones((0, 5, 3), np.uint8), None):
-        with pytest.raises(ValueError, match=r"its render\(\) gives \w+\[.*\], not a picture"):
-            video.screen_of(types.SimpleNamespace(render=lambda _, odd=odd: odd), np.zeros(8))
     made = Made(tmp_path)
     assert made.recorder.wants(starts=True)
     made.recorder.give_up("it is too dark")
     assert made.play(episode(3)) == [False] * 4 and len(made.warnings) == 1
 
 
-def test_a_contact_sheet_spreads_pictures_over_the_episode() -> None:
-    sheet = np.asarray(video.contact_sheet(episode(200, size=(21, 21)), "a game"))
-    step = 200 * 3 // 4 if 21 * 9 < 150 else 21 * 9
-    reds = [int(sheet[40 + 5 + row * (21 * 9 + 48), 12 + 5 + column * (step + 12), 0]) for row in range(4) for column in range(5)]
-    assert reds[0] == 0 and reds[-1] == 200 and max(np.diff(reds)) - min(np.diff(reds)) <= 1
-    assert video.contact_sheet(episode(1), "two pictures").size[0] < sheet.shape[1]
-
-
 def test_tensorboard_gets_an_animation(tmp_path: pathlib.Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
     writer = metrics.MetricsWriter(tmp_path, None, tensorboard=True)
-    gif, width, height = video.animation(episode(5))
+    gif, width, height = pictures.animation(episode(5))
     writer.animate(gif, width, height, 1234)
     writer.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
@@ -480,7 +397,7 @@ class Shown:
     def __init__(self) -> None:
         self.steps: list[int] = []
 
-    def show(self, moment: video.Moment) -> None:
+    def show(self, moment: pictures.Moment) -> None:
         self.steps.append(moment.step)
 
     def close(self) -> None:
@@ -491,13 +408,13 @@ def test_a_viewer_keeps_the_pace_and_leaves_out_what_is_too_fast(monkeypatch: py
     clock = [100.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(watch.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
-    for speed, pictures in ((1.0, 31), (8.0, 9)):  # at eight times the speed 120 steps a second, of which every fourth is shown
+    for speed, shown in ((1.0, 31), (8.0, 9)):  # at eight times the speed 120 steps a second, of which every fourth is shown
         display, start = Shown(), clock[0]
         viewer = watch.Viewer(display, speed, types.SimpleNamespace(requested=False))  # type: ignore[arg-type]
         for each in episode(30):
             viewer.see(each)
         assert clock[0] - start == pytest.approx(30 / (15 * speed))
-        assert abs(len(display.steps) - pictures) <= 1 and display.steps[-1] == 30
+        assert abs(len(display.steps) - shown) <= 1 and display.steps[-1] == 30
     with pytest.raises(watch.ClosedError):
         watch.Viewer(Shown(), 1.0, types.SimpleNamespace(requested=True)).see(moment())  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from agent57_jax import video
+from agent57_jax import pictures
 from agent57_jax.environments.gymnasium import GymnasiumEnvironment
 from agent57_jax.types import LAST
 from tests.test_command_line import ROOT, environment, run
@@ -56,9 +56,9 @@ def test_the_wrappers_are_environments_and_one_of_them_draws(tmp_path: pathlib.P
     for lake in (plain, drawn):
         lake.reset()
         assert lake.recv().observation.tolist() == np.eye(1, 16).tolist()
-    assert video.screen_of(drawn, np.zeros(16)).std() > 0
+    assert pictures.screen_of(drawn, np.zeros(16)).std() > 0
     with pytest.raises(ValueError, match="plain_lake:make draws no pictures: it was made without render_mode"):
-        video.screen_of(plain, np.zeros(16))
+        pictures.screen_of(plain, np.zeros(16))
     plain.close()
     drawn.close()
 
