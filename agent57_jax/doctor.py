@@ -32,6 +32,7 @@ GAME = "Zaxxon-v5"
 PROCGEN_GAME = "CoinrunEasy-v0"
 MIN_DISK, GOOD_DISK = 1 * GIB, 10 * GIB  # Choice: a checkpoint of the smallest network, and some of the paper's
 MIN_HOST_MEMORY = 4 * GIB  # Choice: JAX, its compiler and a few emulators
+MAX_GPU_IN_USE = 0.05  # a training takes 95% of each (agent57_jax/command_line.py)
 MIN_FILES, GOOD_FILES = 256, 1_024  # Choice: Orbax opens a file an array while it saves; 1,024 is Linux' own default
 EXTRAS = {
     "video": ("imageio_ffmpeg", "PIL"),
@@ -83,6 +84,8 @@ def checks(settings: Settings | None, workdir: pathlib.Path) -> Iterator[Check]:
     driver = driver_version()
     yield "python", lambda: judge_python(sys.version_info[:2])
     yield "driver", lambda: judge_driver(driver, cuda_major())
+    if in_use := gpu_memory():
+        yield "gpu memory", lambda: judge_gpu_memory(in_use)
     yield "jax", lambda: judge_jax(importlib.metadata.version("jax"), devices(), driver, os.environ.get("JAX_PLATFORMS", ""))
     yield "computation", compute
     yield "envpool", play
@@ -98,6 +101,27 @@ def checks(settings: Settings | None, workdir: pathlib.Path) -> Iterator[Check]:
     yield "files", lambda: judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     yield "cache", lambda: judge_cache(pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
     yield "extras", lambda: judge_extras(extras(), wants_wandb=settings is not None and settings.logging.wandb)
+
+
+def gpu_memory() -> list[tuple[int, int]]:
+    """Bytes in use and bytes of each GPU, by nvidia-smi; empty where it does not say. JAX tells only what its own process holds."""
+    return parse_gpu_memory(_output(["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]))
+
+
+def parse_gpu_memory(text: str) -> list[tuple[int, int]]:
+    """Bytes from lines `used, total` in MiB; empty if one says neither, as those of GPUs without memory of their own."""
+    found = [re.fullmatch(r"(\d+), (\d+)", line.strip()) for line in text.splitlines()]
+    return [(int(match[1]) * 2**20, int(match[2]) * 2**20) for match in found if match is not None] if all(found) else []
+
+
+def judge_gpu_memory(in_use: Sequence[tuple[int, int]]) -> Finding:
+    """Bytes in use and bytes of each GPU, before this process takes any."""
+    text = ", ".join(f"{used / GIB:.1f} of {total / GIB:.1f} GiB" for used, total in in_use)
+    busy = [str(index) for index, (used, total) in enumerate(in_use) if used > MAX_GPU_IN_USE * total]
+    if not busy:
+        return Finding(OK, f"{text} in use")
+    what = "end what nvidia-smi lists there, or choose others by CUDA_VISIBLE_DEVICES"
+    return Finding(WARN, f"{text} in use: on GPU {', '.join(busy)} a training will lack memory; {what}")
 
 
 def judge_python(version: tuple[int, ...]) -> Finding:

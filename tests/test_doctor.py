@@ -61,6 +61,12 @@ def planned() -> dict[str, int]:
         (doctor.judge_play("1.2.5", [np.zeros(3), np.zeros(3)]), FAIL, "black screen"),
         (doctor.judge_procgen(None), OK, "Qt"),
         (doctor.judge_procgen("needs Qt: apt-get install libqt5gui5"), WARN, "apt-get install libqt5gui5"),
+        (doctor.judge_gpu_memory([(GIB // 2, 80 * GIB), (0, 80 * GIB)]), OK, "0.5 of 80.0 GiB, 0.0 of 80.0 GiB in use"),
+        (
+            doctor.judge_gpu_memory([(0, 80 * GIB), (76 * GIB, 80 * GIB)]),
+            WARN,
+            "on GPU 1 a training will lack memory; end what nvidia-smi lists",
+        ),
         (doctor.judge_memory(8 * GIB, None, None), OK, "8.0 GiB free on the host"),
         (doctor.judge_memory(2 * GIB, None, None), WARN, ":smoke"),
         (doctor.judge_memory(8 * GIB, (GIB, 80 * GIB), None), OK, "79.0 of 80.0 GiB free on the device"),
@@ -100,6 +106,27 @@ def test_a_check_judges_its_facts(finding: Finding, level: str, words: str) -> N
 )
 def test_a_drivers_version_is_read(text: str, version: tuple[int, ...]) -> None:
     assert doctor.parse_driver(text) == version
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("512, 81559\n0, 81559\n", [(512 << 20, 81_559 << 20), (0, 81_559 << 20)]),
+        ("[N/A], [N/A]\n", []),
+        ("512, 81559\n[N/A], [N/A]\n", []),  # else the numbers of those behind it would be wrong
+        ("", []),
+    ],
+)
+def test_what_others_hold_of_gpus_is_asked(
+    text: str, found: list[tuple[int, int]], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{text}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.gpu_memory() == found
+    program.unlink()
+    assert doctor.gpu_memory() == []
 
 
 def test_a_file_where_the_cache_should_be_is_found(tmp_path: pathlib.Path) -> None:
