@@ -17,7 +17,7 @@ from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.algorithm.value_transform import SQUASHED, combine_action_values
 from agent57_jax.config import Chooser, Combination
 from agent57_jax.networks.q_network import QInputs, QNetwork
-from agent57_jax.novelty import Novelty, NoveltyMetrics, NoveltyOutput, NoveltyState, NoveltyStatistics
+from agent57_jax.novelty import ActingEmbeddings, Novelty, NoveltyMetrics, NoveltyOutput, NoveltyState, NoveltyStatistics
 from agent57_jax.types import FIRST, LAST, ActingParameters, Experience, RecurrentState, TimeStep
 
 
@@ -76,6 +76,7 @@ class ActOutput(NamedTuple):
 
     state: ActorState
     statistics: NoveltyStatistics | None
+    embeddings: ActingEmbeddings | None
     metrics: ActMetrics
     experience: Experience  # [E, ...]
     report: EpisodeReport
@@ -136,6 +137,10 @@ class Actor:
         """Statistics before the first timestep."""
         return None if self.novelty is None else self.novelty.init_statistics()
 
+    def init_embeddings(self, num_groups: int) -> ActingEmbeddings | None:
+        """What episodes embed with, before the first one."""
+        return None if self.novelty is None else self.novelty.init_embeddings(num_groups)
+
     def init_metrics(self) -> ActMetrics:
         """Sums before the first act."""
         zero = jnp.zeros((), jnp.float32)
@@ -170,12 +175,16 @@ class Actor:
         metrics: ActMetrics,
         timestep: TimeStep,
         key: jax.Array,
+        embeddings: ActingEmbeddings | None = None,
+        group: jax.Array | int = 0,
     ) -> ActOutput:
         """Everything an actor does at a timestep.
 
         Args:
           timestep: every field [E, ...].
           key: the same on every device; each actor folds its own index in, so results do not depend on the number of devices.
+          embeddings: what episodes embed with; None where the parameters are the same at every act.
+          group: which group of actors this is.
 
         Returns:
           The next state, statistics and metrics; the experience with the chosen action; the episodes that end here.
@@ -186,7 +195,7 @@ class Actor:
 
         bandit = self._record(state, is_last, timestep)
         bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm)
-        novelty = self._novelty(parameters, state, statistics, timestep)
+        novelty = self._novelty(parameters, state, statistics, timestep, embeddings, group)
         reward = None if novelty is None else novelty.reward
         recurrent, action, probability, chosen, values_are_finite = self._q_step(
             parameters, state, timestep, reward, policy, is_first, key_action
@@ -237,6 +246,7 @@ class Actor:
                 action_counts=counts,
             ),
             statistics=None if novelty is None else novelty.statistics,
+            embeddings=None if novelty is None else novelty.embeddings,
             metrics=jax.tree.map(jnp.add, metrics, now._replace(clean=clean)),
             experience=experience,
             report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length, timestep.extras),
@@ -301,14 +311,20 @@ class Actor:
         return chosen, jnp.where(is_greedy, jnp.repeat(best, mode.group_size), arms.reshape(-1))
 
     def _novelty(
-        self, parameters: ActingParameters, state: ActorState, statistics: NoveltyStatistics | None, timestep: TimeStep
+        self,
+        parameters: ActingParameters,
+        state: ActorState,
+        statistics: NoveltyStatistics | None,
+        timestep: TimeStep,
+        embeddings: ActingEmbeddings | None,
+        group: jax.Array | int,
     ) -> NoveltyOutput | None:
         """Intrinsic reward with its new state and statistics, for an agent that has one."""
         if self.novelty is None:
             return None
         assert state.novelty is not None and statistics is not None
         is_first, is_last = timestep.step_type == FIRST, timestep.step_type == LAST
-        return self.novelty.step(parameters, state.novelty, statistics, timestep.observation, is_first, is_last)
+        return self.novelty.step(parameters, state.novelty, statistics, timestep.observation, is_first, is_last, embeddings, group)
 
     def _q_step(
         self,

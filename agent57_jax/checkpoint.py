@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from jax.sharding import NamedSharding
 
-FORMAT = 1  # raise it when items or fields change their meaning, so that an old checkpoint is refused in words and not misread
+FORMAT = 2  # raise it when items or fields change their meaning, so that an old checkpoint is refused in words and not misread
 META = "meta"
 
 

@@ -202,7 +202,6 @@ class NoveltySettings(Section):
     max_similarity: float = 8.0  # s_m: beyond it the episodic reward is 0 (NGU Alg. 1)
     max_factor: float = 5.0  # L; 1 switches life-long novelty off
     statistics_horizon: float = 1e6  # values after which old ones fade from running statistics, Choice
-    embedding_refresh_period_updates: int = 10  # Choice: the paper's 100 actor steps last about 8 of its updates
     train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation, Choice
 
 
@@ -475,7 +474,7 @@ def problems(settings: Settings) -> list[str]:
     at_least(1, "network.torso_size", "network.lstm_size", "network.head_size", "policy.num_policies", "bandit.window_episodes")
     at_least(1, "bandit.group_size", "actor.refresh_period", "actor.acts_per_dispatch", "novelty.embedding_size")
     at_least(1, "novelty.inverse_hidden_size", "novelty.distillation_size", "novelty.num_neighbours", "novelty.memory_capacity")
-    at_least(1, "novelty.max_factor", "novelty.statistics_horizon", "novelty.embedding_refresh_period_updates", "novelty.train_timesteps")
+    at_least(1, "novelty.max_factor", "novelty.statistics_horizon", "novelty.train_timesteps")
     at_least(1, "replay.auto_limit", "replay.trace", "replay.period", "replay.min_sequences")
     at_least(1, "learner.batch_size", "learner.target_period_updates")
     at_least(1, "evaluation.num_envs", "evaluation.period_acts", "evaluation.window_episodes", "evaluation.greedy_episodes")

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from agent57_jax import parallel, programs
 from agent57_jax.actor import Actor, ActorState, ChosenValues, EpisodeReport
 from agent57_jax.algorithm.meta_controller import BanditState
-from agent57_jax.novelty import NoveltyStatistics
+from agent57_jax.novelty import ActingEmbeddings, NoveltyStatistics
 from agent57_jax.pictures import Moment, screen_of
 from agent57_jax.types import FIRST, LAST, ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
 from agent57_jax.video import Spectator
@@ -48,6 +48,7 @@ class Evaluator:
     """A small fleet that plays but stores nothing and teaches only its own bandit."""
 
     state: ActorState
+    embeddings: ActingEmbeddings | None  # its episodes are its own, and so is what they embed with
     simulation: programs.Simulation | None
 
     def __init__(
@@ -73,13 +74,14 @@ class Evaluator:
         self._by_env, self._everywhere = NamedSharding(mesh, by_env), NamedSharding(mesh, everywhere)
         index = jnp.arange(num_envs, dtype=jnp.int32)
         self.state = parallel.sharded(actor.init_state, mesh, by_env, by_env)(index)
+        self.embeddings = parallel.sharded(lambda: actor.init_embeddings(1), mesh, (), everywhere)()
         self.simulation = None
-        inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, by_env, everywhere, everywhere)
+        inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, everywhere, by_env, everywhere, everywhere)
         if self._host is not None:
-            self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env,) * 4, donate=(1,))
+            self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env, everywhere, *(by_env,) * 3), donate=(1, 2))
             self._host.reset()
         else:
-            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env,) * 4, donate=(1, 3))
+            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env, everywhere, *(by_env,) * 3), donate=(1, 2, 4))
             self.simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)(self._root, index)
 
     def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> list[Episode]:
@@ -97,10 +99,12 @@ class Evaluator:
             received = self._host.recv()
             screen = self._look(lambda: received.observation[0], received.step_type[0] == FIRST)
             timestep = jax.device_put(received, self._by_env)
-            self.state, self._action, report, glimpse = self._act(parameters, self.state, statistics, timestep, self._root, counter)
+            self.state, self.embeddings, self._action, report, glimpse = self._act(
+                parameters, self.state, self.embeddings, statistics, timestep, self._root, counter
+            )
         else:
-            self.state, self.simulation, report, glimpse = self._act(
-                parameters, self.state, statistics, self.simulation, self._root, counter
+            self.state, self.embeddings, self.simulation, report, glimpse = self._act(
+                parameters, self.state, self.embeddings, statistics, self.simulation, self._root, counter
             )
         self._pending.append((report, glimpse, screen))
 
@@ -130,7 +134,7 @@ class Evaluator:
         """All but the bandit, which is saved by itself; episodes of host environments start anew, with all that belongs to them."""
         if self._host is not None:
             return {"episodes_started": self.state.episodes_started}
-        return {"actor": self.state._replace(bandit=None), "simulation": self.simulation}
+        return {"actor": self.state._replace(bandit=None), "embeddings": self.embeddings, "simulation": self.simulation}
 
     def load(self, bandit: BanditState | None, state: Any) -> None:
         """Continues from a bandit and a tree of the form of `state_to_save`."""
@@ -140,6 +144,7 @@ class Evaluator:
             self.state = self.state._replace(bandit=bandit, **state)
         else:
             self.state, self.simulation = state["actor"]._replace(bandit=bandit), state["simulation"]
+            self.embeddings = state["embeddings"]
 
     def close(self) -> None:
         """Ends the emulators."""
@@ -190,33 +195,37 @@ class Evaluator:
         self,
         parameters: ActingParameters,
         state: ActorState,
+        embeddings: ActingEmbeddings | None,
         statistics: NoveltyStatistics | None,
         timestep: TimeStep,
         root: jax.Array,
         counter: jax.Array,
-    ) -> tuple[ActorState, jax.Array, EpisodeReport, Glimpse | None]:
+    ) -> tuple[ActorState, ActingEmbeddings | None, jax.Array, EpisodeReport, Glimpse | None]:
         key = parallel.fold_counter(root, programs.EVALUATION_STREAM, counter)
-        out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key)
+        out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key, embeddings)
         glimpse = None
         if self._spectator is not None:
             experience = out.experience
             observation = experience.observation if self._host is None else None
             seen = Glimpse(observation, experience.step_type, experience.action, experience.intrinsic_reward, out.chosen, out.report)
             glimpse = jax.tree.map(lambda leaf: leaf[:1], seen)
-        return out.state, out.experience.action, out.report, glimpse
+        return out.state, out.embeddings, out.experience.action, out.report, glimpse
 
     def _act_simulated(
         self,
         parameters: ActingParameters,
         state: ActorState,
+        embeddings: ActingEmbeddings | None,
         statistics: NoveltyStatistics | None,
         simulation: programs.Simulation,
         root: jax.Array,
         counter: jax.Array,
-    ) -> tuple[ActorState, programs.Simulation, EpisodeReport, Glimpse | None]:
-        state, action, report, glimpse = self._act_host(parameters, state, statistics, simulation.timestep, root, counter)
+    ) -> tuple[ActorState, ActingEmbeddings | None, programs.Simulation, EpisodeReport, Glimpse | None]:
+        state, embeddings, action, report, glimpse = self._act_host(
+            parameters, state, embeddings, statistics, simulation.timestep, root, counter
+        )
         key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
-        return state, programs.step_simulation(self._environment, simulation, key, action), report, glimpse
+        return state, embeddings, programs.step_simulation(self._environment, simulation, key, action), report, glimpse
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> programs.Simulation:
         key = parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(2))

@@ -55,7 +55,7 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
     parts = programs.build(settings, environment.spec)
     shapes = {
         "learner": jax.eval_shape(parts.learner.init, root_key(0)),
-        "shared": jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
+        "shared": jax.eval_shape(lambda: programs.init_shared(parts)),
     }
     bandit = jax.eval_shape(parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)).bandit
     if bandit is not None:

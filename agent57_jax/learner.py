@@ -42,7 +42,7 @@ class LearnerState(NamedTuple):
     optimiser: Trainable  # state of each part's own Adam
     target_q: Parameters
     random_target: Parameters  # the fixed network of the distillation; None without it
-    acting_embedding: Parameters  # what actors embed with; follows the learnt one every embedding_refresh_period_updates; None without
+    acting_embedding: Parameters  # what episodes take up that begin now: the learnt one, or an untrained one that stays; None without
     updates: jax.Array  # scalar int32
 
 
@@ -136,9 +136,7 @@ class Learner:
             optimiser=optimiser,
             target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),
             random_target=state.random_target,
-            acting_embedding=every(self.novelty.embedding_refresh_period_updates, parameters.embedding["embedding"], state.acting_embedding)
-            if self._learns_embedding
-            else state.acting_embedding,
+            acting_embedding=parameters.embedding["embedding"] if self._learns_embedding else state.acting_embedding,
             updates=updates,
         )
         return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})

@@ -5,7 +5,7 @@ device's share of the environments, inside a sharded program.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,20 @@ class NoveltyState(NamedTuple):
     """What an environment's actor carries of novelty from one timestep to the next."""
 
     memory: EpisodicMemory | None  # [E, ...]; None without episodic novelty
+    generation: jax.Array | None  # [E] int32, of the embedding in this episode; None without episodic novelty
     intrinsic_return: jax.Array  # [E] float32, sum of r^i over this episode
+
+
+class ActingEmbeddings(NamedTuple):
+    """Parameters that actors embed with, of two generations: an episode keeps those with which it began (NGU Table 6: "once/episode").
+
+    Distances between embeddings by different parameters say nothing: in the memory of an episode they would make every state a new one.
+    """
+
+    old: Any  # of every episode that began before `new` came
+    new: Any  # of episodes that begin now
+    number: jax.Array  # scalar int32, the generation of `new`
+    users_of_old: jax.Array  # [G] int32, actors of each group, over all devices
 
 
 class NoveltyStatistics(NamedTuple):
@@ -49,6 +62,7 @@ class NoveltyOutput(NamedTuple):
 
     state: NoveltyState
     statistics: NoveltyStatistics
+    embeddings: ActingEmbeddings | None
     reward: jax.Array  # [E] r^i_t
     metrics: NoveltyMetrics  # of this device
 
@@ -64,10 +78,19 @@ class Novelty:
     def init_state(self, num_envs: int) -> NoveltyState:
         """Actors before their first timestep."""
         settings = self.settings
-        memory = None
+        memory = generation = None
         if self.embedding is not None:
             memory = episodic_novelty.init_memory(num_envs, settings.memory_capacity, settings.embedding_size)
-        return NoveltyState(memory, jnp.zeros((num_envs,), jnp.float32))
+            generation = jnp.zeros((num_envs,), jnp.int32)
+        return NoveltyState(memory, generation, jnp.zeros((num_envs,), jnp.float32))
+
+    def init_embeddings(self, num_groups: int) -> ActingEmbeddings | None:
+        """Before the first act, which takes the learner's. None without episodic novelty."""
+        if self.embedding is None:
+            return None
+        shapes = jax.eval_shape(self.embedding.init, jax.random.key(0))["embedding"]
+        none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return ActingEmbeddings(none, none, jnp.zeros((), jnp.int32), jnp.zeros((num_groups,), jnp.int32))
 
     def init_statistics(self) -> NoveltyStatistics:
         """Statistics before the first timestep."""
@@ -87,12 +110,16 @@ class Novelty:
         observation: jax.Array,
         is_first: jax.Array,
         is_last: jax.Array,
+        embeddings: ActingEmbeddings | None = None,
+        group: jax.Array | int = 0,
     ) -> NoveltyOutput:
         """The reward for having reached a timestep, after memory and statistics have taken it in.
 
         Args:
           observation: [E, *observation_shape].
           is_first, is_last: [E] bool.
+          embeddings: what episodes embed with; None: the parameters given, which must then be the same at every timestep.
+          group: which group of actors this is.
         """
         settings = self.settings
         error = self.distillation.error(parameters.predictor, parameters.random_target, observation)
@@ -102,12 +129,15 @@ class Novelty:
             statistics.distillation_error, all_errors, jnp.ones_like(all_errors), settings.statistics_horizon
         )
         alpha = lifelong_novelty.lifelong_factor(error, errors)
-        memory = distances = episodic = None
+        memory = generation = distances = episodic = None
         if self.embedding is None:
             reward = lifelong_novelty.distillation_reward(error, errors)
         else:
-            assert state.memory is not None and statistics.squared_distance is not None
-            memory, distances, episodic = self._episodic(parameters, state.memory, statistics.squared_distance, observation, is_first)
+            assert state.memory is not None and state.generation is not None and statistics.squared_distance is not None
+            generation, embeddings, embedding = self._embed(
+                parameters.embedding, state.generation, embeddings, observation, is_first, group
+            )
+            memory, distances, episodic = self._episodic(embedding, state.memory, statistics.squared_distance, is_first)
             reward = intrinsic_reward(episodic, alpha, settings.max_factor)
         intrinsic_return = jnp.where(is_first, 0.0, state.intrinsic_return) + reward
         metrics = NoveltyMetrics(
@@ -116,16 +146,37 @@ class Novelty:
             alpha=jnp.sum(alpha),
             episode_intrinsic_return=jnp.sum(is_last * intrinsic_return),
         )
-        return NoveltyOutput(NoveltyState(memory, intrinsic_return), NoveltyStatistics(distances, errors), reward, metrics)
+        return NoveltyOutput(
+            NoveltyState(memory, generation, intrinsic_return), NoveltyStatistics(distances, errors), embeddings, reward, metrics
+        )
+
+    def _embed(
+        self,
+        learnt: Any,
+        generation: jax.Array,
+        embeddings: ActingEmbeddings | None,
+        observation: jax.Array,
+        is_first: jax.Array,
+        group: jax.Array | int,
+    ) -> tuple[jax.Array, ActingEmbeddings | None, jax.Array]:
+        """Generations [E] and their parameters after the episodes that start at this timestep, embeddings [E, D]."""
+        assert self.embedding is not None
+        if embeddings is None:
+            return generation, None, self.embedding.embed(learnt, observation)
+        embeddings = renewed(embeddings, learnt, is_first.shape[0] * jax.lax.axis_size(parallel.AXIS))
+        generation = jnp.where(is_first, embeddings.number, generation)
+        is_new = generation == embeddings.number
+        users = parallel.sum_over_devices(jnp.sum(~is_new))
+        old, new = (self.embedding.embed(parameters, observation) for parameters in (embeddings.old, embeddings.new))
+        embeddings = embeddings._replace(users_of_old=embeddings.users_of_old.at[group].set(users))
+        return generation, embeddings, jnp.where(is_new[:, None], new, old)
 
     def _episodic(
-        self, parameters: ActingParameters, memory: EpisodicMemory, moments: RunningMoments, observation: jax.Array, is_first: jax.Array
+        self, embedding: jax.Array, memory: EpisodicMemory, moments: RunningMoments, is_first: jax.Array
     ) -> tuple[EpisodicMemory, RunningMoments, jax.Array]:
-        """Memory and statistics with x_t, episodic reward [E]."""
+        """Memory and statistics with f(x_t), episodic reward [E]."""
         settings = self.settings
-        assert self.embedding is not None
         memory = episodic_novelty.reset_memory(memory, is_first)
-        embedding = self.embedding.embed(parameters.embedding, observation)
         memory, distances = episodic_novelty.insert_and_compare(memory, embedding, settings.num_neighbours)
         # Sorted, a NaN may end up behind missing neighbours: it must show.
         distances = jnp.where(jnp.all(jnp.isfinite(embedding), axis=-1, keepdims=True), distances, jnp.nan)
@@ -141,3 +192,23 @@ class Novelty:
             settings.max_similarity,
         )
         return memory, moments, reward
+
+
+def renewed(embeddings: ActingEmbeddings, learnt: Any, group_size: int) -> ActingEmbeddings:
+    """A generation further, with the learner's newest parameters, once nobody embeds with the old one any more.
+
+    Args:
+      learnt: the learner's.
+      group_size: actors of a group, over all devices: all of them now embed with what was the new generation.
+    """
+    is_free = jnp.sum(embeddings.users_of_old) == 0
+
+    def advance(fresh: Any, kept: Any) -> Any:
+        return jax.tree.map(lambda one, other: jnp.where(is_free, one, other), fresh, kept)
+
+    return ActingEmbeddings(
+        old=advance(embeddings.new, embeddings.old),
+        new=advance(learnt, embeddings.new),
+        number=embeddings.number + is_free,
+        users_of_old=jnp.where(is_free, group_size, embeddings.users_of_old),
+    )

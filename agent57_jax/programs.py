@@ -23,7 +23,7 @@ from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QNetwork
 from agent57_jax.networks.torsos import torso_problem
-from agent57_jax.novelty import Novelty, NoveltyStatistics
+from agent57_jax.novelty import ActingEmbeddings, Novelty, NoveltyStatistics
 from agent57_jax.replay import MAX_ACTIONS, Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, SequenceId, TimeStep
 
@@ -43,6 +43,7 @@ class Shared(NamedTuple):
     """What all groups of actors read and write in turn; the same on every device."""
 
     statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
+    embeddings: ActingEmbeddings | None  # None for an agent without episodic novelty
     metrics: ActMetrics
 
 
@@ -161,7 +162,7 @@ class Programs:
         self.parts, self.mesh, self.store = parts, mesh, store
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
         self.init_learner = parallel.sharded(self._init_learner, mesh, everywhere, everywhere)
-        self.init_shared = parallel.sharded(lambda: Shared(parts.actor.init_statistics(), parts.actor.init_metrics()), mesh, (), everywhere)
+        self.init_shared = parallel.sharded(functools.partial(init_shared, parts), mesh, (), everywhere)
         self.init_act_metrics = parallel.sharded(parts.actor.init_metrics, mesh, (), everywhere)
         self.copy = parallel.sharded(lambda tree: jax.tree.map(jnp.copy, tree), mesh, everywhere, everywhere)
         self.init_actor = parallel.sharded(parts.actor.init_state, mesh, by_env, by_env)
@@ -235,9 +236,9 @@ class Programs:
     ) -> tuple[ActorState, Shared, ReplayState, jax.Array]:
         """One act of a group of host environments: novelty, bandit, action, append. Returns the actions [E] last."""
         key = parallel.fold_counter(root, ACT_STREAM, counter)
-        out = self.parts.actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key)
+        out = self.parts.actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key, shared.embeddings, group)
         store = self.store.append(store, group, out.experience, state.recurrent)
-        return out.state, Shared(out.statistics, out.metrics), store, out.experience.action
+        return out.state, Shared(out.statistics, out.embeddings, out.metrics), store, out.experience.action
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> Simulation:
         return init_simulation(self.environment, parallel.fold_counter(root, INIT_STREAM, jnp.uint32(1)), index)
@@ -322,6 +323,12 @@ class Programs:
         out = self.parts.learner.update(state, batch)
         age = parallel.sum_over_devices(jnp.mean(self.store.age(store, batch.sequence).astype(jnp.float32))) / self.mesh.size
         return (out, batch.sequence), out.metrics | {PRIORITY_SUM: mass, AGE: age}
+
+
+def init_shared(parts: Parts) -> Shared:
+    """What actors share, before the first act."""
+    actor = parts.actor
+    return Shared(actor.init_statistics(), actor.init_embeddings(parts.settings.environment.num_groups), actor.init_metrics())
 
 
 def init_simulation(environment: JaxEnvironment, key: jax.Array, index: jax.Array) -> Simulation:

@@ -97,7 +97,7 @@ def act(settings: Settings, spec: EnvironmentSpec) -> Work:
     if settings.novelty.reward is not IntrinsicReward.NONE:
         novelty += 2 * distillation(settings, spec).total
     if settings.novelty.reward is IntrinsicReward.NGU:
-        novelty += embedding(settings, spec).total
+        novelty += 2 * embedding(settings, spec).total  # by two generations of parameters
     return Work(settings.num_values * q_network(settings, spec).total, novelty)
 
 

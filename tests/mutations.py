@@ -150,7 +150,7 @@ MUTATIONS = (
     Mutation(
         "embedding is not refreshed for the actors",
         "agent57_jax/learner.py",
-        'acting_embedding=every(self.novelty.embedding_refresh_period_updates, parameters.embedding["embedding"], state.acting_embedding)',
+        'acting_embedding=parameters.embedding["embedding"] if self._learns_embedding else state.acting_embedding',
         "acting_embedding=state.acting_embedding",
         ("tests/test_learner.py",),
     ),

@@ -49,7 +49,7 @@ def shapes_of(settings: Settings, spec: EnvironmentSpec, capacity: int = 800) ->
         parts,
         jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32)),
         jax.eval_shape(parts.actor.init_state, jax.ShapeDtypeStruct((settings.envs_per_group,), np.int32)),
-        jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics())),
+        jax.eval_shape(lambda: programs.init_shared(parts)),
         jax.eval_shape(lambda: store.init(parts.actor.q_network.initial_state(1))),
     )
 

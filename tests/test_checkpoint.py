@@ -228,11 +228,11 @@ def test_other_leaves_are_one_line(store):
 
 
 def test_other_format_is_one_line(store, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
     store.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, {})
     monkeypatch.undo()
     for read in (store.meta, lambda step: store.restore(step, {})):
-        with pytest.raises(CheckpointError, match=r"^checkpoint 1 in \S+ has format 2, but this version of agent57_jax reads format 1$"):
+        with pytest.raises(CheckpointError, match=r"^checkpoint 1 in \S+ has format 1, but this version of agent57_jax reads format 2$"):
             read(1)
 
 

@@ -49,7 +49,6 @@ def make_settings(changes: dict[str, Any]) -> Settings:
     settings.novelty.embedding_size = settings.novelty.distillation_size = 4
     settings.novelty.inverse_hidden_size = 5
     settings.novelty.train_timesteps = TRAIN_TIMESTEPS
-    settings.novelty.embedding_refresh_period_updates = 2
     settings.environment.num_envs, settings.environment.num_groups = 8, 1
     settings.policy.num_policies = N
     # Far apart, so that a wrong j shows.
@@ -586,11 +585,11 @@ def test_every_part_has_its_own_adam_and_its_own_clipping(variant: str) -> None:
         state = out.state
 
 
-def test_target_and_acting_embedding_are_copied_on_time_and_the_random_network_never() -> None:
+def test_targets_are_copied_on_time_the_acting_embedding_follows_and_the_random_network_never() -> None:
     one = case("agent57")
     state = one.state
-    target_period, embedding_period = one.settings.learner.target_period_updates, one.settings.novelty.embedding_refresh_period_updates
-    assert (target_period, embedding_period) == (3, 2)
+    target_period = one.settings.learner.target_period_updates
+    assert target_period == 3
     for update in range(1, 8):
         before, state = state, one.probe(state, one.batch).output.state
         assert state.updates == update
@@ -598,8 +597,7 @@ def test_target_and_acting_embedding_are_copied_on_time_and_the_random_network_n
         assert differs(state.parameters.embedding, before.parameters.embedding)
         assert differs(state.parameters.predictor, before.parameters.predictor)
         assert_equal(state.target_q, state.parameters.q if update % target_period == 0 else before.target_q)
-        fresh = update % embedding_period == 0
-        assert_equal(state.acting_embedding, state.parameters.embedding["embedding"] if fresh else before.acting_embedding)
+        assert_equal(state.acting_embedding, state.parameters.embedding["embedding"])
         assert_equal(state.random_target, one.state.random_target)
 
 
@@ -613,7 +611,7 @@ def test_a_random_embedding_stays_as_it_began() -> None:
     one = case("n-step, random embedding")
     assert_equal(new_state("n-step, random embedding").acting_embedding, new_state("agent57").acting_embedding)
     state = one.state
-    for _ in range(2 * one.settings.novelty.embedding_refresh_period_updates):
+    for _ in range(3):
         state = one.probe(state, one.batch).output.state
     assert_equal(state.acting_embedding, one.state.acting_embedding)
     assert differs(state.parameters.predictor, one.state.parameters.predictor)

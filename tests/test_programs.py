@@ -95,11 +95,11 @@ def driven() -> Driven:
     actor = made.parts.actor
     one, same_root = parallel.make_mesh(1), key_data()
 
-    def report(parameters: Any, state: Any, shared: Any, timestep: TimeStep, counter: jax.Array) -> ActOutput:
+    def report(parameters: Any, state: Any, shared: Any, timestep: TimeStep, counter: jax.Array, group: jax.Array) -> ActOutput:
         key = parallel.fold_counter(jnp.asarray(same_root), ACT_STREAM, counter)
-        return actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key)
+        return actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key, shared.embeddings, group)
 
-    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ROWS, ROWS, ROWS))
+    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL, ALL), ActOutput(ROWS, ALL, ALL, ALL, ROWS, ROWS, ROWS))
     learner, store, metrics, shared = made.init_learner(root), made.init_replay(), made.init_update_metrics(), made.init_shared()
     states = [made.init_actor(made.actor_index(group)) for group in range(2)]
     reported_states, reported_shared = jax.device_get((states, shared))
@@ -122,8 +122,8 @@ def driven() -> Driven:
             parameters = acting_parameters(learner)
             before = reported_states[group].recurrent
             counter, number = np.uint32(act), np.int32(group)
-            out = jax.device_get(reporter(jax.device_get(parameters), reported_states[group], reported_shared, timestep, counter))
-            reported_states[group], reported_shared = out.state, Shared(out.statistics, out.metrics)
+            out = jax.device_get(reporter(jax.device_get(parameters), reported_states[group], reported_shared, timestep, counter, number))
+            reported_states[group], reported_shared = out.state, Shared(out.statistics, out.embeddings, out.metrics)
             reports.append(Report(group, out, before))
             uploaded = parallel.upload(made.mesh, ROWS, timestep)
             states[group], shared, store, action = made.act(parameters, states[group], shared, store, uploaded, root, counter, number)
@@ -166,7 +166,11 @@ def test_actions_and_shared_sums_are_those_of_both_groups() -> None:
     for report, action in zip(run.reports, run.actions, strict=True):
         np.testing.assert_array_equal(action, report.output.experience.action)
     final = run.reports[-1].output
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), run.shared, Shared(final.statistics, final.metrics))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4),
+        run.shared,
+        Shared(final.statistics, final.embeddings, final.metrics),
+    )
     assert run.shared.metrics.timesteps == 46 * 8
 
 

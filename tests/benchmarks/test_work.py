@@ -75,7 +75,7 @@ def counted(agent: str) -> tuple[Settings, int, int]:
     learner = jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32))
     state = jax.eval_shape(lambda: store.init(parts.actor.q_network.initial_state(1)))
     actor = jax.eval_shape(parts.actor.init_state, jax.ShapeDtypeStruct((2,), np.int32))
-    shared = jax.eval_shape(lambda: programs.Shared(parts.actor.init_statistics(), parts.actor.init_metrics()))
+    shared = jax.eval_shape(lambda: programs.init_shared(parts))
 
     def row(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((2, *shape), dtype)

@@ -44,7 +44,7 @@ def main() -> None:
     saved = len(list((folder / "checkpoints").glob("*")))
     meta = folder / "checkpoints" / str(saved + 1) / "meta" / "metadata"
     meta.parent.mkdir(parents=True)
-    meta.write_text(json.dumps({"format": 1, "content": {"counters": {"steps": steps}}}))
+    meta.write_text(json.dumps({"format": 2, "content": {"counters": {"steps": steps}}}))
 
 
 if __name__ == "__main__":
