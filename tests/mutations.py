@@ -155,6 +155,13 @@ MUTATIONS = (
         ("tests/test_learner.py",),
     ),
     Mutation(
+        "embedding changes within an episode",
+        "agent57_jax/novelty.py",
+        "is_new = generation == embeddings.number",
+        "is_new = generation >= 0",
+        ("tests/test_acting_embeddings.py",),
+    ),
+    Mutation(
         "the LSTM's gradient crosses a border",
         "agent57_jax/networks/lstm.py",
         "return (_reset(d_hidden, keep_now), _reset(d_cell * forget, keep_now), _put(all_d_gates, d_gates, t)), None",
