@@ -137,7 +137,7 @@ def poisoned(tree: Any, path: str) -> Any:
     [
         ("learner", "parameters/q/heads/Dense_0/bias", "action_values"),
         ("learner", "random_target/Dense_0/bias", "novelty_statistics|intrinsic_reward"),
-        ("learner", "acting_embedding/Dense_0/bias", "novelty_statistics|intrinsic_reward"),
+        ("embeddings", "new/Dense_0/bias", "novelty_statistics|intrinsic_reward"),
         ("statistics", "distillation_error/mean", "novelty_statistics"),
         ("statistics", "squared_distance/mean", "novelty_statistics"),
         ("replay", "experience/extrinsic_reward", "loss/extrinsic"),
@@ -153,9 +153,9 @@ def test_what_a_run_holds(where: str, path: str, name: str, tmp_path: pathlib.Pa
         training._act_and_learn()
     training._save()
     training.checkpoints.wait()
-    if where == "statistics":
+    if where in ("statistics", "embeddings"):
         shared = training.driver.shared
-        training.driver.shared = shared._replace(statistics=poisoned(shared.statistics, path))
+        training.driver.shared = shared._replace(**{where: poisoned(getattr(shared, where), path)})
     elif where == "replay":
         # Everything that can be drawn: one number among thousands would wait for its turn.
         leaf = training.replay

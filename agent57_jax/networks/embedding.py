@@ -35,7 +35,7 @@ class _InverseDynamics(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingNetwork:
-    """f and the head h that guesses the action between two embeddings. In float32 whatever the precision of the others: distances are differences."""
+    """f and the head h that guesses the action between two embeddings. In float32 whatever the others are: distances are differences."""
 
     network: NetworkSettings
     novelty: NoveltySettings
