@@ -136,7 +136,9 @@ class Learner:
             optimiser=optimiser,
             target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),
             random_target=state.random_target,
-            acting_embedding=parameters.embedding["embedding"] if self._learns_embedding else state.acting_embedding,
+            acting_embedding=every(1, parameters.embedding["embedding"], state.acting_embedding)
+            if self._learns_embedding
+            else state.acting_embedding,
             updates=updates,
         )
         return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})

@@ -15,7 +15,7 @@ from agent57_jax.algorithm import episodic_novelty, lifelong_novelty
 from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
 from agent57_jax.algorithm.intrinsic_reward import intrinsic_reward
 from agent57_jax.algorithm.lifelong_novelty import RunningMoments
-from agent57_jax.config import NoveltySettings
+from agent57_jax.config import Embedding, NoveltySettings
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.types import ActingParameters
@@ -25,7 +25,7 @@ class NoveltyState(NamedTuple):
     """What an environment's actor carries of novelty from one timestep to the next."""
 
     memory: EpisodicMemory | None  # [E, ...]; None without episodic novelty
-    generation: jax.Array | None  # [E] int32, of the embedding in this episode; None without episodic novelty
+    generation: jax.Array | None  # [E] int32, of the embedding in this episode; None where none is learnt
     intrinsic_return: jax.Array  # [E] float32, sum of r^i over this episode
 
 
@@ -75,18 +75,22 @@ class Novelty:
     embedding: EmbeddingNetwork | None  # None: random network distillation alone
     distillation: DistillationNetwork
 
+    @property
+    def _learns_embedding(self) -> bool:
+        return self.embedding is not None and self.settings.embedding is Embedding.LEARNT
+
     def init_state(self, num_envs: int) -> NoveltyState:
         """Actors before their first timestep."""
         settings = self.settings
-        memory = generation = None
+        memory = None
         if self.embedding is not None:
             memory = episodic_novelty.init_memory(num_envs, settings.memory_capacity, settings.embedding_size)
-            generation = jnp.zeros((num_envs,), jnp.int32)
+        generation = jnp.zeros((num_envs,), jnp.int32) if self._learns_embedding else None
         return NoveltyState(memory, generation, jnp.zeros((num_envs,), jnp.float32))
 
     def init_embeddings(self, num_groups: int) -> ActingEmbeddings | None:
-        """Before the first act, which takes the learner's. None without episodic novelty."""
-        if self.embedding is None:
+        """Before the first act, which takes the learner's. None where no embedding is learnt."""
+        if self.embedding is None or not self._learns_embedding:
             return None
         shapes = jax.eval_shape(self.embedding.init, jax.random.key(0))["embedding"]
         none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -133,7 +137,7 @@ class Novelty:
         if self.embedding is None:
             reward = lifelong_novelty.distillation_reward(error, errors)
         else:
-            assert state.memory is not None and state.generation is not None and statistics.squared_distance is not None
+            assert state.memory is not None and statistics.squared_distance is not None
             generation, embeddings, embedding = self._embed(
                 parameters.embedding, state.generation, embeddings, observation, is_first, group
             )
@@ -153,16 +157,17 @@ class Novelty:
     def _embed(
         self,
         learnt: Any,
-        generation: jax.Array,
+        generation: jax.Array | None,
         embeddings: ActingEmbeddings | None,
         observation: jax.Array,
         is_first: jax.Array,
         group: jax.Array | int,
-    ) -> tuple[jax.Array, ActingEmbeddings | None, jax.Array]:
+    ) -> tuple[jax.Array | None, ActingEmbeddings | None, jax.Array]:
         """Generations [E] and their parameters after the episodes that start at this timestep, embeddings [E, D]."""
         assert self.embedding is not None
         if embeddings is None:
             return generation, None, self.embedding.embed(learnt, observation)
+        assert generation is not None
         embeddings = renewed(embeddings, learnt, is_first.shape[0] * jax.lax.axis_size(parallel.AXIS))
         generation = jnp.where(is_first, embeddings.number, generation)
         is_new = generation == embeddings.number

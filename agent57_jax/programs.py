@@ -43,7 +43,7 @@ class Shared(NamedTuple):
     """What all groups of actors read and write in turn; the same on every device."""
 
     statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
-    embeddings: ActingEmbeddings | None  # None for an agent without episodic novelty
+    embeddings: ActingEmbeddings | None  # None where no embedding is learnt
     metrics: ActMetrics
 
 

@@ -97,7 +97,8 @@ def act(settings: Settings, spec: EnvironmentSpec) -> Work:
     if settings.novelty.reward is not IntrinsicReward.NONE:
         novelty += 2 * distillation(settings, spec).total
     if settings.novelty.reward is IntrinsicReward.NGU:
-        novelty += 2 * embedding(settings, spec).total  # by two generations of parameters
+        # A learnt one by two generations of parameters.
+        novelty += (1 + (settings.novelty.embedding is Embedding.LEARNT)) * embedding(settings, spec).total
     return Work(settings.num_values * q_network(settings, spec).total, novelty)
 
 

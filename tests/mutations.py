@@ -150,7 +150,7 @@ MUTATIONS = (
     Mutation(
         "embedding is not refreshed for the actors",
         "agent57_jax/learner.py",
-        'acting_embedding=parameters.embedding["embedding"] if self._learns_embedding else state.acting_embedding',
+        'acting_embedding=every(1, parameters.embedding["embedding"], state.acting_embedding)',
         "acting_embedding=state.acting_embedding",
         ("tests/test_learner.py",),
     ),

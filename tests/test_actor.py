@@ -118,7 +118,7 @@ def parameters(variant: str) -> ActingParameters:
 def act_program(variant: str, num_devices: int) -> Any:
     actor = actor_of(variant)
     mesh = Mesh(np.array(jax.devices()[:num_devices]), (parallel.AXIS,))
-    return parallel.sharded(actor.act, mesh, (ALL, ROWS, ALL, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ROWS, ROWS, ROWS))
+    return parallel.sharded(actor.act, mesh, (ALL, ROWS, ALL, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ALL, ROWS, ROWS, ROWS))
 
 
 def run_script(variant: str, script: list[TimeStep], num_devices: int = 1, first_actor: int = 0, seed: int = 7) -> list[ActOutput]:

@@ -316,7 +316,7 @@ def test_intrinsic_reward_equals_ours():
         observation = observation.astype(np.uint8)
         step_type = np.array([FIRST if t in starts else MID for starts in ((0,), (0, 4), (0, 4, 5, 11))])
         arguments = parameters, carried, statistics, observation, step_type == FIRST, step_type == LAST
-        step = step or one_device(novelty.step, (ALL, ROWS, ALL, ROWS, ROWS, ROWS), NoveltyOutput(ROWS, ALL, ROWS, ALL), *arguments)
+        step = step or one_device(novelty.step, (ALL, ROWS, ALL, ROWS, ROWS, ROWS), NoveltyOutput(ROWS, ALL, ALL, ROWS, ALL), *arguments)
         out = step(*arguments)
         carried, statistics = out.state, out.statistics
         actor.step(torch.tensor(observation), torch.zeros(E), torch.tensor(step_type))
