@@ -93,7 +93,7 @@ def version(t: int, g: int, num_groups: int) -> int:
     ),
     strategies.sampled_from([1, 2, 4]),
 )
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=20)
 def test_embeds_as_its_twin(script: list[list[list[bool]]], num_devices: int) -> None:
     firsts = np.array(script)
     firsts[0] = True  # an environment begins with an episode
@@ -144,7 +144,7 @@ def test_the_evaluator_has_generations_of_its_own() -> None:
     statistics = parallel.sharded(parts.actor.init_statistics, mesh, (), ALL)()
     evaluator = Evaluator(parts.evaluation_actor, environment, 2, root)
     used, numbers = [], []
-    for _ in range(100):
+    for _ in range(60):
         evaluator.step(acting_parameters(learner), statistics)
         state, embeddings = jax.device_get((evaluator.state, evaluator.embeddings))
         used.append(state.novelty.generation)

@@ -105,7 +105,8 @@ def hears_hangups() -> Iterator[None]:
 
 # A run whose terminal is closed gets the last one.
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 75), pytest.param(signal.SIGHUP, 0, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGTERM, 75), *(pytest.param(number, 0, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP))],
 )
 def test_a_signal_saves_and_the_same_command_resumes(
     number: signal.Signals, code: int, tmp_path: pathlib.Path, hears_hangups: None

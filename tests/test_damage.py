@@ -83,9 +83,9 @@ def remove(folder: pathlib.Path) -> None:
         (halve, "learner"),
         *(pytest.param(halve, item, marks=pytest.mark.slow) for item in ("shared", "actors", "evaluator_bandit", "replay", "meta")),
         pytest.param(empty, "learner", marks=pytest.mark.slow),
-        (empty, "meta"),
+        pytest.param(empty, "meta", marks=pytest.mark.slow),
         (lose_data, "replay"),
-        (remove, "learner"),
+        pytest.param(remove, "learner", marks=pytest.mark.slow),
         pytest.param(remove, "meta", marks=pytest.mark.slow),
     ],
 )

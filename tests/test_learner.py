@@ -228,7 +228,10 @@ def assert_tree_close(found: Any, expected: Any, rtol: float, atol: float) -> No
 # Values -----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+SLOW = ("squashed mix", "distillation alone", "n-step, random embedding")  # every variant means half a minute of compiling
+
+
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS])
 def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
     one, out = case(variant), probed(variant).output
     online, targets = one.twin_values()

@@ -227,6 +227,7 @@ def test_a_stopped_run_of_host_environments_keeps_all_but_episodes_in_flight(tmp
     assert abs(second.counters.updates * 8 - inserted * 1.5) <= 16
 
 
+@pytest.mark.slow
 def test_starts_of_a_run_do_not_repeat_episodes(tmp_path: pathlib.Path) -> None:
     def first_frames(folder: pathlib.Path) -> np.ndarray:
         training = make(tiny.zaxxon_settings(), folder, after_acts=40)
@@ -305,6 +306,7 @@ def test_another_task_in_the_same_folder_is_refused_and_a_new_run_has_no_evaluat
     assert (tmp_path / "evaluation.json").read_text() == "its own"
 
 
+@pytest.mark.slow
 def test_what_the_evaluator_did_after_the_last_step_is_saved(tmp_path: pathlib.Path) -> None:
     settings = tiny.coin_settings()
     settings.evaluation.period_acts = 100_000  # all of the evaluation comes at the end
@@ -327,6 +329,7 @@ def test_what_the_evaluator_did_after_the_last_step_is_saved(tmp_path: pathlib.P
     second.close()
 
 
+@pytest.mark.slow
 def test_a_replay_that_sized_itself_keeps_its_size(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny.coin_settings()
     settings.replay.capacity = "auto"
@@ -390,6 +393,7 @@ def test_more_threads_than_cpus_are_a_warning(
     assert said.count("warning: environment.num_threads is 64, more than the 2 CPUs that this process may use") == 1
 
 
+@pytest.mark.slow
 def test_more_devices_train_the_same_kind_of_run(tmp_path: pathlib.Path) -> None:
     settings = tiny.coin_settings()
     settings.num_devices = 4
