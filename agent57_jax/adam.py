@@ -33,7 +33,7 @@ class Optimiser:
         return optax.chain(self._clip, optax.adam(self.learning_rate, self.b1, self.b2, eps=self.epsilon)).init(parameters)
 
     def step(
-        self, gradients: Parameters, state: optax.OptState, parameters: Parameters, finite: jax.Array
+        self, gradients: Parameters, state: optax.OptState, parameters: Parameters, finite: jax.Array, factor: jax.Array | float = 1.0
     ) -> tuple[Parameters, optax.OptState]:
         """One step.
 
@@ -41,6 +41,7 @@ class Optimiser:
           gradients, parameters: trees of one form, float32.
           state: from `init` or an earlier step.
           finite: scalar bool; where it is False everything stays as it was.
+          factor: scalar, of the learning rate at this step.
 
         Returns:
           Parameters and state after the step.
@@ -57,6 +58,6 @@ class Optimiser:
         # Finished before they are read: else XLA computes them a second time for the step, from the old ones.
         mu, nu = jax.lax.optimization_barrier((mu, nu))
         mean, square = optax.tree.bias_correction(mu, self.b1, count), optax.tree.bias_correction(nu, self.b2, count)
-        step = jax.tree.map(lambda m, v: -self.learning_rate * (m / (jnp.sqrt(v) + self.epsilon)), mean, square)
+        step = jax.tree.map(lambda m, v: -(self.learning_rate * factor) * (m / (jnp.sqrt(v) + self.epsilon)), mean, square)
         parameters = jax.lax.optimization_barrier(if_finite(optax.apply_updates(parameters, step), parameters))
         return parameters, (clip, (adam._replace(count=count, mu=mu, nu=nu), rate))

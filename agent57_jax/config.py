@@ -92,6 +92,21 @@ class Transform(enum.Enum):
     IDENTITY = "identity"
 
 
+class RewardInputs(enum.Enum):
+    """Scale of the rewards that the Q-networks see beside the observation."""
+
+    RAW = "raw"
+    LOGARITHMIC = "logarithmic"  # sign(r) log(1 + |r|)
+
+
+class NormalisedErrors(enum.Enum):
+    """Where TD errors are divided by their deviation, per policy and value function (MEME)."""
+
+    NOWHERE = "nowhere"
+    PRIORITIES = "priorities"
+    EVERYWHERE = "everywhere"  # in priorities and losses
+
+
 class Precision(enum.Enum):
     """Number format inside torso and LSTM; parameters, targets and losses are always float32."""
 
@@ -132,6 +147,7 @@ class EnvironmentSettings(Section):
     action_repeat_frames: int = 4  # Atari: frames per agent step, maximum over the last two
     noop_max: int = 30  # Atari: up to so many random no-ops at the start
     repeat_action_probability: float = 0.0  # Atari: sticky actions, off in the papers
+    frame_size: int = 84  # Atari: pixels a side of an observation (NGU App. F.4: 84)
     grid_size: int = 15  # grid worlds: cells a side (Agent57 §4.2: 15; NGU §4.1: 21)
     phase_steps: int = 10_000  # shifting corridor: steps of one environment between two changes of its time limit
 
@@ -148,6 +164,8 @@ class NetworkSettings(Section):
     torso_size: int = 512  # dense layer between torso and LSTM
     lstm_size: int = 512  # hidden units of the recurrent layer
     head_size: int = 512  # hidden units of each duelling head
+    shared_torso: bool = False  # True: one torso for all value functions; layers behind it stay separate (MEME shares it)
+    reward_inputs: RewardInputs = RewardInputs.RAW  # scale of r^e_t and r^i_t as inputs of the LSTM; logarithmic: Choice
 
 
 @dataclasses.dataclass
@@ -232,6 +250,7 @@ class LearnerSettings(Section):
 
     batch_size: int = 64  # sequences, over all devices
     learning_rate: float = 1e-4  # of the value functions
+    final_rate_share: float = 1.0  # learning rates fall linearly to this share of themselves at total_steps; 1: constant (PAPER)
     novelty_learning_rate: float = 5e-4  # embedding and distillation
     adam_b1: float = 0.9  # fading of the mean gradient
     adam_b2: float = 0.999  # fading of the mean squared gradient
@@ -244,6 +263,8 @@ class LearnerSettings(Section):
     target_epsilon: float = 0.01  # exploration of the target policy
     target_period_updates: int = 1_500  # updates between copies of the online to the target network
     embedding_l2: float = 1e-5  # L2 weight of embedding and inverse dynamics
+    cross_mixture: float = 0.0  # share of sequences that train another policy than the one that acted (MEME: 0.5)
+    normalise_errors: NormalisedErrors = NormalisedErrors.NOWHERE  # where TD errors are divided by their deviation
 
 
 @dataclasses.dataclass
@@ -336,6 +357,11 @@ class Settings(Section):
     def capacity_per_env(self, timesteps: int) -> int:
         """C: slots per environment when all environments together may hold `timesteps`; a multiple of the period."""
         return timesteps // self.environment.num_envs // self.replay.period * self.replay.period
+
+    @property
+    def total_updates(self) -> float:
+        """Updates of a whole run, about: timesteps at the start of episodes and the wait for the first sequences are left out."""
+        return self.total_steps / self.replay.period * self.replay.samples_per_insert / self.learner.batch_size
 
     @property
     def min_capacity(self) -> int:
@@ -470,7 +496,7 @@ def problems(settings: Settings) -> list[str]:
             need(low <= value <= high, f"{path} is {value}, but must lie in [{low}, {high}]")
 
     at_least(1, "total_steps", "num_devices", "environment.num_envs", "environment.num_groups", "environment.num_threads")
-    at_least(1, "environment.max_episode_steps", "environment.action_repeat_frames", "environment.noop_max")
+    at_least(1, "environment.max_episode_steps", "environment.action_repeat_frames", "environment.noop_max", "environment.frame_size")
     at_least(1, "network.torso_size", "network.lstm_size", "network.head_size", "policy.num_policies", "bandit.window_episodes")
     at_least(1, "bandit.group_size", "actor.refresh_period", "actor.acts_per_dispatch", "novelty.embedding_size")
     at_least(1, "novelty.inverse_hidden_size", "novelty.distillation_size", "novelty.num_neighbours", "novelty.memory_capacity")
@@ -486,6 +512,7 @@ def problems(settings: Settings) -> list[str]:
     at_least(0, "video.period_episodes")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
     within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
+    within(0, 1, "learner.cross_mixture", "learner.final_rate_share")
     within(0, 1, "learner.adam_b2", "policy.gamma_0", "policy.gamma_1", "policy.gamma_2")
     policy, replay, environment, learner = settings.policy, settings.replay, settings.environment, settings.learner
     need(policy.gamma_2 <= policy.gamma_1 <= policy.gamma_0 < 1, "policy.gamma_0 >= gamma_1 >= gamma_2 must hold, all below 1")

@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import optax
 
 from agent57_jax import adam, parallel
+from agent57_jax.algorithm.error_scale import error_scale, error_sums, update_variance
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
 from agent57_jax.algorithm.retrace import transformed_retrace_targets
 from agent57_jax.algorithm.sequence_priority import sequence_priority
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform, combine_action_values
-from agent57_jax.config import Combination, Embedding, LearnerSettings, NoveltySettings, Targets, Transform
+from agent57_jax.config import Combination, Embedding, LearnerSettings, NormalisedErrors, NoveltySettings, Targets, Transform
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
-from agent57_jax.networks.q_network import QInputs, QNetwork
+from agent57_jax.networks.q_network import TORSO, QInputs, QNetwork
 from agent57_jax.types import FIRST, ActingParameters, Batch, Experience
 
 Parameters = Any
@@ -30,7 +31,7 @@ Metrics = dict[str, jax.Array]
 class Trainable(NamedTuple):
     """Parameters that gradients change."""
 
-    q: Parameters  # leading axis V
+    q: Parameters  # leading axis V, except a shared torso
     embedding: Parameters  # None where none is learnt
     predictor: Parameters  # None without life-long novelty
 
@@ -43,6 +44,7 @@ class LearnerState(NamedTuple):
     target_q: Parameters
     random_target: Parameters  # the fixed network of the distillation; None without it
     acting_embedding: Parameters  # what episodes take up that begin now: the learnt one, or an untrained one that stays; None without
+    error_variance: jax.Array | None  # [V, N] running variance of TD errors; None where they are not normalised
     updates: jax.Array  # scalar int32
 
 
@@ -62,6 +64,7 @@ class Learner:
     novelty: NoveltySettings
     combination: Combination
     eta: float
+    total_updates: float  # of a whole run, in which learning rates fall if they do
     burn_in: int  # timesteps before the T transitions that only bring the recurrent state up to date
     family: PolicyFamily
     q_network: QNetwork
@@ -86,13 +89,14 @@ class Learner:
         return LearnerState(
             parameters=parameters,
             optimiser=Trainable(
-                jax.vmap(self._optimiser(self.settings.learning_rate).init)(parameters.q),
+                self._init_q_optimiser(parameters.q),
                 None if parameters.embedding is None else novelty_optimiser.init(parameters.embedding),
                 None if parameters.predictor is None else novelty_optimiser.init(parameters.predictor),
             ),
             target_q=parameters.q,
             random_target=None if self.distillation is None else self.distillation.init(key_random),
             acting_embedding=None if embedding is None else embedding["embedding"],
+            error_variance=jnp.zeros((self.q_network.num_values, len(self.family.betas))) if self._normalises else None,
             updates=jnp.zeros((), jnp.int32),
         )
 
@@ -102,10 +106,12 @@ class Learner:
         A non-finite loss or gradient leaves parameters, optimisers and targets as they were and sets the metric `finite` to 0; priorities
         are then not to be used.
         """
-        gradients, (priorities, metrics) = jax.grad(self.loss, has_aux=True)(state.parameters, state, batch)
+        gradients, (priorities, metrics, error_variance) = jax.grad(self.loss, has_aux=True)(state.parameters, state, batch)
         gradients, metrics = parallel.sum_over_devices((gradients, metrics))
-        q_norms = jax.vmap(optax.tree.norm)(gradients.q)
+        q_norms = jax.vmap(optax.tree.norm)(_separate(gradients.q))
         norms = {f"gradient_norm/{name}": q_norms[v] for v, name in enumerate(self.value_names)}
+        if TORSO in gradients.q:
+            norms["gradient_norm/torso"] = optax.tree.norm(gradients.q[TORSO])
         if self._learns_embedding:
             norms["gradient_norm/embedding"] = optax.tree.norm(gradients.embedding)
         if self.distillation is not None:
@@ -113,12 +119,9 @@ class Learner:
         metrics = metrics | norms
         finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
 
-        q_optimiser, novelty_optimiser = (
-            self._optimiser(rate) for rate in (self.settings.learning_rate, self.settings.novelty_learning_rate)
-        )
-        # One Adam a value function: the leading axis is mapped, so that each clips its own gradient.
-        step_q = jax.vmap(functools.partial(q_optimiser.step, finite=finite))
-        step_novelty = functools.partial(novelty_optimiser.step, finite=finite)
+        factor = self._rate_factor(state.updates)
+        step_q = functools.partial(self._step_q, finite=finite, factor=factor)
+        step_novelty = functools.partial(self._optimiser(self.settings.novelty_learning_rate).step, finite=finite, factor=factor)
         stepped = [
             None if gradient is None else step(gradient, optimiser, old)
             for step, gradient, optimiser, old in zip(
@@ -126,6 +129,8 @@ class Learner:
             )
         ]
         parameters, optimiser = (Trainable(*(None if part is None else part[i] for part in stepped)) for i in range(2))
+        if state.error_variance is not None:
+            error_variance = jnp.where(finite, error_variance, state.error_variance)
         updates = state.updates + finite
 
         def every(period: int, fresh: Parameters, old: Parameters) -> Parameters:
@@ -139,9 +144,36 @@ class Learner:
             acting_embedding=every(1, parameters.embedding["embedding"], state.acting_embedding)
             if self._learns_embedding
             else state.acting_embedding,
+            error_variance=error_variance,
             updates=updates,
         )
         return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})
+
+    def _init_q_optimiser(self, q: Parameters) -> Any:
+        """One Adam a value function, its state with the leading axis V; with a shared torso another one for that."""
+        init = self._optimiser(self.settings.learning_rate).init
+        separate = jax.vmap(init)(_separate(q))
+        return {"separate": separate, TORSO: init(q[TORSO])} if TORSO in q else separate
+
+    def _rate_factor(self, updates: jax.Array) -> jax.Array | float:
+        """What learning rates are multiplied by after so many updates: from 1 down to `final_rate_share` in a straight line."""
+        last = self.settings.final_rate_share
+        return 1.0 if last == 1 else 1.0 - (1.0 - last) * jnp.minimum(updates / self.total_updates, 1.0)
+
+    def _step_q(
+        self, gradients: Parameters, state: Any, q: Parameters, finite: jax.Array, factor: jax.Array | float
+    ) -> tuple[Parameters, Any]:
+        """The Q-networks and their optimisers after a step; each clips its own gradient."""
+        step = functools.partial(self._optimiser(self.settings.learning_rate).step, finite=finite, factor=factor)
+        if TORSO not in q:
+            return jax.vmap(step)(gradients, state, q)
+        separate, separate_state = jax.vmap(step)(_separate(gradients), state["separate"], _separate(q))
+        torso, torso_state = step(gradients[TORSO], state[TORSO], q[TORSO])
+        return separate | {TORSO: torso}, {"separate": separate_state, TORSO: torso_state}
+
+    @property
+    def _normalises(self) -> bool:
+        return self.settings.normalise_errors is not NormalisedErrors.NOWHERE
 
     @property
     def _learns_embedding(self) -> bool:
@@ -152,13 +184,16 @@ class Learner:
         """Names of the V value functions in metrics."""
         return ("extrinsic", "intrinsic") if self.q_network.num_values == 2 else ("extrinsic",)
 
-    def loss(self, parameters: Trainable, state: LearnerState, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+    def loss(
+        self, parameters: Trainable, state: LearnerState, batch: Batch
+    ) -> tuple[jax.Array, tuple[jax.Array, Metrics, jax.Array | None]]:
         """Sum of all losses of this device's share; summed over devices it is the mean over the whole batch.
 
         Returns:
-          loss, (priorities [B], metrics); no term shares parameters with another, so the sum trains each by itself.
+          loss, (priorities [B], metrics, running variance of TD errors); no term shares parameters with another, so the sum trains each by
+          itself.
         """
-        loss, priorities, metrics = self._q_loss(parameters.q, state.target_q, batch)
+        loss, priorities, metrics, error_variance = self._q_loss(parameters.q, state.target_q, state.error_variance, batch)
         if self._learns_embedding:
             embedding_loss, metrics["novelty/inverse_accuracy"] = self._embedding_loss(parameters.embedding, batch)
             metrics["loss/embedding"] = embedding_loss
@@ -167,10 +202,12 @@ class Learner:
             distillation_loss = self._distillation_loss(parameters.predictor, state.random_target, batch)
             metrics["loss/distillation"] = distillation_loss
             loss += distillation_loss
-        return loss, (priorities, metrics)
+        return loss, (priorities, metrics, error_variance)
 
-    def _q_loss(self, q: Parameters, target_q: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array, Metrics]:
-        """Loss of all value functions, priorities [B], metrics."""
+    def _q_loss(
+        self, q: Parameters, target_q: Parameters, error_variance: jax.Array | None, batch: Batch
+    ) -> tuple[jax.Array, jax.Array, Metrics, jax.Array | None]:
+        """Loss of all value functions, priorities [B], metrics, running variance of TD errors."""
         x = batch.experience
         previous = jnp.concatenate([batch.recurrent_state.previous_action[:, None], x.action[:, :-1]], axis=1)
         inputs = QInputs(x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST)
@@ -195,10 +232,13 @@ class Learner:
         taken = jnp.take_along_axis(online[:, :, :-1], x.action[None, :, :-1, None], axis=-1)[..., 0]
         errors = jnp.where(valid[None], targets - taken, 0.0)  # [V, B, T]
         size = batch.importance_weight.shape[0] * jax.lax.axis_size(parallel.AXIS)
-        losses = jnp.sum(0.5 * jnp.sum(jnp.square(errors), axis=-1) * batch.importance_weight[None], axis=-1) / size  # [V]
+        scale, error_variance = self._error_scale(jax.lax.stop_gradient(errors), valid, x.policy[:, :-1], error_variance)
+        scaled = errors if scale is None else errors / scale
+        learnt = scaled if self.settings.normalise_errors is NormalisedErrors.EVERYWHERE else errors
+        losses = jnp.sum(0.5 * jnp.sum(jnp.square(learnt), axis=-1) * batch.importance_weight[None], axis=-1) / size  # [V]
 
-        errors = jax.lax.stop_gradient(errors)
-        mixed = errors[0] + beta[:, :-1] * errors[1] if self.q_network.num_values == 2 else errors[0]
+        errors, scaled = jax.lax.stop_gradient((errors, scaled))
+        mixed = scaled[0] + beta[:, :-1] * scaled[1] if self.q_network.num_values == 2 else scaled[0]
         priorities = jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed, valid, self.eta)
         count = jnp.maximum(parallel.sum_over_devices(jnp.sum(valid)), 1)
         greedy = valid & (jnp.argmax(combined[:, :-1], axis=-1) == x.action[:, :-1])
@@ -211,7 +251,18 @@ class Learner:
             metrics[f"loss/{name}"] = losses[v]
             metrics[f"learner/value_{name}"] = jnp.sum(jnp.where(valid, taken[v], 0.0)) / count
             metrics[f"learner/td_error_{name}"] = jnp.sum(jnp.abs(errors[v])) / count
-        return jnp.sum(losses), priorities, metrics
+            if scale is not None:
+                metrics[f"learner/error_scale_{name}"] = jnp.sum(jnp.where(valid, scale[v], 0.0)) / count
+        return jnp.sum(losses), priorities, metrics, error_variance
+
+    def _error_scale(
+        self, errors: jax.Array, valid: jax.Array, policy: jax.Array, variance: jax.Array | None
+    ) -> tuple[jax.Array | None, jax.Array | None]:
+        """What the errors [V, B, T] are divided by, [V, B, T], and the running variance [V, N] with them; None if they are not."""
+        if variance is None:
+            return None, None
+        sums = parallel.sum_over_devices(error_sums(errors, valid, policy, len(self.family.betas)))
+        return error_scale(variance, sums)[:, policy], update_variance(variance, sums)
 
     def _targets(
         self, target: jax.Array, combined: jax.Array, rewards: jax.Array, discounts: jax.Array, valid: jax.Array, x: Experience
@@ -265,6 +316,11 @@ class Learner:
         observation = batch.experience.observation[:, -self.novelty.train_timesteps :]
         errors = self.distillation.error(predictor, random_target, observation)
         return jnp.sum(errors) / (errors.size * jax.lax.axis_size(parallel.AXIS))
+
+
+def _separate(q: Parameters) -> Parameters:
+    """The parameters of the Q-networks that every value function has for itself: the leaves with the leading axis V."""
+    return {name: part for name, part in q.items() if name != TORSO}
 
 
 def acting_parameters(state: LearnerState) -> ActingParameters:

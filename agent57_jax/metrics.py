@@ -162,6 +162,7 @@ METRICS = (
     Metric(
         "gradient_norm/intrinsic", "Global norm of the intrinsic Q-network's gradient, before clipping.", "norm", "values/gradient norms"
     ),
+    Metric("gradient_norm/torso", "Global norm of the shared torso's gradient, before clipping.", "norm", "values/gradient norms"),
     Metric("gradient_norm/embedding", "Global norm of the embedding network's gradient, before clipping.", "norm"),
     Metric("gradient_norm/distillation", "Global norm of the distillation predictor's gradient, before clipping.", "norm"),
     Metric("learner/valid_share", "Share of replayed transitions that are experience, not the border between two episodes.", "share"),
@@ -183,6 +184,8 @@ METRICS = (
     ),
     Metric("learner/td_error_extrinsic", "Mean absolute extrinsic temporal-difference error.", "transformed value", "values/TD errors"),
     Metric("learner/td_error_intrinsic", "Mean absolute intrinsic temporal-difference error.", "transformed value", "values/TD errors"),
+    Metric("learner/error_scale_extrinsic", "Mean scale by which extrinsic temporal-difference errors are divided.", "transformed value"),
+    Metric("learner/error_scale_intrinsic", "Mean scale by which intrinsic temporal-difference errors are divided.", "transformed value"),
     Metric("actor/value_extrinsic", "Mean extrinsic Q of the actions that actors took.", "transformed value", "values/extrinsic Q"),
     Metric("actor/value_intrinsic", "Mean intrinsic Q of the actions that actors took.", "transformed value", "values/intrinsic Q"),
     Metric("arm/pulls_{policy}", "Training episodes of the policy that ended.", "episodes", "arms/episodes per arm"),

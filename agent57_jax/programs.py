@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from agent57_jax import actor, parallel, replay
 from agent57_jax.actor import ActMetrics, Actor, ActorState
 from agent57_jax.algorithm import policy_family
+from agent57_jax.algorithm.cross_mixture import mixed_policies
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.config import DiscountLadder, IntrinsicReward, PolicySettings, Settings, SettingsError
 from agent57_jax.learner import Learner, LearnerState, UpdateOutput
@@ -145,6 +146,7 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
             novelty=settings.novelty,
             combination=settings.policy.combination,
             eta=settings.replay.eta,
+            total_updates=settings.total_updates,
             burn_in=settings.replay.burn_in,
             family=family,
             q_network=q_network,
@@ -320,6 +322,10 @@ class Programs:
         # A stored priority that is not a number would be drawn never, or always, and nothing else would show it.
         mass = parallel.sum_over_devices(jnp.sum(store.priority))
         batch = batch._replace(importance_weight=jnp.where(jnp.isfinite(mass), batch.importance_weight, jnp.nan))
+        share = self.parts.settings.learner.cross_mixture
+        if share:
+            policy = mixed_policies(jax.random.fold_in(key, 1), batch.experience.policy, self.parts.actor.num_policies, share)
+            batch = batch._replace(experience=batch.experience._replace(policy=policy))
         out = self.parts.learner.update(state, batch)
         age = parallel.sum_over_devices(jnp.mean(self.store.age(store, batch.sequence).astype(jnp.float32))) / self.mesh.size
         return (out, batch.sequence), out.metrics | {PRIORITY_SUM: mass, AGE: age}

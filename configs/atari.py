@@ -7,7 +7,7 @@ not measured yet. laptop: the same algorithm sized for a CPU with two cores and 
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import parse, small_evaluator
+from configs.profiles import parse, small_budget
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -24,24 +24,16 @@ def get_config(argument: str = "paper") -> Settings:
 
 def laptop(settings: Settings) -> None:
     """The same algorithm for two CPU cores: fewer and smaller everything, no part left out."""
-    settings.environment.num_envs = 32
+    small_budget(settings)
+    settings.environment.frame_size = 42
     settings.network.conv_features = (16, 32, 32)
+    settings.network.conv_kernels = (6, 3, 3)
+    settings.network.conv_strides = (3, 2, 1)
     settings.network.torso_size = 128
     settings.network.lstm_size = 128
     settings.network.head_size = 128
-    settings.policy.num_policies = 8
-    settings.bandit.group_size = 4  # 32 actors of a short run would each see too few episodes for a bandit of their own
     settings.novelty.memory_capacity = 5_000
-    settings.replay.capacity = "200_000"
-    settings.replay.trace = 40
-    settings.replay.period = 20
-    settings.replay.min_sequences = 400
-    settings.learner.batch_size = 16
-    settings.learner.target_period_updates = 400
-    settings.evaluation.num_envs = 4
-    small_evaluator(settings)
-    settings.evaluation.period_acts = 4
-    settings.checkpoint.period_seconds = 300.0
+    settings.replay.capacity = "400_000"
     settings.total_steps = 50_000_000
 
 

@@ -8,7 +8,7 @@ and periods in proportion.
 import difflib
 from collections.abc import Callable
 
-from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, Settings, Targets
+from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, NormalisedErrors, RewardInputs, Settings, Targets
 
 PROFILES = ("paper", "laptop", "smoke")
 
@@ -52,6 +52,43 @@ def small_grid_network(settings: Settings) -> None:
     settings.network.torso_size = 64
     settings.network.lstm_size = 64
     settings.network.head_size = 64
+
+
+def small_budget(settings: Settings) -> None:
+    """Rules for minutes to hours on two CPU cores instead of weeks on a fleet, the same for every task (docs/decisions.md has the reasons).
+
+    Many small updates, so that a run has thousands of them; a family of four that explores mildly and learns from all data; discounts
+    for episodes of some hundred steps; rewards and errors on a scale that no part drowns in.
+    """
+    settings.environment.num_envs = 32
+    settings.network.shared_torso = True
+    settings.network.reward_inputs = RewardInputs.LOGARITHMIC
+    settings.policy.num_policies = 4
+    settings.policy.beta_max = 0.1
+    settings.policy.gamma_0 = 0.99
+    settings.policy.gamma_1 = 0.98
+    settings.policy.gamma_2 = 0.97
+    settings.bandit.group_size = 16  # half of the actors: both bandits see enough episodes
+    settings.bandit.window_episodes = 40
+    settings.actor.epsilon_alpha = 4.0
+    settings.novelty.kernel_epsilon = 1e-2
+    settings.novelty.statistics_horizon = 1e4
+    settings.novelty.train_timesteps = 2
+    settings.replay.trace = 20
+    settings.replay.period = 10
+    settings.replay.min_sequences = 400
+    settings.replay.samples_per_insert = 4.0  # a timestep is replayed eight times
+    settings.replay.priority_exponent = 0.6
+    settings.learner.batch_size = 16
+    settings.learner.learning_rate = 1e-4
+    settings.learner.final_rate_share = 0.1
+    settings.learner.adam_epsilon = 1e-5
+    settings.learner.target_period_updates = 100
+    settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
+    settings.learner.cross_mixture = 0.5
+    settings.evaluation.num_envs = 4
+    settings.checkpoint.period_seconds = 300.0
+    small_evaluator(settings)
 
 
 def small_evaluator(settings: Settings) -> None:

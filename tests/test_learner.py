@@ -10,9 +10,10 @@ import pytest
 from jax.sharding import Mesh
 
 from agent57_jax import config, learner, parallel, programs
-from agent57_jax.config import Combination, Embedding, IntrinsicReward, Settings, Targets, Torso, Transform
+from agent57_jax.config import Combination, Embedding, IntrinsicReward, NormalisedErrors, RewardInputs, Settings, Targets, Torso, Transform
 from agent57_jax.learner import LearnerState, UpdateOutput
 from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
+from tests.oracles import error_scale
 from tests.oracles import learner as oracle
 
 B, T, A, N = 8, 6, 3, 3
@@ -36,6 +37,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "burn-in": {"replay.burn_in": BURN_IN},
     "n-step, random embedding": {"novelty.embedding": Embedding.RANDOM, "learner.targets": Targets.N_STEP, "learner.n_step": 2},
+    "small budget": {
+        "network.shared_torso": True,
+        "network.reward_inputs": RewardInputs.LOGARITHMIC,
+        "learner.normalise_errors": NormalisedErrors.EVERYWHERE,
+    },
     "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG, "policy.separate_networks": False},
 }
 
@@ -143,7 +149,10 @@ class Case:
                 q["heads"][layer]["kernel"] *= np.float32(5)
         embedding = randomise(state.acting_embedding)
         optimiser, updates = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), (state.optimiser, state.updates))
-        self.state = LearnerState(parameters, optimiser, target, fixed, embedding, updates)
+        variance = state.error_variance
+        if variance is not None:  # of some policies larger than that of the batch
+            variance = rng.uniform(0.0, 4.0, variance.shape).astype(np.float32)
+        self.state = LearnerState(parameters, optimiser, target, fixed, embedding, variance, updates)
         self.probe = self.make_probe(1)
         family = self.learner.family
         self.twin = oracle.LearnerTwin(
@@ -157,7 +166,9 @@ class Case:
             squashed_mix=self.settings.policy.combination is Combination.SQUASHED,
             train_timesteps=TRAIN_TIMESTEPS,
             embedding_l2=self.settings.learner.embedding_l2,
+            error_variance=None if variance is None else variance.astype(np.float64),
         )
+        self.logarithmic = self.settings.network.reward_inputs is RewardInputs.LOGARITHMIC
 
     def make_probe(self, num_devices: int) -> Any:
         """Learner state and batch to a `Probe`, with the batch split over devices."""
@@ -180,7 +191,7 @@ class Case:
     def values(self, batch: Batch, q: oracle.Tree) -> np.ndarray:
         """Action values [V, B, T + 1, A] of networks q behind the burn-in."""
         trace = self.trace(batch, q)
-        return oracle.q_values(oracle.to_float64(q), trace.recurrent_state, trace.experience, N)
+        return oracle.q_values(oracle.to_float64(q), trace.recurrent_state, trace.experience, N, self.logarithmic)
 
     def twin_values(self, batch: Batch | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Online values and targets of the twin; the target networks have states of their own."""
@@ -253,9 +264,16 @@ def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
     assert set(out.metrics) == expected.keys() | norms.keys()
     trained = {"embedding": one.state.parameters.embedding, "distillation": one.state.parameters.predictor}
     names = [*one.learner.value_names, *(name for name, part in trained.items() if part is not None)]
+    names += ["torso"] * one.settings.network.shared_torso
     assert norms.keys() == {f"gradient_norm/{name}" for name in names}
     for name, value in expected.items():
         np.testing.assert_allclose(out.metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    if one.twin.error_variance is not None:
+        errors, valid, policy = one.twin.errors(online, targets, x), one.twin.valid(x), np.asarray(x.policy)[:, :-1]
+        wanted = error_scale.update_variance(one.twin.error_variance, errors, valid, policy, N)
+        np.testing.assert_allclose(out.state.error_variance, wanted, rtol=1e-4)
+        scales = one.twin.scale(online, targets, x)
+        assert len(np.unique(scales)) == 2 * N  # each policy and value function has its own
     if one.settings.num_values == 2:
         # The two networks learn different things from the same transitions.
         assert abs(expected["loss/extrinsic"] - expected["loss/intrinsic"]) > 0.01
@@ -266,24 +284,24 @@ def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) ->
     one, (gradients, _, out) = case(variant), probed(variant)
     parameters = one.state.parameters
     # Held constant: the targets, and the state to which the burn-in has brought the networks.
-    _, targets = one.twin_values()
+    online, targets = one.twin_values()
     batch = one.trace(one.batch, parameters.q)
     x = batch.experience
+    scale = one.twin.scale(online, targets, x)
 
-    def q_gradient(v: int) -> oracle.Tree:
-        """Of one value function's loss; the others do not depend on its parameters."""
-        hidden, cell, previous = batch.recurrent_state
-        recurrent = RecurrentState(hidden[:, v : v + 1], cell[:, v : v + 1], previous)
+    def q_gradient() -> oracle.Tree:
+        """Of the sum of the value functions' losses, of which each has parameters of its own beside a shared torso."""
 
         def loss(q: oracle.Tree) -> float:
-            return float(one.twin.q_losses(oracle.q_values(q, recurrent, x, N), targets[v : v + 1], batch)[0])
+            values = oracle.q_values(q, batch.recurrent_state, x, N, one.logarithmic)
+            return float(one.twin.q_losses(values, targets, batch, scale).sum())
 
-        return oracle.finite_differences(loss, oracle.to_float64(jax.tree.map(lambda leaf: leaf[v : v + 1], parameters.q)))
+        return oracle.finite_differences(loss, oracle.to_float64(parameters.q))
 
     fixed = oracle.to_float64(one.state.random_target)
     embedding, predictor = (oracle.to_float64(tree) for tree in (parameters.embedding, parameters.predictor))
     expected = learner.Trainable(
-        jax.tree.map(lambda *leaves: np.concatenate(leaves), *(q_gradient(v) for v in range(one.settings.num_values))),
+        q_gradient(),
         embedding and oracle.finite_differences(lambda p: one.twin.embedding_loss(p, x)[0], embedding),
         predictor and oracle.finite_differences(lambda p: one.twin.distillation_loss(p, fixed, x), predictor),
     )
@@ -297,7 +315,9 @@ def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) ->
     names = {"gradient_norm/embedding": expected.embedding, "gradient_norm/distillation": expected.predictor}
     names = {name: tree for name, tree in names.items() if tree is not None}
     for v, name in enumerate(one.learner.value_names):
-        names[f"gradient_norm/{name}"] = {path: leaf[v] for path, leaf in oracle.leaves(expected.q)}
+        names[f"gradient_norm/{name}"] = {path: leaf[v] for path, leaf in oracle.leaves(expected.q) if not path.startswith("torso/")}
+    if one.settings.network.shared_torso:
+        names["gradient_norm/torso"] = expected.q["torso"]
     for name, tree in names.items():
         np.testing.assert_allclose(out.metrics[name], oracle.global_norm(tree), rtol=1e-3, err_msg=name)
 
@@ -556,11 +576,12 @@ def test_importance_weights_are_for_the_value_functions_alone() -> None:
 
 def parts_of(tree: learner.Trainable, num_values: int) -> dict[str, Any]:
     """The trees that have an optimiser each."""
-    values = {f"q{v}": {path: leaf[v] for path, leaf in oracle.leaves(tree.q)} for v in range(num_values)}
+    values = {f"q{v}": {path: leaf[v] for path, leaf in oracle.leaves(tree.q) if not path.startswith("torso/")} for v in range(num_values)}
+    values |= {"torso": tree.q["torso"]} if "torso" in tree.q else {}
     return values | {"embedding": tree.embedding, "predictor": tree.predictor}
 
 
-@pytest.mark.parametrize("variant", ["agent57", "one network"])
+@pytest.mark.parametrize("variant", ["agent57", "one network", "small budget"])
 def test_every_part_has_its_own_adam_and_its_own_clipping(variant: str) -> None:
     one = case(variant)
     s = one.settings.learner
@@ -575,7 +596,8 @@ def test_every_part_has_its_own_adam_and_its_own_clipping(variant: str) -> None:
         before, after = parts_of(state.parameters, num_values), parts_of(out.state.parameters, num_values)
         for name, gradient in parts_of(gradients, num_values).items():
             norm = oracle.global_norm(gradient)
-            assert (norm > 10 * s.max_gradient_norm) == (update == 0 and name == "q0"), name
+            # Normalised errors do not grow with a reward.
+            assert (norm > 10 * s.max_gradient_norm) == (update == 0 and name == "q0" and variant != "small budget"), name
             rate = rates.get(name, s.learning_rate)
             adam = optimisers.setdefault(name, oracle.Adam(rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm))
             steps = adam.step(gradient)

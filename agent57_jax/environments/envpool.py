@@ -17,14 +17,12 @@ from agent57_jax.environments.atari57 import ACTION_NAMES
 from agent57_jax.environments.host import Episodes, available_cpus, checked_actions
 from agent57_jax.types import EnvironmentSpec, TimeStep
 
-FRAME_SIZE = 84  # pixels, height and width of an Atari observation
+FRAME_SIZE = 84  # pixels, height and width of an Atari observation in the papers
 ATARI_MAX_EPISODE_STEPS = 27_000  # agent steps: 30 minutes at 60 frames a second, four frames a step
 
 _ATARI_OPTIONS: dict[str, Any] = {
     "max_episode_steps": ATARI_MAX_EPISODE_STEPS,
     "stack_num": 1,
-    "img_height": FRAME_SIZE,
-    "img_width": FRAME_SIZE,
     "gray_scale": True,
     "use_inter_area_resize": True,
     "episodic_life": False,
@@ -67,6 +65,7 @@ class EnvPoolEnvironment:
         full_action_space: bool = True,
         noop_max: int = 30,
         repeat_action_probability: float = 0.0,
+        frame_size: int = FRAME_SIZE,
     ) -> None:
         """Makes the environments; `reset` starts them.
 
@@ -81,6 +80,7 @@ class EnvPoolEnvironment:
           full_action_space: all 18 actions (9 for Skiing, which has no button), or only those that the game knows.
           noop_max: an episode starts after 1 to `noop_max` frames without action.
           repeat_action_probability: of a sticky action, for each emulator frame.
+          frame_size: pixels, height and width of an observation.
 
         Raises:
           ValueError: one line, for a task or an argument that can't work.
@@ -101,6 +101,8 @@ class EnvPoolEnvironment:
                 "frame_skip": frame_skip,
                 "full_action_space": full_action_space,
                 "noop_max": noop_max,
+                "img_height": frame_size,
+                "img_width": frame_size,
                 "repeat_action_probability": repeat_action_probability,
             }
         if max_episode_steps is not None:

@@ -42,6 +42,7 @@ def _envpool(settings: EnvironmentSettings, num_envs: int, seeds: list[int], ren
         frame_skip=settings.action_repeat_frames,
         noop_max=settings.noop_max,
         repeat_action_probability=settings.repeat_action_probability,
+        frame_size=settings.frame_size,
         render_mode=render_mode,
     )
 

@@ -1,4 +1,7 @@
-"""The recurrent duelling Q-networks, one per value function, with their parameters stacked on a leading axis V (Agent57 App. F, R2D2)."""
+"""The recurrent duelling Q-networks, one per value function, with their parameters stacked on a leading axis V (Agent57 App. F, R2D2).
+
+The first layers, the torso, are separate too, or one for all value functions (`network.shared_torso`): they are most of the arithmetic.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,12 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from agent57_jax.config import NetworkSettings, Precision
+from agent57_jax.config import NetworkSettings, Precision, RewardInputs
 from agent57_jax.networks import lstm
 from agent57_jax.networks.torsos import Convolutions, build_torso
 from agent57_jax.types import EnvironmentSpec, RecurrentState
 
 Parameters = Any
+TORSO = "torso"  # key of the shared torso in the parameters; there only if there is one
 
 
 class QInputs(NamedTuple):
@@ -45,6 +49,8 @@ class _Encoder(nn.Module):
         features = nn.relu(nn.Dense(self.settings.torso_size, dtype=self.dtype)(features))
         follows = ~inputs.is_first[..., None]
         rewards = [reward[..., None] for reward in (inputs.extrinsic_reward, inputs.intrinsic_reward) if reward is not None]
+        if self.settings.reward_inputs is RewardInputs.LOGARITHMIC:
+            rewards = [jnp.sign(reward) * jnp.log1p(jnp.abs(reward)) for reward in rewards]
         context = [
             # Selected, not multiplied: what stands at FIRST is no experience and must not matter, not even a NaN.
             jnp.where(follows, jax.nn.one_hot(inputs.previous_action, self.num_actions), 0.0),
@@ -70,7 +76,11 @@ class _DuellingHeads(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class QNetwork:
-    """V networks of one form. Parameters are a tree whose every leaf has the leading axis V."""
+    """V networks of one form.
+
+    Parameters are a dictionary whose every leaf has the leading axis V; only those under `TORSO`, which are there for a shared torso
+    alone, have not.
+    """
 
     settings: NetworkSettings
     spec: EnvironmentSpec
@@ -88,6 +98,10 @@ class QNetwork:
         return _Encoder(self.settings, self.spec.num_actions, self.num_policies, self._dtype)
 
     @property
+    def _torso(self) -> nn.Module:
+        return build_torso(self.settings, self._dtype)
+
+    @property
     def _heads(self) -> _DuellingHeads:
         return _DuellingHeads(self.settings, self.spec.num_actions)
 
@@ -99,17 +113,21 @@ class QNetwork:
         reward = zeros if self.has_intrinsic_reward else None
         inputs = QInputs(observation, indices, zeros, reward, indices, zeros.astype(bool))
         size = self.settings.lstm_size
+        shared, features = {}, None
+        if self.settings.shared_torso:
+            shared[TORSO] = self._torso.init(jax.random.fold_in(key, 0), observation)["params"]
+            features = self._torso.apply({"params": shared[TORSO]}, observation)
 
         def init_one(key: jax.Array) -> Parameters:
             encoder, recurrent, heads = jax.random.split(key, 3)
             return {
-                "encoder": self._encoder.init(encoder, inputs)["params"],
+                "encoder": self._encoder.init(encoder, inputs, features)["params"],
                 # Not orthogonal: its decomposition, batched over value functions, can deadlock in the CPU backend's thread pool.
                 "recurrent": nn.initializers.lecun_normal()(recurrent, (size, 4 * size)),
                 "heads": self._heads.init(heads, jnp.zeros((1, 1, size)))["params"],
             }
 
-        return jax.vmap(init_one)(jax.random.split(key, self.num_values))
+        return shared | jax.vmap(init_one)(jax.random.split(key, self.num_values))
 
     def initial_state(self, num_envs: int) -> RecurrentState:
         """The state before an episode; every field [E, ...]."""
@@ -172,18 +190,9 @@ class QNetwork:
         # Timesteps first, as one axis with the streams: what the recurrence reads and writes then needs no transposition.
         shape = inputs.is_first.shape[::-1]  # T, B
         flat: QInputs = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), inputs)
-        features: list[jax.Array | None] = [None] * len(sets)
-        torso = build_torso(self.settings, self._dtype)
-        if isinstance(torso, Convolutions):
-            layers = [
-                torso.layers_of(jax.tree.map(lambda leaf, v=v: leaf[v], tree["encoder"]["Convolutions_0"]))
-                for tree in sets
-                for v in range(V)
-            ]
-            trained, others = torso.of_networks(layers, flat.observation, V)
-            # What the other sets give is constant: else its gradient would be computed all the way, only to be dropped.
-            features = [trained, *jax.lax.stop_gradient(others).reshape(len(sets) - 1, *trained.shape)]
-        encode = jax.vmap(lambda parameters, seen: self._encoder.apply({"params": parameters}, flat, seen))
+        features = self._features(sets, flat.observation)
+        axis = None if self.settings.shared_torso else 0
+        encode = jax.vmap(lambda parameters, seen: self._encoder.apply({"params": parameters}, flat, seen), in_axes=(0, axis))
         parts = tuple(
             lstm.Part(
                 encode(tree["encoder"], seen).reshape(V, *shape, -1),
@@ -201,3 +210,19 @@ class QNetwork:
             of_set = apply_heads(tree["heads"], outputs.reshape(V, shape[0] * shape[1], -1)).reshape(V, *shape, -1)
             values.append(jnp.swapaxes(of_set, 1, 2))
         return values, [jnp.swapaxes(part.hidden, 0, 1) for part in unrolled], [jnp.swapaxes(part.cell, 0, 1) for part in unrolled]
+
+    def _features(self, sets: Sequence[Parameters], observation: jax.Array) -> list[jax.Array | None]:
+        """What the torsos of each set make of the observations [n, ...]: [V, n, F], or [n, F] of a shared one; None: the encoders find out."""
+        torso, is_shared = self._torso, self.settings.shared_torso
+        if not isinstance(torso, Convolutions):
+            return [torso.apply({"params": tree[TORSO]}, observation) if is_shared else None for tree in sets]
+        number = 1 if is_shared else self.num_values
+        layers = [
+            torso.layers_of(tree[TORSO] if is_shared else jax.tree.map(lambda leaf, v=v: leaf[v], tree["encoder"]["Convolutions_0"]))
+            for tree in sets
+            for v in range(number)
+        ]
+        trained, others = torso.of_networks(layers, observation, number)
+        # What the other sets give is constant: else its gradient would be computed all the way, only to be dropped.
+        features = [trained, *jax.lax.stop_gradient(others).reshape(len(sets) - 1, *trained.shape)]
+        return [seen[0] for seen in features] if is_shared else list(features)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from agent57_jax.types import FIRST, Batch, Experience, RecurrentState
-from tests.oracles import n_step, policy_family, retrace, sequence_priority, value_transform
+from tests.oracles import error_scale, n_step, policy_family, retrace, sequence_priority, value_transform
 from tests.oracles.q_network import dense, relu, torso, unroll
 
 Tree = Any
@@ -48,12 +48,12 @@ def finite_differences(loss: Callable[[Tree], float], parameters: Tree, step: fl
     return gradients
 
 
-def q_values(q: Tree, state: RecurrentState, x: Experience, num_policies: int) -> np.ndarray:
+def q_values(q: Tree, state: RecurrentState, x: Experience, num_policies: int, logarithmic_rewards: bool = False) -> np.ndarray:
     """Action values [V, B, T + 1, A] along the sequences of a batch."""
     previous = np.concatenate([state.previous_action[:, None], x.action[:, :-1]], axis=1)
     inputs = x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST
     num_actions = q["heads"]["Dense_2"]["bias"].shape[-1]
-    return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies)[0]
+    return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies, logarithmic_rewards)[0]
 
 
 def behind_burn_in(q: Tree, batch: Batch, length: int, num_policies: int) -> Batch:
@@ -104,6 +104,7 @@ class LearnerTwin:
     squashed_mix: bool  # h(h^-1(Q^e) + beta h^-1(Q^i)) instead of Q^e + beta Q^i
     train_timesteps: int
     embedding_l2: float
+    error_variance: np.ndarray | None = None  # [V, N] running, before the update; None: errors are not normalised
 
     def valid(self, x: Experience) -> np.ndarray:
         """Which transitions [B, T] are experience: not those into the FIRST timestep of another episode."""
@@ -166,15 +167,24 @@ class LearnerTwin:
         taken = np.take_along_axis(online[:, :, :-1], np.broadcast_to(actions, (*online.shape[:2], actions.shape[2], 1)), axis=3)[..., 0]
         return np.where(self.valid(x)[None], targets - taken, 0.0)
 
-    def q_losses(self, online: np.ndarray, targets: np.ndarray, batch: Batch) -> np.ndarray:
-        """[V]: 1/2 sum over time of squared errors, importance weighted, mean over the batch."""
-        errors = self.errors(online, targets, batch.experience)
+    def scale(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
+        """What losses and priorities divide the errors by, [V, B, T]; in a loss it is held constant."""
+        errors, valid = self.errors(online, targets, x), self.valid(x)
+        if self.error_variance is None:
+            return np.ones(errors.shape)
+        policy = np.asarray(x.policy)[:, :-1]
+        return error_scale.error_scale(self.error_variance, errors, valid, policy, len(self.betas))[:, policy]
+
+    def q_losses(self, online: np.ndarray, targets: np.ndarray, batch: Batch, scale: np.ndarray | None = None) -> np.ndarray:
+        """[V]: 1/2 sum over time of squared errors, importance weighted, mean over the batch; `scale` holds that of the errors constant."""
+        scale = self.scale(online, targets, batch.experience) if scale is None else scale
+        errors = self.errors(online, targets, batch.experience) / scale
         weights = np.asarray(batch.importance_weight, np.float64)
         return 0.5 * np.mean(np.sum(errors**2, axis=2) * weights[None], axis=1)
 
     def priorities(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
         """[B], of e = e^extrinsic + beta_j e^intrinsic."""
-        errors, valid = self.errors(online, targets, x), self.valid(x)
+        errors, valid = self.errors(online, targets, x) / self.scale(online, targets, x), self.valid(x)
         result = []
         for b in range(len(valid)):
             mixed = errors[0, b] + np.asarray(self.betas)[x.policy[b, :-1]] * errors[1, b] if len(errors) == 2 else errors[0, b]
@@ -216,6 +226,9 @@ class LearnerTwin:
             result[f"loss/{names[v]}"] = float(losses[v])
             result[f"learner/value_{names[v]}"] = float(np.mean([online[v, b, t, x.action[b, t]] for b, t in where]))
             result[f"learner/td_error_{names[v]}"] = float(np.mean([abs(errors[v, b, t]) for b, t in where]))
+            if self.error_variance is not None:
+                scale = self.scale(online, targets, x)
+                result[f"learner/error_scale_{names[v]}"] = float(np.mean([scale[v, b, t] for b, t in where]))
         return result
 
 

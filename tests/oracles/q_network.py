@@ -1,5 +1,6 @@
 """Twin of the recurrent duelling Q-networks with a dense torso: loops over networks, streams and timesteps (Agent57 App. F, R2D2)."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,9 @@ def heads(parameters: Tree, hidden: np.ndarray) -> np.ndarray:
 
 
 def network(parameters: Tree, index: int) -> Tree:
-    """Parameters of one of the V networks."""
+    """Parameters of one of the V networks; a shared torso is nobody's own."""
     if isinstance(parameters, dict):
-        return {name: network(part, index) for name, part in parameters.items()}
+        return {name: network(part, index) for name, part in parameters.items() if name != "torso"}
     return np.asarray(parameters)[index].astype(np.float64)
 
 
@@ -75,6 +76,7 @@ def unroll(
     is_first: np.ndarray,
     num_actions: int,
     num_policies: int,
+    logarithmic_rewards: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Action values [V, B, T, A] and hidden and cell state [B, V, H] after the last timestep, all float64.
 
@@ -93,8 +95,14 @@ def unroll(
             for t in range(length):
                 if is_first[b, t]:
                     h, c = np.zeros(len(h)), np.zeros(len(c))
-                features = relu(dense(encoder["Dense_1"], torso(encoder["Dense_0"], observation[b, t])))
+                if "torso" in parameters:
+                    seen, behind = torso(parameters["torso"], observation[b, t]), ("Dense_0", "Dense_1")
+                else:
+                    seen, behind = torso(encoder["Dense_0"], observation[b, t]), ("Dense_1", "Dense_2")
+                features = relu(dense(encoder[behind[0]], seen))
                 rewards = [float(reward[b, t]) for reward in (extrinsic_reward, intrinsic_reward) if reward is not None]
+                if logarithmic_rewards:
+                    rewards = [math.copysign(math.log(1.0 + abs(reward)), reward) for reward in rewards]
                 given = context(
                     int(previous_action[b, t]),
                     rewards,
@@ -103,7 +111,7 @@ def unroll(
                     num_actions,
                     num_policies,
                 )
-                gates = dense(encoder["Dense_2"], np.concatenate([features, given])) + h @ one["recurrent"]
+                gates = dense(encoder[behind[1]], np.concatenate([features, given])) + h @ one["recurrent"]
                 h, c = lstm(gates, c)
                 values[v, b, t] = heads(one["heads"], h)
             new_hidden[b, v], new_cell[b, v] = h, c

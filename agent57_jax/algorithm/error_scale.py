@@ -1,0 +1,58 @@
+"""The scale of TD errors, by which losses and priorities divide them (Kapturowski et al. 2022, MEME; constants by second hand).
+
+Errors of the intrinsic value function are many times those of the extrinsic one, and those of exploratory policies many times those of the
+exploitative one. Divided by their deviation, no policy and no value function crowds out another.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MIN_SCALE = 0.01
+DECAY = 0.99  # of the running variance, in an update
+
+
+class ErrorSums(NamedTuple):
+    """Sums over the valid transitions of a batch; devices may add theirs up."""
+
+    count: jax.Array  # [N] transitions of each policy
+    total: jax.Array  # [V, N] of errors
+    squares: jax.Array  # [V, N] of squared errors
+
+
+def error_sums(errors: jax.Array, valid: jax.Array, policy: jax.Array, num_policies: int) -> ErrorSums:
+    """Sums of a batch by policy.
+
+    Args:
+      errors: [V, B, T].
+      valid: [B, T] bool; others do not count, whatever they contain.
+      policy: [B, T] int32, j.
+      num_policies: N.
+    """
+    belongs = jax.nn.one_hot(policy, num_policies) * valid[..., None]  # [B, T, N]
+    errors = jnp.where(valid[None], errors, 0.0)
+    return ErrorSums(
+        jnp.sum(belongs, axis=(0, 1)),
+        jnp.einsum("vbt,btn->vn", errors, belongs),
+        jnp.einsum("vbt,btn->vn", jnp.square(errors), belongs),
+    )
+
+
+def batch_variance(sums: ErrorSums) -> jax.Array:
+    """[V, N] population variance of the errors of each policy, 0 for a policy without any."""
+    count = jnp.maximum(sums.count, 1.0)[None]
+    return jnp.maximum(sums.squares / count - jnp.square(sums.total / count), 0.0)
+
+
+def update_variance(running: jax.Array, sums: ErrorSums) -> jax.Array:
+    """[V, N] running variance after a batch; that of a policy without transitions in it stays."""
+    return jnp.where(sums.count[None] > 0, DECAY * running + (1.0 - DECAY) * batch_variance(sums), running)
+
+
+def error_scale(running: jax.Array, sums: ErrorSums) -> jax.Array:
+    """sigma = max(running deviation, deviation in the batch, 0.01), [V, N].
+
+    The running variance starts at 0 and counts as soon as it exceeds that of the batch.
+    """
+    return jnp.maximum(jnp.sqrt(jnp.maximum(running, batch_variance(sums))), MIN_SCALE)
