@@ -84,11 +84,13 @@ def _minigrid(shape: tuple[int, ...]) -> Encoder:
     grids = np.indices(MINIGRID_SIZES).reshape(len(MINIGRID_SIZES), -1)  # all combinations, in the order of their numbers
     planes = [np.eye(size, dtype=np.uint8)[numbers] for size, numbers in zip(MINIGRID_SIZES, grids, strict=True)]
     table = np.concatenate(planes, axis=1) * np.uint8(_BYTE)
-    factors = np.array([math.prod(MINIGRID_SIZES[axis + 1 :]) for axis in range(3)], np.intp)
+    factors = [np.uint16(math.prod(MINIGRID_SIZES[axis + 1 :])) for axis in range(3)]
 
     def encode(observation: Any) -> np.ndarray:
         image, direction = observation["image"], observation["direction"]
-        combination = image @ factors + direction.reshape(-1, 1, 1)
+        combination = direction.astype(np.uint16).reshape(-1, 1, 1)
+        for channel, factor in enumerate(factors):
+            combination = combination + image[..., channel] * factor
         return np.take(table, combination, axis=0)
 
     return Encoder((*shape[:2], table.shape[1]), np.dtype(np.uint8), encode)

@@ -72,8 +72,12 @@ def verdict(task_id: str) -> str:
     try:
         spec, _ = adapter._describe(task_id, spec_of(task_id), is_full_atari_set=False)
     except ValueError as error:
-        assert "\n" not in str(error) and str(error).startswith(task_id)
-        return str(error).removeprefix(task_id).strip()
+        said = str(error)
+    else:
+        said = ""
+    assert "\n" not in said and said.startswith(task_id if said else "")
+    if said:
+        return said.removeprefix(task_id).strip()
     assert spec.num_actions == len(set(spec.action_names)) >= 2
     assert len(spec.observation_shape) == (3 if spec.observation_dtype == np.uint8 else 1)
     assert min(spec.observation_shape) >= 1 and spec.steps_per_second > 0
