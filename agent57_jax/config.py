@@ -143,7 +143,7 @@ class EnvironmentSettings(Section):
     num_envs: int = 256  # PAPER: 256 actors; all groups together
     num_groups: int = 2  # host environments act in turn: one group's emulators run while the device acts for another; grid worlds: 1
     num_threads: int | None = None  # emulator threads of a group (gymnasium: processes); None: from CPU affinity and container limits
-    max_episode_steps: int = 27_000  # NGU App. F.4: 30 minutes at 4 frames a step; gymnasium: a shorter limit of the task stays
+    max_episode_steps: int = 27_000  # NGU App. F.4: 30 minutes at 4 frames a step; but for Atari, a shorter limit of the task stays
     action_repeat_frames: int = 4  # Atari: frames per agent step, maximum over the last two
     noop_max: int = 30  # Atari: up to so many random no-ops at the start
     repeat_action_probability: float = 0.0  # Atari: sticky actions, off in the papers

@@ -66,7 +66,17 @@ def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
     [
         *(
             f"{name}.py:smoke"
-            for name in ("boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "disco_maze", "shifting_corridor", "minigrid")
+            for name in (
+                "boxing",
+                "montezuma_revenge",
+                "pitfall",
+                "atari",
+                "lunar_lander",
+                "disco_maze",
+                "shifting_corridor",
+                "minigrid",
+                "cartpole",
+            )
         ),
         "coinrun.py:smoke",
         "gymnasium.py:smoke",

@@ -2,10 +2,11 @@
 
 EnvPool resets by itself in the step after `done` and ignores that step's action, which is the project's LAST -> FIRST rule. What it
 does not do, this adapter does: it tells game over from time limit, counts raw returns and lengths, checks actions, sets every option
-of the Atari emulator, and takes a seed for each environment.
+of the Atari emulator, and takes a seed for each environment. How observations become images and vectors is in `envpool_observations`.
 """
 
 import difflib
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import envpool
 import numpy as np
 
 from agent57_jax.environments.atari57 import ACTION_NAMES
+from agent57_jax.environments.envpool_observations import Encoder, make_encoder
 from agent57_jax.environments.host import Episodes, available_cpus, checked_actions
 from agent57_jax.types import EnvironmentSpec, TimeStep
 
@@ -32,12 +34,45 @@ _ATARI_OPTIONS: dict[str, Any] = {
     "mode": -1,  # the game's own
     "difficulty": -1,
 }
-_LUNAR_LANDER_ACTIONS = ("NOTHING", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")
+_DOOM_FRAMES_PER_SECOND = 35
+# Scenarios for several players: EnvPool's process ends in them, or waits for ever.
+_DOOM_OF_SEVERAL_PLAYERS = ("Cig-v1", "MultiDuel-v1")
+# Tasks in which all that the mission's text says can be seen: it is the same in every episode, or names the only thing of its kind.
+_MISSION_CAN_BE_SEEN = re.compile(
+    r"MiniGrid-(?!Fetch-|GoToDoor-|GoToObject-|PutNear-)"
+    r"|BabyAI-(BlockedUnlockPickup|FindObj|GoToObj(Maze|S|-)|GoToRed|KeyCorridor|KeyInBox|OneRoom|OpenRed|PickupAbove)"
+    r"|BabyAI-Unlock(Local|Pickup-|ToUnlock)"
+)
 # The same 15 for all Procgen games: directions, then six keys of which a game knows a few or none.
 _PROCGEN_ACTIONS = (
     *("LEFT_DOWN", "LEFT", "LEFT_UP", "DOWN", "NOOP", "UP", "RIGHT_DOWN", "RIGHT", "RIGHT_UP"),
     *("KEY_D", "KEY_A", "KEY_W", "KEY_S", "KEY_Q", "KEY_E"),
 )
+_MINIGRID_ACTIONS = ("LEFT", "RIGHT", "FORWARD", "PICKUP", "DROP", "TOGGLE", "DONE")
+_LANE_ACTIONS = ("LANE_LEFT", "IDLE", "LANE_RIGHT", "FASTER", "SLOWER")
+# How names of tasks begin, and their actions. Where a task has fewer, the last ones are missing.
+_ACTION_NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("LunarLander-", ("NOTHING", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")),
+    ("(MiniGrid|BabyAI)-", _MINIGRID_ACTIONS),
+    ("(phys2d/)?CartPole-", ("LEFT", "RIGHT")),
+    ("MountainCar-", ("LEFT", "NOTHING", "RIGHT")),
+    ("Acrobot-", ("TORQUE_MINUS", "NOTHING", "TORQUE_PLUS")),
+    ("Catch-", ("LEFT", "STAY", "RIGHT")),
+    ("FrozenLake", ("LEFT", "DOWN", "RIGHT", "UP")),
+    ("(tabular/)?CliffWalking", ("UP", "RIGHT", "DOWN", "LEFT")),
+    ("Taxi-", ("DOWN", "UP", "RIGHT", "LEFT", "PICKUP", "DROP")),
+    ("(tabular/)?Blackjack-", ("STICK", "HIT")),
+    ("(?i:intersection-)", ("SLOWER", "IDLE", "FASTER")),
+    ("(?i:highway|exit-|merge-|roundabout-|two-?way-|u-?turn-)", _LANE_ACTIONS),
+)
+# Agent steps in a second, as a person is to see them: what tasks say themselves, and what suits a board or a grid of cells.
+_STEPS_PER_SECOND: tuple[tuple[str, float], ...] = (
+    ("LunarLander-|(phys2d/)?CartPole-", 50),
+    ("MountainCar-", 30),
+    ("Acrobot-", 15),
+    ("(MiniGrid|BabyAI|gfootball)[-/]", 10),
+)
+_OTHER_STEPS_PER_SECOND = 5.0
 
 
 class EnvPoolEnvironment:
@@ -45,11 +80,15 @@ class EnvPoolEnvironment:
 
     Atari follows NGU App. F.4: the maximum over the last two of four repeated frames, 84 x 84 grey, no frame stack, the full action
     set, random no-ops at the start, no sticky actions, rewards neither clipped nor scaled, losing a life ends nothing.
-    Observations are uint8 images [height, width, channels] or float32 vectors [size].
+    Observations are uint8 images [height, width, channels] or float32 vectors [size]; `envpool_observations` says how they are made.
 
-    A timestep is LAST when EnvPool says done. Its discount is 0 for the task's own end and 1 for the time limit. When both fall on the
-    same step, EnvPool reports the time limit; the Atari emulator tells the truth in `info["terminated"]`, which is used here. Other
-    tasks have no such flag, so that their rare end exactly at the limit counts as truncated.
+    A timestep is LAST when EnvPool says done or `max_episode_steps` are over. Its discount is 0 for the task's own end and 1 for a time
+    limit. When both fall on the same step, EnvPool reports its limit; the Atari emulator tells the truth in `info["terminated"]`, and
+    MiniGrid in a reward, which are used here. Other tasks have no such sign, so that their rare end exactly at EnvPool's limit counts as
+    truncated.
+
+    The Atari emulator is told its limit. Of the others many read that option as part of the task (MiniGrid's rewards depend on it) or not
+    at all; they keep their own limit, and this adapter starts the rows anew whose episodes last for longer than ours.
     """
 
     def __init__(
@@ -74,7 +113,8 @@ class EnvPoolEnvironment:
           num_envs: E.
           seeds: one for each environment, in [0, 2^31).
           num_threads: emulator threads; None takes `available_cpus()`. Never more than `num_envs`.
-          max_episode_steps: agent steps until an episode is truncated; None takes the task's own limit (Atari: 27,000).
+          max_episode_steps: agent steps until an episode is truncated; a shorter limit of the task stays.
+            None takes the task's own (Atari: 27,000).
           render_mode: "rgb_array" lets `render` work, None saves its cost.
           frame_skip: emulator frames per agent step. This and all that follow are for Atari, other tasks ignore them.
           full_action_space: all 18 actions (9 for Skiing, which has no button), or only those that the game knows.
@@ -95,7 +135,7 @@ class EnvPoolEnvironment:
             "max_num_players": 1,
         }
         task_spec = _task_spec(task_id, max_num_players=1)
-        is_atari = "full_action_space" in task_spec.config._fields
+        is_atari, is_doom = ("full_action_space" in task_spec.config._fields), _is_doom(task_spec)
         if is_atari:
             options |= _ATARI_OPTIONS | {
                 "frame_skip": frame_skip,
@@ -105,32 +145,32 @@ class EnvPoolEnvironment:
                 "img_width": frame_size,
                 "repeat_action_probability": repeat_action_probability,
             }
-        if max_episode_steps is not None:
-            options |= _time_limit(task_id, task_spec, max_episode_steps)
+            if max_episode_steps is not None:
+                options["max_episode_steps"] = max_episode_steps
+        if is_doom:
+            options["use_combined_action"] = True  # one of all combinations of buttons; else an action is a number for each button
+        if _is_procgen(task_spec):
+            _check_procgen_limit(task_id, task_spec, max_episode_steps)
         task_spec = _task_spec(task_id, **options)
 
-        observation_shape, observation_dtype = _observation_shape_and_dtype(task_id, task_spec)
-        num_actions = _num_actions(task_id, task_spec)
-        self.spec = EnvironmentSpec(
-            observation_shape=observation_shape,
-            observation_dtype=observation_dtype,
-            num_actions=num_actions,
-            action_names=_action_names(task_id, task_spec, is_atari and full_action_space, num_actions),
-            frames_per_step=frame_skip if is_atari else 1,
-            # The emulator makes 60 frames a second. Of the others those with vectors simulate 50 steps a second, Procgen is played at 15.
-            steps_per_second=60 / frame_skip if is_atari else 50 if observation_dtype == np.float32 else 15,
-        )
+        self.spec, self._encoder = _describe(task_id, task_spec, is_atari and full_action_space)
+        self._limit = np.iinfo(np.int32).max if is_atari or max_episode_steps is None else max_episode_steps
         self.num_envs = num_envs
+        self._task_id = task_id
         self._render_mode = render_mode
         self._is_atari = is_atari
-        self._row_numbers = np.arange(num_envs)
+        self._is_minigrid = _is_minigrid(task_spec)
+        self._row_numbers = np.arange(num_envs, dtype=np.int32)
         self._pool: Any = envpool.make_gymnasium(task_id, render_mode=render_mode, **options)
         with warnings.catch_warnings():
             # Made once, at the first use: Gymnasium warns that it rounds the bounds of a space, which nothing here reads.
             warnings.simplefilter("ignore")
             _ = self._pool.observation_space
         self._is_started = False
-        self._in_flight = False
+        self._in_flight = False  # a timestep is owed to the caller
+        self._num_stepping = 0  # rows that EnvPool owes us
+        self._cut_off = np.zeros(num_envs, np.bool_)  # rows whose last timestep was LAST because of our limit alone
+        self._restarted: tuple[np.ndarray, np.ndarray] | None = None  # rows that were started anew, and what they show
         self._episodes = Episodes(num_envs)
 
     @property
@@ -144,6 +184,8 @@ class EnvPoolEnvironment:
         if self._in_flight:
             self.recv()
         self._pool.async_reset()
+        self._num_stepping = self.num_envs
+        self._cut_off[:] = False
         self._episodes.restart()
         self._is_started = True
         self._in_flight = True
@@ -161,7 +203,18 @@ class EnvPoolEnvironment:
         self._check_open()
         if not self._is_started or self._in_flight:
             raise RuntimeError("send() comes after reset() and recv(), once for each recv()")
-        self._pool.send(checked_actions(actions, self.num_envs, self.spec.num_actions))
+        actions = checked_actions(actions, self.num_envs, self.spec.num_actions)
+        if self._cut_off.any():
+            # EnvPool knows nothing of these ends. It resets the rows at once, and steps the others alone.
+            observation, info = self._pool.reset(self._row_numbers[self._cut_off])
+            self._restarted = info["env_id"], self._encoder.encode(observation)
+            rows = self._row_numbers[~self._cut_off]
+            if len(rows):
+                self._pool.send(actions[rows], rows)
+            self._num_stepping = len(rows)
+        else:
+            self._pool.send(actions)
+            self._num_stepping = self.num_envs
         self._in_flight = True
 
     def recv(self) -> TimeStep:
@@ -169,21 +222,35 @@ class EnvPoolEnvironment:
         self._check_open()
         if not self._in_flight:
             raise RuntimeError("recv() comes after reset() or send(): nothing is under way")
-        observation, reward, terminated, truncated, info = self._pool.recv()
+        observation = np.empty((self.num_envs, *self.spec.observation_shape), self.spec.observation_dtype)
+        reward, terminated, done = np.zeros(self.num_envs, np.float32), *np.zeros((2, self.num_envs), np.bool_)
+        if self._num_stepping:
+            shown, paid, ended, truncated, info = self._pool.recv()
+            self._num_stepping = 0
+            over = ended | truncated
+            if self._is_atari:
+                ended = over & (info["terminated"] != 0)
+            elif self._is_minigrid:
+                ended = ended | (over & (paid != 0))  # its time limit pays nothing
+            rows, shown = info["env_id"], self._encoder.encode(shown)
+            if np.array_equal(rows, self._row_numbers):
+                observation = shown
+            else:
+                observation[rows] = shown
+            reward[rows], terminated[rows], done[rows] = paid, ended, over
+        if self._restarted is not None:
+            rows, shown = self._restarted
+            observation[rows] = shown
+            self._restarted = None
         self._in_flight = False
-        done = terminated | truncated
-        if self._is_atari:
-            terminated = done & (info["terminated"] != 0)
-        if not np.array_equal(info["env_id"], self._row_numbers):
-            order = np.argsort(info["env_id"])
-            observation, reward, terminated, done = observation[order], reward[order], terminated[order], done[order]
-        return self._episodes.timestep(self._arrange(observation), reward, terminated, done)
+        self._cut_off = ~done & (self._episodes.coming_length() >= self._limit)
+        return self._episodes.timestep(observation, reward, terminated, done | self._cut_off)
 
     def render(self, index: int) -> np.ndarray:
         """The screen of environment `index` now, uint8 [height, width, 3]. After a LAST timestep it still shows the final screen.
 
         Raises:
-          ValueError: without render_mode="rgb_array", or for an environment that is not there.
+          ValueError: without render_mode="rgb_array", for an environment that is not there, or a task that draws nothing.
           RuntimeError: before the first `reset` or while a step is under way.
         """
         self._check_open()
@@ -193,28 +260,23 @@ class EnvPoolEnvironment:
             raise ValueError(f"there is no environment {index}: they are 0..{self.num_envs - 1}")
         if not self._is_started or self._in_flight:
             raise RuntimeError("render() comes after recv()")
-        return np.array(self._pool.render(env_ids=index)[0])
+        try:
+            return np.array(self._pool.render(env_ids=index)[0])
+        except RuntimeError as error:  # "not implemented"
+            raise ValueError(f"{self._task_id} draws no pictures: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Ends the emulator threads. Closing twice is fine."""
         if self._pool is not None:
-            if self._in_flight:
+            if self._num_stepping:
                 self._pool.recv()  # threads are joined when idle
-                self._in_flight = False
+                self._num_stepping = 0
             self._pool.close()
             self._pool = None  # EnvPool ends its threads when the last reference goes
 
     def _check_open(self) -> None:
         if self._pool is None:
             raise RuntimeError("this environment is closed")
-
-    def _arrange(self, observation: np.ndarray) -> np.ndarray:
-        """EnvPool's observations [E, ...] as the spec says: images come with their channels first, some vectors in 64 bits."""
-        if self.spec.observation_dtype == np.float32:
-            return observation.astype(np.float32, copy=False)
-        if self.spec.observation_shape[-1] == 1:
-            return observation.reshape(self.num_envs, *self.spec.observation_shape)  # one channel: the same bytes, no copy
-        return np.ascontiguousarray(np.moveaxis(observation, 1, -1))
 
 
 def _check_arguments(
@@ -259,43 +321,63 @@ def _task_spec(task_id: str, **options: Any) -> Any:
         raise ValueError(f"{task_id} can't be made: {_first_line(error)}") from error
 
 
-def _time_limit(task_id: str, task_spec: Any, max_episode_steps: int) -> dict[str, int]:
-    """The option that truncates episodes, or a ValueError where the task has none and would go on for longer."""
-    if not _is_procgen(task_spec):
-        return {"max_episode_steps": max_episode_steps}
-    # Procgen games count their own steps and never look at the option.
+def _check_procgen_limit(task_id: str, task_spec: Any, max_episode_steps: int | None) -> None:
+    """Procgen games count their own steps; whether they can be started anew in between has not been tried."""
     own = task_spec.config.max_episode_steps
-    if max_episode_steps < own:
+    if max_episode_steps is not None and max_episode_steps < own:
         raise ValueError(f"{task_id} ends after {own} steps and can't be made shorter: --config.environment.max_episode_steps={own}")
-    return {}
 
 
 def _is_procgen(task_spec: Any) -> bool:
     return "distribution_mode" in task_spec.config._fields
 
 
+def _is_doom(task_spec: Any) -> bool:
+    return "use_combined_action" in task_spec.config._fields
+
+
+def _is_minigrid(task_spec: Any) -> bool:
+    return "obs:mission" in task_spec.state_array_spec
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _observation_shape_and_dtype(task_id: str, task_spec: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Images channels-last in uint8, vectors in float32; anything else is a ValueError."""
-    specs = {name: spec for name, spec in task_spec.state_array_spec.items() if name.startswith("obs")}
-    if list(specs) == ["obs"]:
-        shape, dtype = tuple(specs["obs"].shape), np.dtype(specs["obs"].dtype)
-        if len(shape) == 3 and shape[0] in (1, 3) and dtype == np.uint8:
-            return (*shape[1:], shape[0]), dtype
-        if len(shape) == 1 and dtype.kind == "f":
-            return shape, np.dtype(np.float32)
-    shapes = ", ".join(f"{name} {np.dtype(spec.dtype)}{list(spec.shape)}" for name, spec in specs.items())
-    raise ValueError(f"{task_id} is not supported: only images and vectors are, and it shows {shapes}")
+def _describe(task_id: str, task_spec: Any, is_full_atari_set: bool) -> tuple[EnvironmentSpec, Encoder]:
+    """What the networks are told about a task, and how its observations are made; a ValueError of one line if they can't take it."""
+    num_actions = _num_actions(task_id, task_spec)
+    if task_id in _DOOM_OF_SEVERAL_PLAYERS:
+        raise ValueError(f"{task_id} is not supported: it waits for other players")
+    if _is_minigrid(task_spec) and not _MISSION_CAN_BE_SEEN.match(task_id):
+        raise ValueError(f"{task_id} is not supported: its mission is a text that changes, and the agent can't read")
+    encoder = make_encoder(task_id, task_spec.state_array_spec)
+    frame_skip = getattr(task_spec.config, "frame_skip", 1)
+    spec = EnvironmentSpec(
+        observation_shape=encoder.shape,
+        observation_dtype=encoder.dtype,
+        num_actions=num_actions,
+        action_names=_action_names(task_id, task_spec, is_full_atari_set, num_actions),
+        frames_per_step=frame_skip,
+        steps_per_second=_steps_per_second(task_id, task_spec, frame_skip),
+    )
+    return spec, encoder
 
 
 def _num_actions(task_id: str, task_spec: Any) -> int:
-    specs = [spec for name, spec in task_spec.action_array_spec.items() if name not in ("env_id", "players.env_id")]
-    if len(specs) != 1 or np.dtype(specs[0].dtype).kind not in "iu" or [size for size in specs[0].shape if size != -1]:
-        raise ValueError(f"{task_id} is not supported: its actions are not a choice among a few (continuous or several at once)")
-    return int(specs[0].maximum) + 1
+    specs = {name: spec for name, spec in task_spec.action_array_spec.items() if name not in ("env_id", "players.env_id")}
+    is_for_players = any(name.startswith("obs:players.") for name in task_spec.state_array_spec) or any(
+        name.startswith("obs") and len(spec.shape) > 1 and spec.shape[0] == -1 for name, spec in task_spec.state_array_spec.items()
+    )
+    if is_for_players:
+        raise ValueError(f"{task_id} is not supported: it is a game of several players")
+    # ViZDoom says that the number of a combination is a float.
+    if any(np.dtype(spec.dtype).kind not in "iu" for spec in specs.values()) and not _is_doom(task_spec):
+        raise ValueError(f"{task_id} is not supported: its actions are continuous, and only a choice among a few is")
+    (spec, *others) = specs.values()
+    if others or [size for size in spec.shape if size != -1]:
+        raise ValueError(f"{task_id} is not supported: its actions are several choices at once, and only one is")
+    return int(spec.maximum) + 1
 
 
 def _action_names(task_id: str, task_spec: Any, is_full_atari_set: bool, num_actions: int) -> tuple[str, ...]:
@@ -304,8 +386,18 @@ def _action_names(task_id: str, task_spec: Any, is_full_atari_set: bool, num_act
     if is_full_atari_set:
         # The emulator lets Skiing do only what needs no button.
         names = ACTION_NAMES if num_actions == len(ACTION_NAMES) else tuple(name for name in ACTION_NAMES if "FIRE" not in name)
-    elif task_id.startswith("LunarLander-"):
-        names = _LUNAR_LANDER_ACTIONS
     elif _is_procgen(task_spec):
         names = _PROCGEN_ACTIONS
+    else:
+        names = next((known for begin, known in _ACTION_NAMES if re.match(begin, task_id)), ())[:num_actions]
     return names if len(names) == num_actions else tuple(f"ACTION_{action}" for action in range(num_actions))
+
+
+def _steps_per_second(task_id: str, task_spec: Any, frame_skip: int) -> float:
+    if "full_action_space" in task_spec.config._fields:
+        return 60 / frame_skip  # the emulator makes 60 frames a second
+    if _is_doom(task_spec):
+        return _DOOM_FRAMES_PER_SECOND / frame_skip
+    if _is_procgen(task_spec):
+        return 15
+    return next((speed for begin, speed in _STEPS_PER_SECOND if re.match(begin, task_id)), _OTHER_STEPS_PER_SECOND)

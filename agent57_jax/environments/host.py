@@ -101,12 +101,16 @@ class Episodes:
         """All environments were reset: their next timesteps are FIRST."""
         self._is_first[:] = True
 
+    def coming_length(self) -> np.ndarray:
+        """[E] int32: agent steps of each episode after the coming timestep; 0 where that starts one."""
+        return np.where(self._is_first, 0, self._length + 1).astype(np.int32)
+
     def timestep(self, observation: np.ndarray, reward: np.ndarray, terminated: np.ndarray, done: np.ndarray) -> TimeStep:
         """The timestep [E] of what the environments have just shown; `done` is true at any end, `terminated` where it is the task's own."""
         first = self._is_first
         reward = np.where(first, np.float32(0), reward).astype(np.float32)
         self._return = np.where(first, 0.0, self._return + reward)
-        self._length = np.where(first, 0, self._length + 1).astype(np.int32)
+        self._length = self.coming_length()
         step_type = np.where(first, FIRST, np.where(done, LAST, MID)).astype(np.int32)
         self._is_first = done
         return TimeStep(

@@ -397,9 +397,15 @@ def test_rows_in_another_order_are_sorted(make: Make) -> None:
         ("Zaxxon-v5", {"seeds": [1, 2]}, r"3 environments need 3 seeds, not 2"),
         ("Zaxxon-v5", {"seeds": [1, 2, 2**31]}, r"seeds must lie in"),
         ("BipedalWalker-v3", {}, r"BipedalWalker-v3 is not supported: its actions"),
-        ("Ant-v4", {}, r"Ant-v4 is not supported: its actions|Ant-v4 can't be loaded"),
-        ("FrozenLake-v1", {}, r"FrozenLake-v1 is not supported: only images and vectors are, and it shows obs int32"),
-        ("MiniGrid-Empty-5x5-v0", {}, r"MiniGrid-Empty-5x5-v0 is not supported: only images and vectors"),
+        ("Ant-v4", {}, r"Ant-v4 is not supported: its actions are continuous|Ant-v4 can't be loaded"),
+        ("MiniGrid-PutNear-6x6-N2-v0", {}, r"MiniGrid-PutNear-6x6-N2-v0 is not supported: its mission is a text that changes"),
+        ("BabyAI-GoToLocal-v0", {}, r"its mission is a text that changes, and the agent can't read"),
+        ("ConnectFour-v1", {}, r"ConnectFour-v1 is not supported: it is a game of several players"),
+        ("IntersectionMultiAgent-v1", {}, r"it is a game of several players"),
+        ("Tetris-v0", {}, r"its actions are several choices at once, and only one is"),
+        ("Game2048-v1", {}, r"it shows whole numbers without bounds \(board int32\[4, 4\]\)"),
+        ("MultiDuel-v1", {}, r"MultiDuel-v1 is not supported: it waits for other players"),
+        ("VizdoomCustom-v1", {}, r"VizdoomCustom-v1 can't be made: "),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(make: Make, task_id: str, arguments: dict[str, Any], message: str) -> None:
