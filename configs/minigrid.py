@@ -9,7 +9,7 @@ DoorKey-8x8 in all profiles, in EnvPool's C++. paper, laptop: hours and score no
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import grid_network, parse, small_evaluator, small_grid_network
+from configs.profiles import grid_network, parse, small_budget, small_grid_network
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -24,25 +24,9 @@ def get_config(argument: str = "paper") -> Settings:
     settings.replay.capacity = "5_000_000"
     settings.total_steps = 50_000_000
     if profile in ("laptop", "smoke"):
-        settings.environment.num_envs = 32
+        small_budget(settings)
         small_grid_network(settings)
-        settings.policy.num_policies = 8
-        settings.policy.gamma_0 = 0.99  # episodes of some ten to 640 steps
-        settings.policy.gamma_1 = 0.97
-        settings.policy.gamma_2 = 0.95
-        settings.bandit.group_size = 4
         settings.novelty.memory_capacity = 640
-        settings.replay.capacity = "200_000"
-        settings.replay.trace = 20
-        settings.replay.period = 10
-        settings.replay.min_sequences = 400
-        settings.replay.samples_per_insert = 8.0
-        settings.learner.batch_size = 32
-        settings.learner.learning_rate = 1e-3
-        settings.learner.target_period_updates = 100
-        settings.evaluation.num_envs = 4
-        settings.evaluation.period_acts = 2
-        small_evaluator(settings)
         settings.total_steps = 1_000_000
     if profile == "smoke":
         settings.replay.min_sequences = 64

@@ -74,6 +74,7 @@ def small_budget(settings: Settings) -> None:
     settings.novelty.kernel_epsilon = 1e-2
     settings.novelty.statistics_horizon = 1e4
     settings.novelty.train_timesteps = 2
+    settings.replay.capacity = "100_000"  # recurrent states and behaviour of much earlier teach little
     settings.replay.trace = 20
     settings.replay.period = 10
     settings.replay.min_sequences = 400

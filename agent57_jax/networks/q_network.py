@@ -212,7 +212,7 @@ class QNetwork:
         return values, [jnp.swapaxes(part.hidden, 0, 1) for part in unrolled], [jnp.swapaxes(part.cell, 0, 1) for part in unrolled]
 
     def _features(self, sets: Sequence[Parameters], observation: jax.Array) -> list[jax.Array | None]:
-        """What the torsos of each set make of the observations [n, ...]: [V, n, F], or [n, F] of a shared one; None: the encoders find out."""
+        """What the torsos of each set make of the observations [n, ...]: [V, n, F], or [n, F] of a shared one; None: encoders find out."""
         torso, is_shared = self._torso, self.settings.shared_torso
         if not isinstance(torso, Convolutions):
             return [torso.apply({"params": tree[TORSO]}, observation) if is_shared else None for tree in sets]
