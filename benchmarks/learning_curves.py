@@ -1,8 +1,8 @@
 """Learning curves from lines of metrics: points, times to thresholds, and statistics over seeds.
 
 Lines of all agents are alike. The greedy episodes of a run are gathered into points, one for each fortieth of its budget. A point has the
-mean over the episodes that ended in it and stays open until they are at least `POINT_EPISODES`. A threshold is reached at the first point at
-which the mean of the last `WINDOW` points is at or above it.
+mean over the episodes that ended in it and stays open until they are at least `POINT_EPISODES`. A threshold is reached at the first point
+at which the mean of the last `WINDOW` points is at or above it.
 """
 
 import math

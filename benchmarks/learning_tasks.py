@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from configs import profiles
@@ -13,7 +12,6 @@ PEERS = ("ppo", "dqn", "qrdqn", "recurrent_ppo")  # of Stable-Baselines3 and sb3
 AGENTS = (*profiles.AGENTS, *PEERS)
 POINTS = 40  # evaluations over a run's budget
 UNLIMITED_STEPS = 10**10  # a budget of time ends first
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Task:
     config: str  # a file of configs/
     minutes: float  # wall-clock time of a training
     thresholds: tuple[float, ...]  # greedy returns, rising
-    overrides: Mapping[str, Any] = _NOTHING  # name of a setting -> value
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # name of a setting -> value
 
 
 def _minigrid(task_id: str, limit: int, minutes: float, thresholds: tuple[float, ...]) -> Task:
@@ -71,7 +69,7 @@ class Run:
     budget: Budget
     home: pathlib.Path  # of all runs
     profile: str = "laptop"
-    overrides: Mapping[str, Any] = _NOTHING  # what the command line changes of the settings
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what the command line changes of the settings
 
     @property
     def folder(self) -> pathlib.Path:
