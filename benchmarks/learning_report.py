@@ -93,7 +93,8 @@ def record(runs: Sequence[Run], episodes: int, facts: Mapping[str, Any], command
         task = tasks.setdefault(run.task, {"thresholds": list(run.thresholds), "agents": {}})
         found = run_record(run, episodes)
         if found is not None:
-            task["agents"].setdefault(run.agent, {"runs": []})["runs"].append(found)
+            options = {"profile": run.profile, "overrides": dict(run.overrides), "runs": []}
+            task["agents"].setdefault(run.agent, options)["runs"].append(found)
     for task in tasks.values():
         for agent in task["agents"].values():
             agent["over_seeds"] = summary(agent["runs"])
@@ -134,10 +135,6 @@ def _row(name: str, agent: str, thresholds: Sequence[float], content: Mapping[st
     last = f"{thresholds[-1]:g}"
     reached = over["reached"][last]["seconds"]
     seeds = [str(run["seed"]) for run in runs]
-    budget = runs[0]["budget"] or {}
-    amount = f" --steps={budget['steps']}" if budget.get("steps") else ""
-    if not amount and budget.get("minutes") not in (None, TASKS[name].minutes):
-        amount = f" --minutes={budget['minutes']:g}"
     ended = sum(run["ended"] == "solved" for run in runs)
     unfinished = sum(run["ended"] is None for run in runs)
     notes = [f"{ended} ended when solved"] * bool(ended) + [f"{unfinished} unfinished"] * bool(unfinished)
@@ -150,8 +147,23 @@ def _row(name: str, agent: str, thresholds: Sequence[float], content: Mapping[st
         _score(over["score"]),
         f"{last}: {_time(reached)}",
         ", ".join(seeds) + (f" ({', '.join(notes)})" if notes else ""),
-        f"`python -m benchmarks.learning --tasks {name} --agents {agent} --seeds {' '.join(seeds)}{amount}`",
+        f"`python -m benchmarks.learning --tasks {name} --agents {agent} --seeds {' '.join(seeds)}{_options(name, content)}`",
     ]
+
+
+def _options(name: str, content: Mapping[str, Any]) -> str:
+    """What the command needs besides task, agent and seeds."""
+    budget = content["runs"][0]["budget"] or {}
+    words = [f"--config.{setting}={value}" for setting, value in content["overrides"].items()]
+    if budget.get("steps"):
+        words.append(f"--steps={budget['steps']}")
+    elif budget.get("minutes") not in (None, TASKS[name].minutes):
+        words.append(f"--minutes={budget['minutes']:g}")
+    if content["profile"] != "laptop":
+        words.append(f"--profile={content['profile']}")
+    if any(run["ended"] == "solved" for run in content["runs"]):
+        words.append("--stop_when_solved")
+    return "".join(f" {word}" for word in words)
 
 
 def _number(value: float | None, form: Any) -> str:
@@ -231,14 +243,10 @@ def _curves(axes: Any, seeds: Sequence[plots.Points], colour: str, label: str) -
     if not seeds:
         return
     alone = len(seeds) == 1
+    width, alpha = (2.0, 1.0) if alone else (0.8, 0.4)
     for points in seeds:
-        axes.plot(
-            *np.transpose(points),
-            color=colour,
-            linewidth=2.0 if alone else 0.8,
-            alpha=1.0 if alone else 0.4,
-            label=label if alone else None,
-        )
+        marker = "o" if len(points) == 1 else ""  # a line of one point cannot be seen
+        axes.plot(*np.transpose(points), marker=marker, color=colour, linewidth=width, alpha=alpha, label=label if alone else None)
     if not alone:
         first, last = max(points[0][0] for points in seeds), min(points[-1][0] for points in seeds)
         grid = np.linspace(first, max(first, last), 100)

@@ -177,6 +177,28 @@ class EnvPoolEnvironment:
             observation, reward, terminated, done = observation[order], reward[order], terminated[order], done[order]
         return self._episodes.timestep(self._arrange(observation), reward, terminated, done)
 
+    def restart(self, rows: np.ndarray) -> np.ndarray:
+        """Starts the next episodes of rows whose last timestep was LAST, at once and without a step of the others.
+
+        Args:
+          rows: [R] integers, each once, rising.
+
+        Returns:
+          Their first observations [R, ...]; their next timesteps are those after FIRST.
+
+        Raises:
+          RuntimeError: before `reset`, or while a step is under way.
+          ValueError: for a row that is not at its episode's end.
+        """
+        self._check_open()
+        if not self._is_started or self._in_flight:
+            raise RuntimeError("restart() comes after recv()")
+        rows = np.asarray(rows, np.int32)
+        self._episodes.start(rows)
+        self._pool.send(np.zeros(len(rows), np.int32), rows)  # what comes after an end ignores its action
+        observation, *_, info = self._pool.recv()
+        return self._arrange(observation[np.argsort(info["env_id"])])
+
     def render(self, index: int) -> np.ndarray:
         """The screen of environment `index` now, uint8 [height, width, 3]. After a LAST timestep it still shows the final screen.
 
@@ -211,7 +233,7 @@ class EnvPoolEnvironment:
         if self.spec.observation_dtype == np.float32:
             return observation.astype(np.float32, copy=False)
         if self.spec.observation_shape[-1] == 1:
-            return observation.reshape(self.num_envs, *self.spec.observation_shape)  # one channel: the same bytes, no copy
+            return observation.reshape(len(observation), *self.spec.observation_shape)  # one channel: the same bytes, no copy
         return np.ascontiguousarray(np.moveaxis(observation, 1, -1))
 
 

@@ -101,6 +101,16 @@ class Episodes:
         """All environments were reset: their next timesteps are FIRST."""
         self._is_first[:] = True
 
+    def start(self, rows: np.ndarray) -> None:
+        """The environments of these rows have just shown the FIRST of a new episode.
+
+        Raises:
+          ValueError: for one that was not at its end.
+        """
+        if not self._is_first[rows].all():
+            raise ValueError("only an episode that has ended can be followed by a new one")
+        self._is_first[rows], self._return[rows], self._length[rows] = False, 0.0, 0
+
     def timestep(self, observation: np.ndarray, reward: np.ndarray, terminated: np.ndarray, done: np.ndarray) -> TimeStep:
         """The timestep [E] of what the environments have just shown; `done` is true at any end, `terminated` where it is the task's own."""
         first = self._is_first

@@ -282,6 +282,7 @@ def test_the_table_shows_what_failed_too(found: dict[str, Any]) -> None:
     ours, peer = text.splitlines()[3:5]
     assert "| 10 (0..20) | 200: not reached | 0, 1, 2 |" in ours and "2 cores, Some CPU" in ours
     assert "| 250 | 200: 0.3 min | 0 (1 ended when solved) |" in peer
+    assert peer.endswith(" --seeds 0 --minutes=1 --stop_when_solved` |")
     assert ours.endswith("`python -m benchmarks.learning --tasks LunarLander-v3 --agents agent57 --seeds 0 1 2 --minutes=1` |")
 
 

@@ -82,7 +82,7 @@ def test_an_episode_that_ends_starts_anew_in_the_same_step_and_others_go_on() ->
     observations, rewards, dones, infos = environments.step(np.array([3, 1]))
     assert observations[:, 0].tolist() == [11, 1010] and dones.tolist() == [False, True]
     assert infos[1]["terminal_observation"].tolist() == [1003, 1003] and infos[1]["TimeLimit.truncated"] is True
-    assert [environment.actions for environment in environments._environments] == [[1, 0, 3], [4, 0, 1]]  # none was lost
+    assert [adapter.actions for adapter in environments._adapters] == [[1, 0, 3], [4, 0, 1]]  # none was lost
 
 
 def test_clipped_rewards_leave_returns_raw() -> None:
