@@ -325,7 +325,9 @@ class Reporter(BaseCallback):
             normalizer = self.model.get_vec_normalize_env()
             own = self._peer_training.environments("evaluation", len(quota), normalizer)
             self._environments = type(self.model)._wrap_env(own, verbose=0, monitor_wrapper=False)
-        self._evaluated = [episode["r"] for episode in play(self.model, self._environments, quota, self._stop)]
+        played = [episode["r"] for episode in play(self.model, self._environments, quota, self._stop)]
+        # Short episodes end first: those of an evaluation that was cut off are no fair sample.
+        self._evaluated = [] if self._stop.requested else played
 
     def close(self) -> None:
         """Ends the emulators of the evaluation."""

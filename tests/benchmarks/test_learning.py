@@ -300,6 +300,8 @@ def test_the_report_is_written_into_a_document(found: dict[str, Any], tmp_path: 
 
 @pytest.mark.slow
 def test_a_real_run_is_trained_stopped_resumed_and_judged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION"):  # a run of its own has one device
+        monkeypatch.delenv(name, raising=False)
     words = ["learning", "--tasks", "LunarLander-v3", "--agents", "r2d2_retrace", "--seeds", "0", "--profile=smoke", "--episodes=2"]
     words += [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'learning'}"]
     monkeypatch.setattr(sys, "argv", [*words, "--minutes=0.7"])
