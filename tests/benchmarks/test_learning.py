@@ -307,8 +307,8 @@ def test_a_real_run_is_trained_stopped_resumed_and_judged(tmp_path: pathlib.Path
     monkeypatch.setattr(sys, "argv", [*words, "--minutes=0.7"])
     learning.main()
     run = json.loads((tmp_path / "learning.json").read_text())["tasks"]["LunarLander-v3"]["agents"]["r2d2_retrace"]["runs"][0]
-    assert run["ended"] == "budget" and len(run["returns"]) == 2 and 42 <= run["seconds"] < 120
+    assert run["ended"] == "budget" and len(run["returns"]) == 2 and run["seconds"] >= 42
     monkeypatch.setattr(sys, "argv", [*words, f"--minutes={run['seconds'] / 60 + 0.4}"])
     learning.main()
     again = json.loads((tmp_path / "learning.json").read_text())["tasks"]["LunarLander-v3"]["agents"]["r2d2_retrace"]["runs"][0]
-    assert len(again["starts"]) == 2 and again["steps"] > run["steps"] and again["seconds"] > run["seconds"] + 20
+    assert len(again["starts"]) == 2 and again["steps"] > run["steps"] and again["seconds"] >= run["seconds"] + 23
