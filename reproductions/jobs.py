@@ -36,6 +36,7 @@ class Job:
     log: pathlib.Path  # standard output and standard error, behind what is there
     is_done: Callable[[], bool]  # whether the command, once it has ended without an error, has done what it is for
     then: "Job | None" = None  # runs next, where this one was done
+    has_enough: Callable[[], bool] | None = None  # asked again and again while the command runs; once true, SIGTERM asks it to end
 
 
 def shares(cores: Sequence[int], workers: int) -> list[list[int]]:
@@ -69,6 +70,7 @@ class Supervisor:
         self._directory = directory
         self._keep_open = tuple(keep_open)
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}  # by the number of the share
+        self._asked_to_end: set[int] = set()  # numbers of shares
         self._stopped_by: int | None = None
         self._is_running_jobs = False
         self._previous: dict[int, Any] = {}
@@ -111,8 +113,12 @@ class Supervisor:
                     print(f"{signal.Signals(self._stopped_by).name}: waiting until what runs has saved and ended", flush=True)
                 for share, (job, process, start) in list(self._running.items()):
                     if process.poll() is None:
+                        if share not in self._asked_to_end and job.has_enough is not None and job.has_enough():
+                            self._asked_to_end.add(share)
+                            process.send_signal(signal.SIGTERM)
                         continue
                     del self._running[share]
+                    self._asked_to_end.discard(share)
                     ended += 1
                     failure = self._failure(job, process.returncode)
                     verb = "failed" if failure else "finished" if job.is_done() else "stopped"

@@ -71,6 +71,8 @@ PLACEHOLDERS = (
     (r"\bIMAGE\b", "agent57_jax"),
     (r"\bFLAGS\b", ""),
     (r"\bWORD\b", "train"),
+    (r"\bTASK\b", "LunarLander-v3"),
+    (r"\bAGENT\b", "agent57"),
     (r"configs/NAME\.py(\[[^\]]*\])?", "configs/zaxxon.py"),
     (r"reproductions\.NAME", "reproductions.meta_controller"),
     (r"--config\.NAME=VALUE", "--config.seed=1"),
@@ -256,6 +258,7 @@ BENCHMARKS = {
 COLLECT = "PYTEST_ADDOPTS=--collect-only --quiet"
 FIGURES = "tests/test_slow_runs.py::test_every_figure_can_be_made"
 GAMES = "tests/reproductions/test_atari57.py::test_two_games_are_trained_evaluated_and_judged"
+LEARNING = "tests/benchmarks/test_learning.py::test_a_real_run_is_trained_stopped_resumed_and_judged"
 OWN_ENVIRONMENT = "tests/environments/test_own_environment.py::test_the_example_is_trained_and_judged_by_the_commands_on_the_page"
 PROCESSES = "tests/test_processes.py::test_two_processes_compute_what_one_does"
 WORDS = "tests/shipping/test_image.py::test_a_program_behind_a_word_is_the_one_without_it"
@@ -263,6 +266,7 @@ WORDS = "tests/shipping/test_image.py::test_a_program_behind_a_word_is_the_one_w
 ELSEWHERE = {
     "agent57_jax": ("", WORDS),
     "benchmarks.guard": ("at the end of `make test-slow`", ""),
+    "benchmarks.learning": ("one agent, smoke profile", LEARNING),
     "reproductions.atari57": ("two games, smoke profile", GAMES),
     "tests.document_commands": ("is what these tests run", ""),
 }
@@ -310,6 +314,8 @@ def tried(words: Sequence[str]) -> Tried | None:
         return Tried("tool", False, "needs a GPU")
     if name == "pip" and "requirements-bench.txt" in words:
         return Tried("tool", False, "at the end of `make test-slow`", elsewhere=True)
+    if name == "pip" and "requirements-peers.txt" in words:
+        return Tried("tool", False, "brings agents that no other test needs")
     if name in RUN_TOOLS:
         return Tried("tool", True, RUN_TOOLS[name])
     kind = "container" if name == "docker" else "tool"

@@ -246,6 +246,29 @@ class EnvPoolEnvironment:
         self._cut_off = ~done & (self._episodes.coming_length() >= self._limit)
         return self._episodes.timestep(observation, reward, terminated, done | self._cut_off)
 
+    def restart(self, rows: np.ndarray) -> np.ndarray:
+        """Starts the next episodes of rows whose last timestep was LAST, at once and without a step of the others.
+
+        Args:
+          rows: [R] integers, each once, rising.
+
+        Returns:
+          Their first observations [R, ...]; their next timesteps are those after FIRST.
+
+        Raises:
+          RuntimeError: before `reset`, or while a step is under way.
+          ValueError: for a row that is not at its episode's end.
+        """
+        self._check_open()
+        if not self._is_started or self._in_flight:
+            raise RuntimeError("restart() comes after recv()")
+        rows = np.asarray(rows, np.int32)
+        self._episodes.start(rows)
+        self._cut_off[rows] = False
+        observation, info = self._pool.reset(rows)
+        shown: np.ndarray = self._encoder.encode(observation)[np.argsort(info["env_id"])]
+        return shown
+
     def render(self, index: int) -> np.ndarray:
         """The screen of environment `index` now, uint8 [height, width, 3]. After a LAST timestep it still shows the final screen.
 

@@ -105,6 +105,16 @@ class Episodes:
         """[E] int32: agent steps of each episode after the coming timestep; 0 where that starts one."""
         return np.where(self._is_first, 0, self._length + 1).astype(np.int32)
 
+    def start(self, rows: np.ndarray) -> None:
+        """The environments of these rows have just shown the FIRST of a new episode.
+
+        Raises:
+          ValueError: for one that was not at its end.
+        """
+        if not self._is_first[rows].all():
+            raise ValueError("only an episode that has ended can be followed by a new one")
+        self._is_first[rows], self._return[rows], self._length[rows] = False, 0.0, 0
+
     def timestep(self, observation: np.ndarray, reward: np.ndarray, terminated: np.ndarray, done: np.ndarray) -> TimeStep:
         """The timestep [E] of what the environments have just shown; `done` is true at any end, `terminated` where it is the task's own."""
         first = self._is_first

@@ -304,6 +304,42 @@ def test_reset_in_the_middle_starts_everything_anew(make: Make) -> None:
         np.testing.assert_array_equal(timestep.episode_return, total.astype(np.float32))
 
 
+@pytest.mark.parametrize("task_id", ["LunarLander-v3", "Pong-v5"])
+def test_rows_that_ended_can_be_restarted_without_a_step_of_the_others(make: Make, task_id: str) -> None:
+    """Each row sees what it would have seen alone, with its own FIRST one step earlier."""
+    limit = {"LunarLander-v3": 80, "Pong-v5": 20}[task_id]
+    usual, other = (make(task_id, max_episode_steps=limit) for _ in range(2))
+    actions = np.random.default_rng(0).integers(usual.spec.num_actions, size=(3, 200))
+    seen: list[list[tuple[float, int, int, float]]] = [[] for _ in range(3)]
+    taken = np.zeros(3, int)
+    timestep = start(usual)
+    for _ in range(190):
+        for row in range(3):
+            summed = float(timestep.observation[row].sum())
+            seen[row].append((summed, *(int(x[row]) for x in (timestep.step_type, timestep.episode_length)), timestep.episode_return[row]))
+        chosen = actions[np.arange(3), taken]
+        taken += timestep.step_type != LAST
+        timestep = step(usual, chosen)
+
+    found: list[list[tuple[float, int, int, float]]] = [[] for _ in range(3)]
+    timestep = start(other)
+    for t in range(150):
+        for row in range(3):
+            summed = float(timestep.observation[row].sum())
+            found[row].append((summed, *(int(x[row]) for x in (timestep.step_type, timestep.episode_length)), timestep.episode_return[row]))
+        ended = np.flatnonzero(timestep.step_type == LAST)
+        if len(ended):
+            first = other.restart(ended)
+            for row, observation in zip(ended, first, strict=True):
+                found[row].append((float(observation.sum()), FIRST, 0, 0.0))
+        timestep = step(other, actions[:, t])
+    for row in range(3):
+        assert seen[row] == found[row][: len(seen[row])] or found[row] == seen[row][: len(found[row])]
+        assert sum(kind == LAST for _, kind, _, _ in found[row]) > 0
+    with pytest.raises(ValueError, match="has ended"):
+        other.restart(np.flatnonzero(timestep.step_type != LAST)[:1])
+
+
 def test_two_groups_overlap(make: Make) -> None:
     # The order of the trainer: while one group steps, the other is sent its actions.
     groups = [make("LunarLander-v3", num_envs=2, seeds=[1, 2]), make("LunarLander-v3", num_envs=2, seeds=[3, 4])]

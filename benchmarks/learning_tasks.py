@@ -1,0 +1,106 @@
+"""The tasks of the proving ground, their budgets and thresholds, and what a run of it is."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from configs import profiles
+from reproductions.common import Training
+
+PEERS = ("ppo", "dqn", "qrdqn", "recurrent_ppo")  # of Stable-Baselines3 and sb3-contrib
+AGENTS = (*profiles.AGENTS, *PEERS)
+POINTS = 40  # evaluations over a run's budget
+UNLIMITED_STEPS = 10**10  # a budget of time ends first
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task: where its settings are, how long an agent may train, and what counts as progress."""
+
+    config: str  # a file of configs/
+    minutes: float  # wall-clock time of a training
+    thresholds: tuple[float, ...]  # greedy returns, rising
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # name of a setting -> value
+
+
+def _minigrid(task_id: str, limit: int, minutes: float, thresholds: tuple[float, ...]) -> Task:
+    """`limit` is the task's own: its reward falls with the share of the limit that an episode took."""
+    overrides = {"environment.task_id": task_id, "environment.max_episode_steps": limit, "novelty.memory_capacity": limit}
+    return Task("configs/minigrid.py", minutes, thresholds, overrides)
+
+
+TASKS: Mapping[str, Task] = {
+    "CartPole-v1": Task("configs/cartpole.py", 5, (195, 475)),
+    "LunarLander-v3": Task("configs/lunar_lander.py", 20, (0, 200)),
+    "MiniGrid-DoorKey-8x8-v0": _minigrid("MiniGrid-DoorKey-8x8-v0", 640, 20, (0.5, 0.9)),
+    "MiniGrid-MultiRoom-N6-v0": _minigrid("MiniGrid-MultiRoom-N6-v0", 120, 60, (0.05, 0.5)),
+    "MiniGrid-KeyCorridorS3R3-v0": _minigrid("MiniGrid-KeyCorridorS3R3-v0", 270, 60, (0.05, 0.5)),
+    "Pong-v5": Task("configs/pong.py", 120, (-20, 0, 14.6, 18)),
+    "Boxing-v5": Task("configs/boxing.py", 120, (1, 12.1, 60)),
+    "CoinrunEasy-v0": Task("configs/coinrun.py", 120, (6.6, 7.5)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How long a training goes on: wall-clock time, or environment steps."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def share(self, seconds: float, steps: float) -> float:
+        """The part that is used up; 1 or more at the end."""
+        return seconds / (60 * self.minutes) if self.minutes is not None else steps / float(self.steps or 1)
+
+    @property
+    def report_seconds(self) -> float:
+        """Time between two lines of metrics: two or more for each point of a curve."""
+        return 10.0 if self.minutes is None else min(10.0, max(1.0, 60 * self.minutes / (2 * POINTS)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training of one agent."""
+
+    task: str
+    agent: str
+    seed: int
+    budget: Budget
+    home: pathlib.Path  # of all runs
+    profile: str = "laptop"
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what the command line changes of the settings
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where the run lies."""
+        return self.home / self.task / self.agent / f"seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """The run in a word."""
+        return f"{self.task}/{self.agent}/seed{self.seed}"
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether the agent is not ours."""
+        return self.agent in PEERS
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Those of the task."""
+        return TASKS[self.task].thresholds
+
+    @property
+    def training(self) -> Training:
+        """What train.py is to do; of a peer only its environment matters."""
+        task = TASKS[self.task]
+        overrides = {
+            **task.overrides,
+            "total_steps": self.budget.steps or UNLIMITED_STEPS,
+            "logging.period_seconds": self.budget.report_seconds,
+            "video.period_episodes": 0,  # the peers record none either
+            **self.overrides,
+        }
+        agent = "" if self.is_peer else f",{self.agent}"
+        return Training(self.name, f"{task.config}:{self.profile}{agent}", overrides, self.seed)
