@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from agent57_jax import parallel
 from agent57_jax.algorithm import meta_controller, policy_family
-from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.algorithm.value_transform import SQUASHED, combine_action_values
 from agent57_jax.config import Chooser, Combination
@@ -177,6 +177,7 @@ class Actor:
         key: jax.Array,
         embeddings: ActingEmbeddings | None = None,
         group: jax.Array | int = 0,
+        pooled: PooledArms | None = None,
     ) -> ActOutput:
         """Everything an actor does at a timestep.
 
@@ -185,6 +186,7 @@ class Actor:
           key: the same on every device; each actor folds its own index in, so results do not depend on the number of devices.
           embeddings: what episodes embed with; None where the parameters are the same at every act.
           group: which group of actors this is.
+          pooled: what other bandits say of the arms that greedy episodes may play; None: their own bandit alone is asked.
 
         Returns:
           The next state, statistics and metrics; the experience with the chosen action; the episodes that end here.
@@ -194,7 +196,7 @@ class Actor:
         key_arm, key_action = jax.random.split(key)
 
         bandit = self._record(state, is_last, timestep)
-        bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm)
+        bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm, pooled)
         novelty = self._novelty(parameters, state, statistics, timestep, embeddings, group)
         reward = None if novelty is None else novelty.reward
         recurrent, action, probability, chosen, values_are_finite = self._q_step(
@@ -274,7 +276,7 @@ class Actor:
         return recorded
 
     def _choose_policies(
-        self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array
+        self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array, pooled: PooledArms | None
     ) -> tuple[BanditState | None, jax.Array, jax.Array, jax.Array]:
         """Bandits, policies [E], started episodes [E] and greediness [E] after the episodes that start at this timestep."""
         mode = self.mode
@@ -288,14 +290,20 @@ class Actor:
         # Episodes rarely start; the windows need not be read at every timestep.
         bandit, arms = jax.lax.cond(
             jnp.any(is_first),
-            lambda bandit: self._choose_arms(bandit, state.actor, is_first, is_greedy, key),
+            lambda bandit: self._choose_arms(bandit, state.actor, is_first, is_greedy, key, pooled),
             lambda bandit: (bandit, state.policy),
             bandit,
         )
         return bandit, jnp.where(is_first, arms, state.policy), episodes_started, is_greedy
 
     def _choose_arms(
-        self, bandit: BanditState, actor: jax.Array, is_first: jax.Array, is_greedy: jax.Array, key: jax.Array
+        self,
+        bandit: BanditState,
+        actor: jax.Array,
+        is_first: jax.Array,
+        is_greedy: jax.Array,
+        key: jax.Array,
+        pooled: PooledArms | None,
     ) -> tuple[BanditState, jax.Array]:
         """Bandits after their choices and an arm [E] for each actor, of which those are meant whose episode starts."""
         mode = self.mode
@@ -308,6 +316,8 @@ class Actor:
             )
         )(keys, bandit, starting, first_actor // mode.group_size)
         best = jax.vmap(lambda one: meta_controller.greedy_arm(one, self.num_policies))(bandit)
+        if pooled is not None:
+            best = jnp.where(jnp.sum(pooled.counts) > 0, meta_controller.reliable_arm(pooled), best)
         return chosen, jnp.where(is_greedy, jnp.repeat(best, mode.group_size), arms.reshape(-1))
 
     def _novelty(

@@ -56,6 +56,13 @@ class Chooser(enum.Enum):
     FIXED = "fixed"
 
 
+class EvaluationArm(enum.Enum):
+    """Whose bandits say which arm a greedy episode of the evaluator plays. Without bandits it is policy 0."""
+
+    OWN = "own"  # the evaluator's: its best mean
+    ACTORS = "actors"  # those of all actors: the best lower bound; the evaluator's own as long as they have seen no episode
+
+
 class Combination(enum.Enum):
     """How extrinsic and intrinsic action values are added (Agent57 App. B)."""
 
@@ -256,6 +263,7 @@ class EvaluationSettings(Section):
     window_episodes: int = 3_600  # tau of the evaluator's bandit
     exploration: float = 0.01  # probability of a uniform arm of the evaluator's bandit
     greedy_episodes: int = 5  # greedy episodes after each bandit episode
+    arm: EvaluationArm = EvaluationArm.OWN  # whose bandits say what greedy episodes play; "actors" is for short runs, Choice
 
 
 @dataclasses.dataclass
@@ -327,6 +335,11 @@ class Settings(Section):
     def is_host_environment(self) -> bool:
         """Whether environments step outside JAX."""
         return self.environment.kind in (EnvironmentKind.ENVPOOL, EnvironmentKind.GYMNASIUM)
+
+    @property
+    def asks_actors(self) -> bool:
+        """Whether greedy episodes play what the actors' bandits say."""
+        return self.evaluation.arm is EvaluationArm.ACTORS and self.bandit.chooser is Chooser.BANDIT
 
     @property
     def requested_capacity(self) -> int | None:

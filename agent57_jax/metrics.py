@@ -114,7 +114,7 @@ METRICS = (
     Metric(
         "evaluation/bandit_return", "Mean return of the evaluation episodes that teach the evaluator's bandit.", "reward", "score/return"
     ),
-    Metric("evaluation/arm", "Policy that the evaluator's bandit holds for the best.", "index", "arms/arm of the greedy episodes"),
+    Metric("evaluation/arm", "Policy that greedy evaluation episodes play.", "index", "arms/arm of the greedy episodes"),
     Metric("novelty/intrinsic_reward", "Mean intrinsic reward of a timestep.", "intrinsic reward", "novelty/intrinsic reward"),
     Metric(
         "novelty/episodic_reward",

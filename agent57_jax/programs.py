@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from agent57_jax import actor, parallel, replay
 from agent57_jax.actor import ActMetrics, Actor, ActorState
-from agent57_jax.algorithm import policy_family
+from agent57_jax.algorithm import meta_controller, policy_family
+from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.config import DiscountLadder, IntrinsicReward, PolicySettings, Settings, SettingsError
 from agent57_jax.learner import Learner, LearnerState, UpdateOutput
@@ -188,6 +189,8 @@ class Programs:
             donate=(0, 1),  # not the sums: the trainer waits for those of the updates before, to tell learning from acting
         )
         self.count_priorities = parallel.sharded(self.store.count_priorities, mesh, (replay.SPECS,), everywhere)
+        if parts.settings.asks_actors:
+            self.pool_arms = parallel.sharded(self._pool_arms, mesh, (by_env,), everywhere)
         if environment is not None:
             self.environment = environment
             self.init_simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)
@@ -239,6 +242,11 @@ class Programs:
         out = self.parts.actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key, shared.embeddings, group)
         store = self.store.append(store, group, out.experience, state.recurrent)
         return out.state, Shared(out.statistics, out.embeddings, out.metrics), store, out.experience.action
+
+    def _pool_arms(self, bandits: list[BanditState]) -> PooledArms:
+        """What the bandits of all groups of actors say of the arms."""
+        together = jax.tree.map(lambda *leaves: parallel.gather_over_devices(jnp.concatenate(leaves)), *bandits)
+        return meta_controller.pooled_arm_statistics(together, self.parts.actor.num_policies)
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> Simulation:
         return init_simulation(self.environment, parallel.fold_counter(root, INIT_STREAM, jnp.uint32(1)), index)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from agent57_jax import config, parallel, programs
 from agent57_jax.actor import Actor, ActOutput
 from agent57_jax.algorithm import lifelong_novelty
+from agent57_jax.algorithm.meta_controller import PooledArms
 from agent57_jax.config import Chooser, Combination, IntrinsicReward, Settings, Torso
 from agent57_jax.learner import acting_parameters
 from agent57_jax.networks.q_network import QInputs
@@ -118,10 +119,17 @@ def parameters(variant: str) -> ActingParameters:
 def act_program(variant: str, num_devices: int) -> Any:
     actor = actor_of(variant)
     mesh = Mesh(np.array(jax.devices()[:num_devices]), (parallel.AXIS,))
-    return parallel.sharded(actor.act, mesh, (ALL, ROWS, ALL, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ALL, ROWS, ROWS, ROWS))
+
+    def act(*arguments: Any) -> ActOutput:
+        *given, pooled = arguments
+        return actor.act(*given, pooled=pooled)
+
+    return parallel.sharded(act, mesh, (ALL, ROWS, ALL, ALL, ROWS, ALL, ALL), ActOutput(ROWS, ALL, ALL, ALL, ROWS, ROWS, ROWS))
 
 
-def run_script(variant: str, script: list[TimeStep], num_devices: int = 1, first_actor: int = 0, seed: int = 7) -> list[ActOutput]:
+def run_script(
+    variant: str, script: list[TimeStep], num_devices: int = 1, first_actor: int = 0, seed: int = 7, pooled: PooledArms | None = None
+) -> list[ActOutput]:
     """The act step's outputs over a script, metrics summed from its beginning."""
     actor = actor_of(variant)
     num_envs = len(script[0].reward)
@@ -131,7 +139,7 @@ def run_script(variant: str, script: list[TimeStep], num_devices: int = 1, first
     outputs = []
     for t, timestep in enumerate(script):
         key = jax.random.fold_in(jax.random.key(seed), t)
-        out = act_program(variant, num_devices)(parameters(variant), state, statistics, metrics, timestep, key)
+        out = act_program(variant, num_devices)(parameters(variant), state, statistics, metrics, timestep, key, pooled)
         state, statistics, metrics = out.state, out.statistics, out.metrics
         outputs.append(jax.device_get(out))
     return outputs
@@ -488,6 +496,24 @@ def test_bandit_and_greedy_episodes_alternate_in_evaluation() -> None:
     taught = sum(int(np.sum((timestep.step_type == LAST) & ~out.state.is_greedy)) for timestep, out in zip(script, outputs, strict=True))
     assert taught == final.bandit.recorded[0] < outputs[-1].metrics.episodes
     assert bandit_content(final, 0, 9) == list(fleet.bandits[0].episodes)
+
+
+@pytest.mark.parametrize(("counts", "arm"), [([1.0, 40.0, 2.0, 0.0], 1), ([0.0] * N, None)])
+def test_greedy_episodes_play_what_the_actors_bandits_say(counts: list[float], arm: int | None) -> None:
+    """Whatever the evaluator's own bandit has seen; as long as the actors' have seen nothing, it is asked as ever."""
+    pooled = PooledArms(np.array(counts, np.float32), np.array([5.0, 4.0, 3.0, 0.0], np.float32), np.float32(2.0))
+    script, outputs = outputs_of("evaluation")
+    asked = run_script("evaluation", script, pooled=pooled)
+    played = np.array([out.experience.policy for out in asked])
+    greedy = np.array([out.state.is_greedy for out in asked])
+    if arm is None:
+        np.testing.assert_array_equal(played, [out.experience.policy for out in outputs])
+    else:
+        assert greedy.any() and np.all(played[greedy] == arm)
+        own = np.array([out.experience.policy for out in outputs])
+        assert np.any(own[greedy] != arm), "the evaluator's own bandit must have another opinion"
+    # The bandit's episodes go on, and teach it alone.
+    assert asked[-1].state.bandit.recorded[0] == outputs[-1].state.bandit.recorded[0]
 
 
 def test_evaluation_has_the_papers_blocks_by_default() -> None:

@@ -10,11 +10,13 @@ import pytest
 
 from agent57_jax import config, parallel, programs
 from agent57_jax.actor import ActOutput
-from agent57_jax.config import Settings, Torso
+from agent57_jax.algorithm import meta_controller
+from agent57_jax.config import EvaluationArm, Settings, Torso
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.programs import ACT_STREAM, ENVIRONMENT_STREAM, NONE, SAMPLE_STREAM, Programs, Shared, UpdateMetrics
 from agent57_jax.replay import Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, TimeStep
+from tests.oracles.meta_controller import Bandit, Pool
 
 DEVICES = 4
 A, N = 3, 3
@@ -496,3 +498,37 @@ def test_the_family_follows_the_ladder_that_is_set() -> None:
     np.testing.assert_allclose(ngu.gammas[[0, 31]], [0.997, 0.99], rtol=1e-6)
     np.testing.assert_array_equal(agent57.betas, ngu.betas)
     assert agent57.betas[0] == 0 and agent57.betas.dtype == agent57.gammas.dtype == np.float32
+
+
+# The bandits of all actors ----------------------------------------------------------------------------------------------------------
+
+
+def test_arms_are_pooled_over_groups_and_devices() -> None:
+    """Each bandit of each group has episodes of its own, of which none is lost and none counted twice."""
+    settings = config.changed(make_settings(2), {"evaluation.arm": EvaluationArm.ACTORS.value})
+    mesh = parallel.make_mesh(DEVICES)
+    parts = programs.build(settings, SPEC)
+    made = Programs(parts, mesh, Replay(settings.replay, SPEC, 2, 8, CAPACITY))
+    window = parts.actor.mode.window_episodes
+    twins, groups = [], []
+    for group in range(2):
+        bandits = []
+        for environment in range(8):
+            twin, bandit = Bandit(window, N), meta_controller.init_bandit(window)
+            for episode in range(group + environment % 3):
+                arm, episode_return = (environment + episode) % N, 1000.0 * environment + 10 * group + episode
+                twin.record(arm, episode_return)
+                bandit = meta_controller.record_returns(bandit, jnp.ones(1, bool), jnp.array([arm]), jnp.array([episode_return]))
+            twins.append(twin)
+            bandits.append(bandit)
+        rows = jax.tree.map(lambda *leaves: np.stack(leaves), *bandits)
+        groups.append(parallel.upload(mesh, ROWS, rows))
+    pooled, twin = made.pool_arms(groups), Pool(twins, N)
+    np.testing.assert_array_equal(pooled.counts, [len(returns) for returns in twin.returns])
+    np.testing.assert_allclose(pooled.means, [twin.mean(arm) for arm in range(N)], rtol=1e-6)
+    np.testing.assert_allclose(pooled.deviation, twin.deviation(), rtol=1e-6)
+    assert pooled.counts.sharding.is_fully_replicated
+
+
+def test_nobody_pools_arms_unless_asked() -> None:
+    assert not hasattr(make_programs(1)[0], "pool_arms")
