@@ -14,7 +14,8 @@ from agent57_jax import parallel
 from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
-from agent57_jax.algorithm.value_transform import SQUASHED, combine_action_values
+from agent57_jax.algorithm.sequence_priority import mixed_errors, one_step_error
+from agent57_jax.algorithm.value_transform import SQUASHED, ValueTransform, combine_action_values
 from agent57_jax.config import Chooser, Combination
 from agent57_jax.networks.q_network import QInputs, QNetwork
 from agent57_jax.novelty import ActingEmbeddings, Novelty, NoveltyMetrics, NoveltyOutput, NoveltyState, NoveltyStatistics
@@ -32,6 +33,7 @@ class ActorState(NamedTuple):
     novelty: NoveltyState | None  # [E, ...]; None for an agent without intrinsic reward
     bandit: BanditState | None  # [E / group_size, ...]; None where nothing is chosen
     action_counts: jax.Array  # [E, A] int32, actions of this episode
+    value: jax.Array | None  # [E, V] of the action chosen last; None where no TD errors are computed
 
 
 class ActMetrics(NamedTuple):
@@ -69,6 +71,7 @@ class ChosenValues(NamedTuple):
 
     separate: jax.Array  # [E, V] of every value function
     combined: jax.Array  # [E] what the policy maximises: Q^e and beta_j Q^i together
+    greedy: jax.Array  # [E, V] of every value function, at the action with the largest combined value
 
 
 class ActOutput(NamedTuple):
@@ -79,6 +82,7 @@ class ActOutput(NamedTuple):
     embeddings: ActingEmbeddings | None
     metrics: ActMetrics
     experience: Experience  # [E, ...]
+    td_error: jax.Array | None  # [E], size of the error of the transition that led here, 0 at FIRST; None where none is computed
     report: EpisodeReport
     chosen: ChosenValues
 
@@ -108,6 +112,7 @@ class Actor:
     combination: Combination
     q_network: QNetwork
     novelty: Novelty | None  # None for an agent without intrinsic reward
+    td_transform: ValueTransform | None = None  # h in the TD errors of the actors; None: they compute none
 
     @property
     def num_policies(self) -> int:
@@ -131,6 +136,7 @@ class Actor:
             novelty=None if self.novelty is None else self.novelty.init_state(num_envs),
             bandit=self._init_bandits(num_envs // self.mode.group_size),
             action_counts=jnp.zeros((num_envs, self.num_actions), jnp.int32),
+            value=None if self.td_transform is None else jnp.zeros((num_envs, self.q_network.num_values), jnp.float32),
         )
 
     def init_statistics(self) -> NoveltyStatistics | None:
@@ -246,11 +252,13 @@ class Actor:
                 novelty=None if novelty is None else novelty.state,
                 bandit=bandit,
                 action_counts=counts,
+                value=None if self.td_transform is None else chosen.separate,
             ),
             statistics=None if novelty is None else novelty.statistics,
             embeddings=None if novelty is None else novelty.embeddings,
             metrics=jax.tree.map(jnp.add, metrics, now._replace(clean=clean)),
             experience=experience,
+            td_error=self._td_error(state, timestep, reward, policy, is_first, chosen),
             report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length, timestep.extras),
             chosen=chosen,
         )
@@ -365,11 +373,36 @@ class Actor:
 
         action = jax.vmap(draw)(state.actor, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
         probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
+        best = jnp.argmax(combined, axis=-1)
         chosen = ChosenValues(
             separate=jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0].T,
             combined=jnp.take_along_axis(combined, action[:, None], axis=1)[:, 0],
+            greedy=jnp.take_along_axis(values, best[None, :, None], axis=2)[:, :, 0].T,
         )
         return RecurrentState(hidden, cell, action), action, probability, chosen, jnp.all(jnp.isfinite(values), axis=(0, 2))
+
+    def _td_error(
+        self,
+        state: ActorState,
+        timestep: TimeStep,
+        reward: jax.Array | None,
+        policy: jax.Array,
+        is_first: jax.Array,
+        chosen: ChosenValues,
+    ) -> jax.Array | None:
+        """Size [E] of the one-step error of the transition into this timestep, of all value functions together as the learner does it."""
+        if self.td_transform is None or state.value is None:
+            return None
+        beta, gamma = jnp.asarray(self.family.betas)[policy], jnp.asarray(self.family.gammas)[policy]
+        rewards = timestep.reward[None]
+        if self.q_network.num_values == 2:
+            assert reward is not None
+            rewards = jnp.stack([timestep.reward, reward])
+        elif reward is not None:
+            rewards = rewards + (beta * reward)[None]
+        discount = jnp.broadcast_to((gamma * timestep.discount)[None], rewards.shape)
+        errors = one_step_error(state.value.T, rewards, discount, chosen.greedy.T, self.td_transform)
+        return jnp.where(is_first, 0.0, jnp.abs(mixed_errors(errors, beta)))
 
 
 def _non_finite(timestep: TimeStep, values_are_finite: jax.Array, novelty: NoveltyOutput | None) -> dict[str, jax.Array]:

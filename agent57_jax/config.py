@@ -85,6 +85,13 @@ class Embedding(enum.Enum):
     RANDOM = "random"  # as it was initialised, for comparison (NGU §4.1)
 
 
+class FirstPriority(enum.Enum):
+    """Priority with which a new sequence enters the replay."""
+
+    LARGEST = "largest"  # the largest that the learner has written so far
+    ACTOR = "actor"  # of the actor's own TD errors (Agent57 §2, Ape-X, R2D2)
+
+
 class Targets(enum.Enum):
     """Targets of the value functions."""
 
@@ -226,6 +233,7 @@ class ReplaySettings(Section):
     priority_exponent: float = 0.9  # sequences are drawn in proportion to priority^exponent (R2D2 §2.3); 0: uniformly
     is_exponent: float = 0.0  # importance sampling
     eta: float = 0.9  # priority: weight of the maximum against the mean
+    first_priority: FirstPriority = FirstPriority.LARGEST  # of a new sequence; the papers: actor
 
     @property
     def span(self) -> int:

@@ -15,7 +15,7 @@ from agent57_jax import adam, parallel
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
 from agent57_jax.algorithm.retrace import transformed_retrace_targets
-from agent57_jax.algorithm.sequence_priority import sequence_priority
+from agent57_jax.algorithm.sequence_priority import mixed_errors, sequence_priority
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform, combine_action_values
 from agent57_jax.config import Combination, Embedding, LearnerSettings, NoveltySettings, Targets, Transform
 from agent57_jax.networks.distillation import DistillationNetwork
@@ -198,8 +198,7 @@ class Learner:
         losses = jnp.sum(0.5 * jnp.sum(jnp.square(errors), axis=-1) * batch.importance_weight[None], axis=-1) / size  # [V]
 
         errors = jax.lax.stop_gradient(errors)
-        mixed = errors[0] + beta[:, :-1] * errors[1] if self.q_network.num_values == 2 else errors[0]
-        priorities = jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed, valid, self.eta)
+        priorities = jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed_errors(errors, beta[:, :-1]), valid, self.eta)
         count = jnp.maximum(parallel.sum_over_devices(jnp.sum(valid)), 1)
         greedy = valid & (jnp.argmax(combined[:, :-1], axis=-1) == x.action[:, :-1])
         metrics = {

@@ -203,7 +203,7 @@ METRICS = (
         "replay/age of sampled sequences",
     ),
     Metric("replay/priority_sum", "Sum of the priorities of all sequences that can be sampled.", "value", "replay/sum of priorities"),
-    Metric("replay/max_priority", "Largest priority so far; new sequences get it.", "value", "replay/priorities"),
+    Metric("replay/max_priority", "Largest priority that the learner has written so far.", "value", "replay/priorities"),
     Metric("memory/device_bytes", "Memory in use on the first device of this process.", "bytes"),
     Metric("memory/device_limit_bytes", "Memory of that device that JAX may use.", "bytes"),
     Metric("memory/host_bytes", "Most memory that this process has used on the host.", "bytes"),

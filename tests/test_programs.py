@@ -11,7 +11,7 @@ import pytest
 from agent57_jax import config, parallel, programs
 from agent57_jax.actor import ActOutput
 from agent57_jax.algorithm import meta_controller
-from agent57_jax.config import EvaluationArm, Settings, Torso
+from agent57_jax.config import EvaluationArm, FirstPriority, Settings, Torso
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.programs import ACT_STREAM, ENVIRONMENT_STREAM, NONE, SAMPLE_STREAM, Programs, Shared, UpdateMetrics
 from agent57_jax.replay import Replay, ReplayState
@@ -39,6 +39,7 @@ def make_settings(num_groups: int) -> Settings:
     novelty.num_neighbours, novelty.memory_capacity, novelty.train_timesteps = 3, 10, 2
     settings.actor.acts_per_dispatch = ACTS_PER_DISPATCH
     settings.replay.trace, settings.replay.period, settings.replay.min_sequences = TRACE, PERIOD, 8
+    settings.replay.first_priority = FirstPriority.ACTOR
     settings.learner.batch_size = 8
     return config.finalise(settings)
 
@@ -101,7 +102,7 @@ def driven() -> Driven:
         key = parallel.fold_counter(jnp.asarray(same_root), ACT_STREAM, counter)
         return actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key, shared.embeddings, group)
 
-    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL, ALL), ActOutput(ROWS, ALL, ALL, ALL, ROWS, ROWS, ROWS))
+    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL, ALL), ActOutput(ROWS, ALL, ALL, ALL, *(ROWS,) * 4))
     learner, store, metrics, shared = made.init_learner(root), made.init_replay(), made.init_update_metrics(), made.init_shared()
     states = [made.init_actor(made.actor_index(group)) for group in range(2)]
     reported_states, reported_shared = jax.device_get((states, shared))
@@ -154,6 +155,7 @@ def test_the_replay_holds_what_the_actor_reported() -> None:
             for name, wanted in reports[t].output.experience._asdict().items():
                 stored = getattr(run.replay.experience, name)[group, :, t % CAPACITY]
                 np.testing.assert_allclose(stored, wanted, rtol=1e-5, atol=1e-6, err_msg=f"{name} of timestep {t}")
+            np.testing.assert_allclose(run.replay.td_error[group, :, t % CAPACITY], reports[t].output.td_error, rtol=1e-4, atol=1e-5)
         newest = (len(reports) - 1) // PERIOD
         for sequence in range(newest - CAPACITY // PERIOD + 1, newest + 1):
             column = sequence % (CAPACITY // PERIOD)

@@ -97,6 +97,12 @@ def ask_actors(settings: Settings) -> Settings:
     return settings
 
 
+def all_that_actors_know(settings: Settings) -> Settings:
+    """First priorities of their own errors, too."""
+    settings.replay.first_priority = config.FirstPriority.ACTOR
+    return ask_actors(settings)
+
+
 @pytest.mark.parametrize("make_settings", [tiny.coin_settings, tiny.zaxxon_settings])
 def test_a_score_is_that_of_the_arm_that_the_actors_know(make_settings: Any, tmp_path: pathlib.Path) -> None:
     """The evaluator has seen two episodes of arm 0, the actors many of all arms, of which arm 1 was the best."""
@@ -237,7 +243,7 @@ def reporting_after(training: Trainer, *acts: int) -> Trainer:
     return training
 
 
-@pytest.mark.parametrize(("after_acts", "change"), [(20, lambda settings: settings), (76, ask_actors)])
+@pytest.mark.parametrize(("after_acts", "change"), [(20, lambda settings: settings), (76, all_that_actors_know)])
 def test_a_stopped_simulation_continues_bit_for_bit(after_acts: int, change: Any, tmp_path: pathlib.Path) -> None:
     whole = reporting_after(make(change(tiny.coin_settings()), tmp_path / "whole"), after_acts)
     whole.run()
@@ -452,7 +458,7 @@ def test_more_threads_than_cpus_are_a_warning(
 
 @pytest.mark.slow
 def test_more_devices_train_the_same_kind_of_run(tmp_path: pathlib.Path) -> None:
-    settings = ask_actors(tiny.coin_settings())
+    settings = all_that_actors_know(tiny.coin_settings())
     settings.num_devices = 4
     training = make(settings, tmp_path)
     assert training.mesh.size == 4
@@ -495,7 +501,7 @@ def test_a_replay_that_cannot_fit_is_refused_with_the_sizes(tmp_path: pathlib.Pa
 )
 def test_nothing_crosses_between_host_and_device_but_what_is_sent_on_purpose(make_settings: Any, tmp_path: pathlib.Path) -> None:
     """Observations and counters go up by an explicit copy, actions and reports come down by one; anything else is refused."""
-    settings = ask_actors(make_settings())
+    settings = all_that_actors_know(make_settings())
     settings.evaluation.period_acts = 1
     training = make(settings, tmp_path)
     while training.counters.updates < 2:
