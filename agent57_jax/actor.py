@@ -12,9 +12,11 @@ import jax.numpy as jnp
 
 from agent57_jax import parallel
 from agent57_jax.algorithm import meta_controller, policy_family
-from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.algorithm.error_scale import acting_scale
+from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
-from agent57_jax.algorithm.value_transform import SQUASHED, combine_action_values
+from agent57_jax.algorithm.sequence_priority import mixed_errors, one_step_error
+from agent57_jax.algorithm.value_transform import SQUASHED, ValueTransform, combine_action_values
 from agent57_jax.config import Chooser, Combination
 from agent57_jax.networks.q_network import QInputs, QNetwork
 from agent57_jax.novelty import ActingEmbeddings, Novelty, NoveltyMetrics, NoveltyOutput, NoveltyState, NoveltyStatistics
@@ -32,6 +34,7 @@ class ActorState(NamedTuple):
     novelty: NoveltyState | None  # [E, ...]; None for an agent without intrinsic reward
     bandit: BanditState | None  # [E / group_size, ...]; None where nothing is chosen
     action_counts: jax.Array  # [E, A] int32, actions of this episode
+    value: jax.Array | None  # [E, V] of the action chosen last; None where no TD errors are computed
 
 
 class ActMetrics(NamedTuple):
@@ -69,6 +72,7 @@ class ChosenValues(NamedTuple):
 
     separate: jax.Array  # [E, V] of every value function
     combined: jax.Array  # [E] what the policy maximises: Q^e and beta_j Q^i together
+    greedy: jax.Array  # [E, V] of every value function, at the action with the largest combined value
 
 
 class ActOutput(NamedTuple):
@@ -79,6 +83,7 @@ class ActOutput(NamedTuple):
     embeddings: ActingEmbeddings | None
     metrics: ActMetrics
     experience: Experience  # [E, ...]
+    td_error: jax.Array | None  # [E], size of the error of the transition that led here, 0 at FIRST; None where none is computed
     report: EpisodeReport
     chosen: ChosenValues
 
@@ -108,6 +113,7 @@ class Actor:
     combination: Combination
     q_network: QNetwork
     novelty: Novelty | None  # None for an agent without intrinsic reward
+    td_transform: ValueTransform | None = None  # h in the TD errors of the actors; None: they compute none
 
     @property
     def num_policies(self) -> int:
@@ -131,6 +137,7 @@ class Actor:
             novelty=None if self.novelty is None else self.novelty.init_state(num_envs),
             bandit=self._init_bandits(num_envs // self.mode.group_size),
             action_counts=jnp.zeros((num_envs, self.num_actions), jnp.int32),
+            value=None if self.td_transform is None else jnp.zeros((num_envs, self.q_network.num_values), jnp.float32),
         )
 
     def init_statistics(self) -> NoveltyStatistics | None:
@@ -177,6 +184,7 @@ class Actor:
         key: jax.Array,
         embeddings: ActingEmbeddings | None = None,
         group: jax.Array | int = 0,
+        pooled: PooledArms | None = None,
     ) -> ActOutput:
         """Everything an actor does at a timestep.
 
@@ -185,6 +193,7 @@ class Actor:
           key: the same on every device; each actor folds its own index in, so results do not depend on the number of devices.
           embeddings: what episodes embed with; None where the parameters are the same at every act.
           group: which group of actors this is.
+          pooled: what other bandits say of the arms that greedy episodes may play; None: their own bandit alone is asked.
 
         Returns:
           The next state, statistics and metrics; the experience with the chosen action; the episodes that end here.
@@ -194,7 +203,7 @@ class Actor:
         key_arm, key_action = jax.random.split(key)
 
         bandit = self._record(state, is_last, timestep)
-        bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm)
+        bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm, pooled)
         novelty = self._novelty(parameters, state, statistics, timestep, embeddings, group)
         reward = None if novelty is None else novelty.reward
         recurrent, action, probability, chosen, values_are_finite = self._q_step(
@@ -244,11 +253,13 @@ class Actor:
                 novelty=None if novelty is None else novelty.state,
                 bandit=bandit,
                 action_counts=counts,
+                value=None if self.td_transform is None else chosen.separate,
             ),
             statistics=None if novelty is None else novelty.statistics,
             embeddings=None if novelty is None else novelty.embeddings,
             metrics=jax.tree.map(jnp.add, metrics, now._replace(clean=clean)),
             experience=experience,
+            td_error=self._td_error(parameters, state, timestep, reward, policy, is_first, chosen),
             report=EpisodeReport(is_last, is_greedy, policy, timestep.episode_return, timestep.episode_length, timestep.extras),
             chosen=chosen,
         )
@@ -274,7 +285,7 @@ class Actor:
         return recorded
 
     def _choose_policies(
-        self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array
+        self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array, pooled: PooledArms | None
     ) -> tuple[BanditState | None, jax.Array, jax.Array, jax.Array]:
         """Bandits, policies [E], started episodes [E] and greediness [E] after the episodes that start at this timestep."""
         mode = self.mode
@@ -288,14 +299,20 @@ class Actor:
         # Episodes rarely start; the windows need not be read at every timestep.
         bandit, arms = jax.lax.cond(
             jnp.any(is_first),
-            lambda bandit: self._choose_arms(bandit, state.actor, is_first, is_greedy, key),
+            lambda bandit: self._choose_arms(bandit, state.actor, is_first, is_greedy, key, pooled),
             lambda bandit: (bandit, state.policy),
             bandit,
         )
         return bandit, jnp.where(is_first, arms, state.policy), episodes_started, is_greedy
 
     def _choose_arms(
-        self, bandit: BanditState, actor: jax.Array, is_first: jax.Array, is_greedy: jax.Array, key: jax.Array
+        self,
+        bandit: BanditState,
+        actor: jax.Array,
+        is_first: jax.Array,
+        is_greedy: jax.Array,
+        key: jax.Array,
+        pooled: PooledArms | None,
     ) -> tuple[BanditState, jax.Array]:
         """Bandits after their choices and an arm [E] for each actor, of which those are meant whose episode starts."""
         mode = self.mode
@@ -308,6 +325,8 @@ class Actor:
             )
         )(keys, bandit, starting, first_actor // mode.group_size)
         best = jax.vmap(lambda one: meta_controller.greedy_arm(one, self.num_policies))(bandit)
+        if pooled is not None:
+            best = jnp.where(jnp.sum(pooled.counts) > 0, meta_controller.reliable_arm(pooled), best)
         return chosen, jnp.where(is_greedy, jnp.repeat(best, mode.group_size), arms.reshape(-1))
 
     def _novelty(
@@ -355,11 +374,39 @@ class Actor:
 
         action = jax.vmap(draw)(state.actor, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
         probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
+        best = jnp.argmax(combined, axis=-1)
         chosen = ChosenValues(
             separate=jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0].T,
             combined=jnp.take_along_axis(combined, action[:, None], axis=1)[:, 0],
+            greedy=jnp.take_along_axis(values, best[None, :, None], axis=2)[:, :, 0].T,
         )
         return RecurrentState(hidden, cell, action), action, probability, chosen, jnp.all(jnp.isfinite(values), axis=(0, 2))
+
+    def _td_error(
+        self,
+        parameters: ActingParameters,
+        state: ActorState,
+        timestep: TimeStep,
+        reward: jax.Array | None,
+        policy: jax.Array,
+        is_first: jax.Array,
+        chosen: ChosenValues,
+    ) -> jax.Array | None:
+        """Size [E] of the one-step error of the transition into this timestep, of all value functions together as the learner does it."""
+        if self.td_transform is None or state.value is None:
+            return None
+        beta, gamma = jnp.asarray(self.family.betas)[policy], jnp.asarray(self.family.gammas)[policy]
+        rewards = timestep.reward[None]
+        if self.q_network.num_values == 2:
+            assert reward is not None
+            rewards = jnp.stack([timestep.reward, reward])
+        elif reward is not None:
+            rewards = rewards + (beta * reward)[None]
+        discount = jnp.broadcast_to((gamma * timestep.discount)[None], rewards.shape)
+        errors = one_step_error(state.value.T, rewards, discount, chosen.greedy.T, self.td_transform)
+        if parameters.error_variance is not None:
+            errors = errors / acting_scale(parameters.error_variance)[:, policy]
+        return jnp.where(is_first, 0.0, jnp.abs(mixed_errors(errors, beta)))
 
 
 def _non_finite(timestep: TimeStep, values_are_finite: jax.Array, novelty: NoveltyOutput | None) -> dict[str, jax.Array]:

@@ -56,6 +56,13 @@ class Chooser(enum.Enum):
     FIXED = "fixed"
 
 
+class EvaluationArm(enum.Enum):
+    """Whose bandits say which arm a greedy episode of the evaluator plays. Without bandits it is policy 0."""
+
+    OWN = "own"  # the evaluator's: its best mean
+    ACTORS = "actors"  # those of all actors: the best lower bound; the evaluator's own as long as they have seen no episode
+
+
 class Combination(enum.Enum):
     """How extrinsic and intrinsic action values are added (Agent57 App. B)."""
 
@@ -76,6 +83,13 @@ class Embedding(enum.Enum):
 
     LEARNT = "learnt"  # controllable states, by inverse dynamics
     RANDOM = "random"  # as it was initialised, for comparison (NGU §4.1)
+
+
+class FirstPriority(enum.Enum):
+    """Priority with which a new sequence enters the replay."""
+
+    LARGEST = "largest"  # the largest that the learner has written so far
+    ACTOR = "actor"  # of the actor's own TD errors (Agent57 §2, Ape-X, R2D2)
 
 
 class Targets(enum.Enum):
@@ -237,6 +251,7 @@ class ReplaySettings(Section):
     priority_exponent: float = 0.9  # sequences are drawn in proportion to priority^exponent (R2D2 §2.3); 0: uniformly
     is_exponent: float = 0.0  # importance sampling
     eta: float = 0.9  # priority: weight of the maximum against the mean
+    first_priority: FirstPriority = FirstPriority.LARGEST  # of a new sequence; the papers: actor
 
     @property
     def span(self) -> int:
@@ -277,6 +292,7 @@ class EvaluationSettings(Section):
     window_episodes: int = 3_600  # tau of the evaluator's bandit
     exploration: float = 0.01  # probability of a uniform arm of the evaluator's bandit
     greedy_episodes: int = 5  # greedy episodes after each bandit episode
+    arm: EvaluationArm = EvaluationArm.OWN  # whose bandits say what greedy episodes play; "actors" is for short runs, Choice
 
 
 @dataclasses.dataclass
@@ -348,6 +364,11 @@ class Settings(Section):
     def is_host_environment(self) -> bool:
         """Whether environments step outside JAX."""
         return self.environment.kind in (EnvironmentKind.ENVPOOL, EnvironmentKind.GYMNASIUM)
+
+    @property
+    def asks_actors(self) -> bool:
+        """Whether greedy episodes play what the actors' bandits say."""
+        return self.evaluation.arm is EvaluationArm.ACTORS and self.bandit.chooser is Chooser.BANDIT
 
     @property
     def requested_capacity(self) -> int | None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from agent57_jax import parallel, programs
 from agent57_jax.actor import Actor, ActorState, ChosenValues, EpisodeReport
-from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.novelty import ActingEmbeddings, NoveltyStatistics
 from agent57_jax.pictures import Moment, screen_of
 from agent57_jax.types import FIRST, LAST, ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
@@ -26,7 +26,7 @@ class Episode(NamedTuple):
     """One finished episode of the evaluator."""
 
     environment: int
-    is_greedy: bool  # played the bandit's best arm; such episodes are the score
+    is_greedy: bool  # played the best arm; such episodes are the score
     policy: int
     episode_return: float  # undiscounted, raw rewards
     length: int  # agent steps
@@ -76,22 +76,26 @@ class Evaluator:
         self.state = parallel.sharded(actor.init_state, mesh, by_env, by_env)(index)
         self.embeddings = parallel.sharded(lambda: actor.init_embeddings(1), mesh, (), everywhere)()
         self.simulation = None
-        inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, everywhere, by_env, everywhere, everywhere)
+        inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, everywhere, everywhere, by_env, everywhere, everywhere)
         if self._host is not None:
             self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env, everywhere, *(by_env,) * 3), donate=(1, 2))
             self._host.reset()
         else:
-            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env, everywhere, *(by_env,) * 3), donate=(1, 2, 4))
+            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env, everywhere, *(by_env,) * 3), donate=(1, 2, 5))
             self.simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)(self._root, index)
 
-    def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> list[Episode]:
+    def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None, pooled: PooledArms | None = None) -> list[Episode]:
         """One act in every environment; returns the episodes that it finds finished."""
-        self.dispatch(parameters, statistics)
+        self.dispatch(parameters, statistics, pooled)
         return self.complete()
 
-    def dispatch(self, parameters: ActingParameters, statistics: NoveltyStatistics | None) -> None:
-        """Starts an act without waiting for it, so that updates can be queued behind it. Host environments need `complete` in between."""
-        parameters, statistics = programs.one_device_copy((parameters, statistics))
+    def dispatch(self, parameters: ActingParameters, statistics: NoveltyStatistics | None, pooled: PooledArms | None = None) -> None:
+        """Starts an act without waiting for it, so that updates can be queued behind it. Host environments need `complete` in between.
+
+        Args:
+          pooled: what the actors' bandits say of the arms; None: greedy episodes play the best arm of the evaluator's own bandit.
+        """
+        parameters, statistics, pooled = programs.one_device_copy((parameters, statistics, pooled))
         counter = jax.device_put(np.uint32(self.acts % 2**32), self._everywhere)
         self.acts += 1
         screen = None
@@ -100,11 +104,11 @@ class Evaluator:
             screen = self._look(lambda: received.observation[0], received.step_type[0] == FIRST)
             timestep = jax.device_put(received, self._by_env)
             self.state, self.embeddings, self._action, report, glimpse = self._act(
-                parameters, self.state, self.embeddings, statistics, timestep, self._root, counter
+                parameters, self.state, self.embeddings, statistics, pooled, timestep, self._root, counter
             )
         else:
             self.state, self.embeddings, self.simulation, report, glimpse = self._act(
-                parameters, self.state, self.embeddings, statistics, self.simulation, self._root, counter
+                parameters, self.state, self.embeddings, statistics, pooled, self.simulation, self._root, counter
             )
         self._pending.append((report, glimpse, screen))
 
@@ -197,12 +201,13 @@ class Evaluator:
         state: ActorState,
         embeddings: ActingEmbeddings | None,
         statistics: NoveltyStatistics | None,
+        pooled: PooledArms | None,
         timestep: TimeStep,
         root: jax.Array,
         counter: jax.Array,
     ) -> tuple[ActorState, ActingEmbeddings | None, jax.Array, EpisodeReport, Glimpse | None]:
         key = parallel.fold_counter(root, programs.EVALUATION_STREAM, counter)
-        out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key, embeddings)
+        out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key, embeddings, pooled=pooled)
         glimpse = None
         if self._spectator is not None:
             experience = out.experience
@@ -217,12 +222,13 @@ class Evaluator:
         state: ActorState,
         embeddings: ActingEmbeddings | None,
         statistics: NoveltyStatistics | None,
+        pooled: PooledArms | None,
         simulation: programs.Simulation,
         root: jax.Array,
         counter: jax.Array,
     ) -> tuple[ActorState, ActingEmbeddings | None, programs.Simulation, EpisodeReport, Glimpse | None]:
         state, embeddings, action, report, glimpse = self._act_host(
-            parameters, state, embeddings, statistics, simulation.timestep, root, counter
+            parameters, state, embeddings, statistics, pooled, simulation.timestep, root, counter
         )
         key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
         return state, embeddings, programs.step_simulation(self._environment, simulation, key, action), report, glimpse

@@ -1,5 +1,6 @@
 """The score of a trained agent: greedy episodes from a run's folder (Agent57 App. D, E)."""
 
+import functools
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from agent57_jax import config, evaluator, parallel, programs
-from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.algorithm.meta_controller import BanditState, PooledArms, pooled_arm_statistics
 from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57, factory
@@ -30,6 +31,7 @@ class Restored(NamedTuple):
     learner: LearnerState
     statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
     bandit: BanditState | None  # the evaluator's; None for an agent that has none
+    pooled: PooledArms | None  # what the actors' bandits say of the arms; None where greedy episodes do not ask them
     step: int  # number of the checkpoint
     meta: dict[str, Any]  # counters
 
@@ -60,11 +62,22 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
     bandit = jax.eval_shape(parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32)).bandit
     if bandit is not None:
         shapes["evaluator_bandit"] = bandit
+        if settings.asks_actors:
+            pool = functools.partial(pooled_arm_statistics, num_arms=settings.policy.num_policies)
+            shapes["pooled_arms"] = jax.eval_shape(pool, bandit)
     sharding = jax.sharding.NamedSharding(parallel.make_mesh(1), parallel.REPLICATED)
     targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     arrays, meta = checkpoints.restore(step, targets)
     return Restored(
-        settings, environment, parts, arrays["learner"], arrays["shared"].statistics, arrays.get("evaluator_bandit"), step, meta
+        settings=settings,
+        environment=environment,
+        parts=parts,
+        learner=arrays["learner"],
+        statistics=arrays["shared"].statistics,
+        bandit=arrays.get("evaluator_bandit"),
+        pooled=arrays.get("pooled_arms"),
+        step=step,
+        meta=meta,
     )
 
 
@@ -109,7 +122,7 @@ def play(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | Non
     parameters = acting_parameters(run.learner)
     try:
         while left.any():
-            for episode in judge.step(parameters, run.statistics):
+            for episode in judge.step(parameters, run.statistics, run.pooled):
                 if left[episode.environment]:
                     left[episode.environment] -= 1
                     yield episode

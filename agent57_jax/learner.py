@@ -16,7 +16,7 @@ from agent57_jax.algorithm.error_scale import error_scale, error_sums, update_va
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
 from agent57_jax.algorithm.retrace import transformed_retrace_targets
-from agent57_jax.algorithm.sequence_priority import sequence_priority
+from agent57_jax.algorithm.sequence_priority import mixed_errors, sequence_priority
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform, combine_action_values
 from agent57_jax.config import Combination, Embedding, LearnerSettings, NormalisedErrors, NoveltySettings, Targets, Transform
 from agent57_jax.networks.distillation import DistillationNetwork
@@ -238,8 +238,7 @@ class Learner:
         losses = jnp.sum(0.5 * jnp.sum(jnp.square(learnt), axis=-1) * batch.importance_weight[None], axis=-1) / size  # [V]
 
         errors, scaled = jax.lax.stop_gradient((errors, scaled))
-        mixed = scaled[0] + beta[:, :-1] * scaled[1] if self.q_network.num_values == 2 else scaled[0]
-        priorities = jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed, valid, self.eta)
+        priorities = jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed_errors(scaled, beta[:, :-1]), valid, self.eta)
         count = jnp.maximum(parallel.sum_over_devices(jnp.sum(valid)), 1)
         greedy = valid & (jnp.argmax(combined[:, :-1], axis=-1) == x.action[:, :-1])
         metrics = {
@@ -325,4 +324,6 @@ def _separate(q: Parameters) -> Parameters:
 
 def acting_parameters(state: LearnerState) -> ActingParameters:
     """What actors need of the learner's state."""
-    return ActingParameters(state.parameters.q, state.acting_embedding, state.parameters.predictor, state.random_target)
+    return ActingParameters(
+        state.parameters.q, state.acting_embedding, state.parameters.predictor, state.random_target, state.error_variance
+    )

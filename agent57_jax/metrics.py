@@ -114,7 +114,7 @@ METRICS = (
     Metric(
         "evaluation/bandit_return", "Mean return of the evaluation episodes that teach the evaluator's bandit.", "reward", "score/return"
     ),
-    Metric("evaluation/arm", "Policy that the evaluator's bandit holds for the best.", "index", "arms/arm of the greedy episodes"),
+    Metric("evaluation/arm", "Policy that greedy evaluation episodes play.", "index", "arms/arm of the greedy episodes"),
     Metric("novelty/intrinsic_reward", "Mean intrinsic reward of a timestep.", "intrinsic reward", "novelty/intrinsic reward"),
     Metric(
         "novelty/episodic_reward",
@@ -206,7 +206,7 @@ METRICS = (
         "replay/age of sampled sequences",
     ),
     Metric("replay/priority_sum", "Sum of the priorities of all sequences that can be sampled.", "value", "replay/sum of priorities"),
-    Metric("replay/max_priority", "Largest priority so far; new sequences get it.", "value", "replay/priorities"),
+    Metric("replay/max_priority", "Largest priority that the learner has written so far.", "value", "replay/priorities"),
     Metric("memory/device_bytes", "Memory in use on the first device of this process.", "bytes"),
     Metric("memory/device_limit_bytes", "Memory of that device that JAX may use.", "bytes"),
     Metric("memory/host_bytes", "Most memory that this process has used on the host.", "bytes"),

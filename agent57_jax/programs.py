@@ -15,10 +15,12 @@ from jax.sharding import Mesh
 
 from agent57_jax import actor, parallel, replay
 from agent57_jax.actor import ActMetrics, Actor, ActorState
-from agent57_jax.algorithm import policy_family
+from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.cross_mixture import mixed_policies
+from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
-from agent57_jax.config import DiscountLadder, IntrinsicReward, PolicySettings, Settings, SettingsError
+from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED
+from agent57_jax.config import DiscountLadder, FirstPriority, IntrinsicReward, PolicySettings, Settings, SettingsError, Transform
 from agent57_jax.learner import Learner, LearnerState, UpdateOutput
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
@@ -136,10 +138,12 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         q_network=q_network,
         novelty=novelty,
     )
+    transform = SQUASHED if settings.learner.transform is Transform.SQUASHED else IDENTITY
+    has_errors = settings.replay.first_priority is FirstPriority.ACTOR
     return Parts(
         settings=settings,
         spec=spec,
-        actor=make_actor(training_mode),
+        actor=make_actor(training_mode, td_transform=transform if has_errors else None),
         evaluation_actor=make_actor(evaluation_mode),
         learner=Learner(
             settings=settings.learner,
@@ -190,6 +194,8 @@ class Programs:
             donate=(0, 1),  # not the sums: the trainer waits for those of the updates before, to tell learning from acting
         )
         self.count_priorities = parallel.sharded(self.store.count_priorities, mesh, (replay.SPECS,), everywhere)
+        if parts.settings.asks_actors:
+            self.pool_arms = parallel.sharded(self._pool_arms, mesh, (by_env,), everywhere)
         if environment is not None:
             self.environment = environment
             self.init_simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)
@@ -239,8 +245,13 @@ class Programs:
         """One act of a group of host environments: novelty, bandit, action, append. Returns the actions [E] last."""
         key = parallel.fold_counter(root, ACT_STREAM, counter)
         out = self.parts.actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key, shared.embeddings, group)
-        store = self.store.append(store, group, out.experience, state.recurrent)
+        store = self.store.append(store, group, out.experience, state.recurrent, out.td_error)
         return out.state, Shared(out.statistics, out.embeddings, out.metrics), store, out.experience.action
+
+    def _pool_arms(self, bandits: list[BanditState]) -> PooledArms:
+        """What the bandits of all groups of actors say of the arms."""
+        together = jax.tree.map(lambda *leaves: parallel.gather_over_devices(jnp.concatenate(leaves)), *bandits)
+        return meta_controller.pooled_arm_statistics(together, self.parts.actor.num_policies)
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> Simulation:
         return init_simulation(self.environment, parallel.fold_counter(root, INIT_STREAM, jnp.uint32(1)), index)

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from agent57_jax import parallel
-from agent57_jax.config import ReplaySettings
-from agent57_jax.types import Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
+from agent57_jax.algorithm.sequence_priority import sequence_priority
+from agent57_jax.config import FirstPriority, ReplaySettings
+from agent57_jax.types import FIRST, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 
 MAX_ACTIONS = 256  # an action is stored as one byte
 PRIORITY_EDGES = np.logspace(-6, 4, 61, dtype=np.float32)  # between the buckets of a histogram of priorities: six a decade
@@ -35,7 +36,8 @@ class ReplayState(NamedTuple):
     priority: jax.Array  # [G, E, S] float32; 0 = not drawable
     number: jax.Array  # [G, S] int32, the sequence that owns the column, or EMPTY
     appended: jax.Array  # [G] int32, timesteps written per environment since the start
-    max_priority: jax.Array  # scalar float32, largest priority so far
+    max_priority: jax.Array  # scalar float32, largest priority that the learner has written so far
+    td_error: jax.Array | None  # [G, E, C] float32, the actor's, of the transition into each timestep; None where it computes none
 
 
 SPECS = ReplayState(
@@ -45,6 +47,7 @@ SPECS = ReplayState(
     number=parallel.REPLICATED,  # type: ignore[arg-type]
     appended=parallel.REPLICATED,  # type: ignore[arg-type]
     max_priority=parallel.REPLICATED,  # type: ignore[arg-type]
+    td_error=parallel.BY_GROUPED_ENVIRONMENT,  # type: ignore[arg-type]
 )
 
 
@@ -95,15 +98,24 @@ class Replay:
             number=jnp.full((self.num_groups, self.num_columns), EMPTY, jnp.int32),
             appended=jnp.zeros((self.num_groups,), jnp.int32),
             max_priority=jnp.ones((), jnp.float32),
+            td_error=jnp.zeros(ring, jnp.float32) if self.settings.first_priority is FirstPriority.ACTOR else None,
         )
 
-    def append(self, state: ReplayState, group: jax.Array, experience: Experience, recurrent_state: RecurrentState) -> ReplayState:
+    def append(
+        self,
+        state: ReplayState,
+        group: jax.Array,
+        experience: Experience,
+        recurrent_state: RecurrentState,
+        td_error: jax.Array | None = None,
+    ) -> ReplayState:
         """Writes one timestep of every environment of a group.
 
         Args:
           group: scalar int32.
           experience: every field [E, ...].
           recurrent_state: the actor's state before this timestep, every field [E, ...]; kept only where a sequence starts.
+          td_error: [E] >= 0, of the transition into this timestep; None where new sequences get the largest priority so far.
         """
         period, span = self.settings.period, self.settings.span
         index = state.appended[group]
@@ -123,15 +135,32 @@ class Replay:
         completed = jnp.maximum(index - span, 0) // period % self.num_columns
         num_envs = state.priority.shape[1]
         priority = write_if(starts, state.priority, jnp.zeros((num_envs,)), column)
-        priority = write_if(completes, priority, jnp.broadcast_to(state.max_priority, (num_envs,)), completed)
+        written, td_errors = jax.tree.map(
+            lambda ring, rows: write(ring, rows, slot), (state.experience, state.td_error), (experience, td_error)
+        )
+        first_priority = jnp.broadcast_to(state.max_priority, (num_envs,))
+        if td_errors is not None:
+            first_priority = self._actors_priority(group, index, written.step_type, td_errors, first_priority)
+        priority = write_if(completes, priority, first_priority, completed)
         return ReplayState(
-            experience=jax.tree.map(lambda ring, rows: write(ring, rows, slot), state.experience, experience),
+            experience=written,
             recurrent_state=jax.tree.map(lambda ring, rows: write_if(starts, ring, rows, column), state.recurrent_state, recurrent_state),
             priority=priority,
             number=state.number.at[group, column].set(index // period),
             appended=state.appended.at[group].add(1),
             max_priority=state.max_priority,
+            td_error=td_errors,
         )
+
+    def _actors_priority(
+        self, group: jax.Array, index: jax.Array, step_type: jax.Array, td_errors: jax.Array, otherwise: jax.Array
+    ) -> jax.Array:
+        """Priorities [E] of the sequences whose last timestep is `index`, by the actors' errors; `otherwise` where one is not finite."""
+        # The error of a transition lies where it leads to, as its reward does: those of the trace are in the last T slots.
+        slots = (index - jnp.arange(self.settings.trace)) % self.capacity_per_env
+        errors, kinds = (ring[group, :, slots].T for ring in (td_errors, step_type))  # [E, T]
+        priority = jax.vmap(sequence_priority, in_axes=(0, 0, None))(errors, kinds != FIRST, self.settings.eta)
+        return jnp.where(jnp.isfinite(priority), priority, otherwise)
 
     def sample(self, state: ReplayState, key: jax.Array, batch_size: int) -> Batch:
         """Draws sequences with probability proportional to priority^priority_exponent, from this device's share.

@@ -14,6 +14,7 @@ import numpy as np
 
 from agent57_jax import config, folder_lock, memory, metrics, parallel, programs, reporting, video
 from agent57_jax.actor import ActMetrics
+from agent57_jax.algorithm.meta_controller import PooledArms
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.config import Settings, SettingsError
 from agent57_jax.console import Console
@@ -266,16 +267,26 @@ class Trainer:
 
     def _start_evaluation(self) -> None:
         """One act of the evaluator after every `period_acts` acts, in the first process."""
-        if not self._is_first:
-            return
         period = self.settings.evaluation.period_acts
-        for _ in range(self.counters.acts // period - (self.counters.acts - self._acts_per_dispatch) // period):
-            self._start_evaluation_act()
+        acts = self.counters.acts // period - (self.counters.acts - self._acts_per_dispatch) // period
+        if not acts:
+            return
+        pooled = self._pooled_arms()
+        if self._is_first:
+            for _ in range(acts):
+                self._start_evaluation_act(pooled)
 
-    def _start_evaluation_act(self) -> None:
+    def _start_evaluation_act(self, pooled: PooledArms | None) -> None:
         with self.stopwatch("evaluation"):
-            self.evaluator.dispatch(acting_parameters(self.learner), self.driver.shared.statistics)
+            self.evaluator.dispatch(acting_parameters(self.learner), self.driver.shared.statistics, pooled)
         self.counters.evaluation_acts = self.evaluator.acts
+
+    def _pooled_arms(self) -> PooledArms | None:
+        """What the actors' bandits say of the arms, by all processes together; None where the evaluator does not ask them."""
+        if not self.settings.asks_actors:
+            return None
+        pooled: PooledArms = self.programs.pool_arms([state.bandit for state in self.driver.states])
+        return pooled
 
     def _count_evaluation(self) -> None:
         with self.stopwatch("evaluation"):
@@ -288,6 +299,7 @@ class Trainer:
         evaluation = self.settings.evaluation
         # The episode that is under way, the one that teaches the bandit, and the block.
         acts = (evaluation.greedy_episodes + 2) * (self.settings.environment.max_episode_steps + 1)
+        pooled = self._pooled_arms()
         while not self._requests.stop:
             wants_more = self._is_first and self.counters.greedy_episodes < evaluation.greedy_episodes
             if wants_more and not acts:
@@ -298,7 +310,7 @@ class Trainer:
             acts -= 1
             hear = self._ask()
             if self._is_first:
-                self._start_evaluation_act()
+                self._start_evaluation_act(pooled)
                 self._count_evaluation()
             hear()
             self._report_when_due()
@@ -475,7 +487,7 @@ class Trainer:
             self.counters.learning_since_timesteps = None  # the replay fills again before learning goes on
 
     def _state(self) -> dict[str, Any]:
-        """The items of a checkpoint. To play with an agent, "learner", "shared" and "evaluator_bandit" are enough."""
+        """The items of a checkpoint. To play with an agent, "learner", "shared", "evaluator_bandit" and "pooled_arms" are enough."""
         items = {
             "learner": self.learner,
             "shared": self.driver.shared,
@@ -487,6 +499,8 @@ class Trainer:
             items["acting"] = self.acting
         if self.evaluator.state.bandit is not None:
             items["evaluator_bandit"] = parallel.from_first_process(self.mesh, self.evaluator.state.bandit)
+        if self.settings.asks_actors:
+            items["pooled_arms"] = self._pooled_arms()  # for who judges; a resumed run asks the bandits themselves
         return items
 
     def _refuse_other_run(self) -> None:

@@ -78,6 +78,7 @@ class ActingParameters(NamedTuple):
     embedding: Any  # the part "embedding" of the embedding network; None where no episodic novelty is computed
     predictor: Any  # distillation: the network that learns; None where no life-long novelty is computed
     random_target: Any  # distillation: the network that is fixed; None likewise
+    error_variance: jax.Array | None = None  # [V, N] running variance of the learner's TD errors; None where they are not normalised
 
 
 class SequenceId(NamedTuple):

@@ -8,7 +8,17 @@ and periods in proportion.
 import difflib
 from collections.abc import Callable
 
-from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, NormalisedErrors, RewardInputs, Settings, Targets
+from agent57_jax.config import (
+    Chooser,
+    DiscountLadder,
+    EvaluationArm,
+    FirstPriority,
+    IntrinsicReward,
+    NormalisedErrors,
+    RewardInputs,
+    Settings,
+    Targets,
+)
 
 PROFILES = ("paper", "laptop", "smoke")
 
@@ -80,6 +90,7 @@ def small_budget(settings: Settings) -> None:
     settings.replay.min_sequences = 400
     settings.replay.samples_per_insert = 4.0  # a timestep is replayed eight times
     settings.replay.priority_exponent = 0.6
+    settings.replay.first_priority = FirstPriority.ACTOR
     settings.learner.batch_size = 16
     settings.learner.learning_rate = 1e-4
     settings.learner.final_rate_share = 0.1
@@ -88,6 +99,7 @@ def small_budget(settings: Settings) -> None:
     settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
     settings.learner.cross_mixture = 0.5
     settings.evaluation.num_envs = 4
+    settings.evaluation.arm = EvaluationArm.ACTORS  # its own bandit sees too few episodes
     settings.checkpoint.period_seconds = 300.0
     small_evaluator(settings)
 

@@ -169,6 +169,20 @@ MUTATIONS = (
         ("tests/networks/test_lstm.py",),
     ),
     Mutation(
+        "an actor's error one transition late",
+        "agent57_jax/replay.py",
+        "slots = (index - jnp.arange(self.settings.trace)) % self.capacity_per_env",
+        "slots = (index - 1 - jnp.arange(self.settings.trace)) % self.capacity_per_env",
+        ("tests/test_replay.py",),
+    ),
+    Mutation(
+        "a lucky episode wins",
+        "agent57_jax/algorithm/meta_controller.py",
+        "bound = arms.means - arms.deviation * jnp.sqrt(1.0 / jnp.maximum(arms.counts, 1.0))",
+        "bound = arms.means - 0.0 * arms.deviation * jnp.sqrt(1.0 / jnp.maximum(arms.counts, 1.0))",
+        ("tests/algorithm/test_meta_controller.py",),
+    ),
+    Mutation(
         "gradient of a convolution without its ReLU",
         "agent57_jax/networks/convolutions.py",
         "d = jnp.where(outputs[level] > 0, d, 0)",

@@ -11,11 +11,12 @@ from jax.sharding import Mesh
 from agent57_jax import config, parallel, programs
 from agent57_jax.actor import Actor, ActOutput
 from agent57_jax.algorithm import lifelong_novelty
-from agent57_jax.config import Chooser, Combination, IntrinsicReward, Settings, Torso
+from agent57_jax.algorithm.meta_controller import PooledArms
+from agent57_jax.config import Chooser, Combination, FirstPriority, IntrinsicReward, Settings, Torso
 from agent57_jax.learner import acting_parameters
 from agent57_jax.networks.q_network import QInputs
 from agent57_jax.types import FIRST, LAST, MID, ActingParameters, EnvironmentSpec, Experience, TimeStep
-from tests.oracles import learner, policy_family, q_network, value_transform
+from tests.oracles import learner, policy_family, q_network, sequence_priority, value_transform
 from tests.oracles.episodic_novelty import EpisodicMemory, episodic_reward
 from tests.oracles.intrinsic_reward import intrinsic_reward
 from tests.oracles.lifelong_novelty import RunningMoments, distillation_reward, lifelong_factor
@@ -27,8 +28,12 @@ SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1, extras=
 ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "training": {"bandit.group_size": 2},
-    "fixed policies, one network": {"bandit.chooser": Chooser.FIXED, "policy.separate_networks": False},
+    "training": {"bandit.group_size": 2, "replay.first_priority": FirstPriority.ACTOR},
+    "fixed policies, one network": {
+        "bandit.chooser": Chooser.FIXED,
+        "policy.separate_networks": False,
+        "replay.first_priority": FirstPriority.ACTOR,
+    },
     "evaluation": {"policy.combination": Combination.SQUASHED},
     "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG},
     "no intrinsic reward": {"novelty.reward": IntrinsicReward.NONE, "policy.separate_networks": False, "policy.beta_max": 0.0},
@@ -118,10 +123,17 @@ def parameters(variant: str) -> ActingParameters:
 def act_program(variant: str, num_devices: int) -> Any:
     actor = actor_of(variant)
     mesh = Mesh(np.array(jax.devices()[:num_devices]), (parallel.AXIS,))
-    return parallel.sharded(actor.act, mesh, (ALL, ROWS, ALL, ALL, ROWS, ALL), ActOutput(ROWS, ALL, ALL, ALL, ROWS, ROWS, ROWS))
+
+    def act(*arguments: Any) -> ActOutput:
+        *given, pooled = arguments
+        return actor.act(*given, pooled=pooled)
+
+    return parallel.sharded(act, mesh, (ALL, ROWS, ALL, ALL, ROWS, ALL, ALL), ActOutput(ROWS, ALL, ALL, ALL, *(ROWS,) * 4))
 
 
-def run_script(variant: str, script: list[TimeStep], num_devices: int = 1, first_actor: int = 0, seed: int = 7) -> list[ActOutput]:
+def run_script(
+    variant: str, script: list[TimeStep], num_devices: int = 1, first_actor: int = 0, seed: int = 7, pooled: PooledArms | None = None
+) -> list[ActOutput]:
     """The act step's outputs over a script, metrics summed from its beginning."""
     actor = actor_of(variant)
     num_envs = len(script[0].reward)
@@ -131,7 +143,7 @@ def run_script(variant: str, script: list[TimeStep], num_devices: int = 1, first
     outputs = []
     for t, timestep in enumerate(script):
         key = jax.random.fold_in(jax.random.key(seed), t)
-        out = act_program(variant, num_devices)(parameters(variant), state, statistics, metrics, timestep, key)
+        out = act_program(variant, num_devices)(parameters(variant), state, statistics, metrics, timestep, key, pooled)
         state, statistics, metrics = out.state, out.statistics, out.metrics
         outputs.append(jax.device_get(out))
     return outputs
@@ -154,6 +166,7 @@ class Expected(NamedTuple):
     epsilon: list[float]
     values: np.ndarray  # [V, E, A]
     greedy_action: list[int]
+    td_error: list[float]  # of the transition that led here; 0 at FIRST
     gap: float  # smallest distance between the best and the second action's value
 
 
@@ -165,6 +178,7 @@ class Fleet:
         self.mode, self.novelty, self.num_envs = actor.mode, settings.novelty, num_envs
         self.squashed_mix = settings.policy.combination is Combination.SQUASHED
         self.betas = [policy_family.intrinsic_beta(j, N, settings.policy.beta_max) for j in range(N)]
+        self.gammas = actor.family.gammas.astype(np.float64)
         given = parameters(variant)
         self.parameters = ActingParameters(*(None if part is None else learner.to_float64(part) for part in given))
         self.memories = [EpisodicMemory(self.novelty.memory_capacity) for _ in range(num_envs)]
@@ -173,6 +187,7 @@ class Fleet:
         self.hidden = np.zeros((num_envs, actor.q_network.num_values, 4))
         self.cell = np.zeros_like(self.hidden)
         self.previous = np.zeros(num_envs, np.int32)
+        self.taken = np.zeros((actor.q_network.num_values, num_envs))  # values of the actions chosen last
         self.arms = [0] * num_envs
         self.greedy = [False] * num_envs
         self.episodes = [0] * num_envs
@@ -226,6 +241,14 @@ class Fleet:
         self.previous = actual_actions
         combined = np.array([self.combine(values[:, e], self.arms[e]) for e in range(self.num_envs)])
         ranked = np.sort(combined, axis=1)
+        best = np.argmax(combined, axis=1)
+        td_error = [
+            0.0
+            if is_first[e]
+            else self.td_error(e, float(timestep.reward[e]), rewards[e], float(timestep.discount[e]), values[:, e, best[e]])
+            for e in range(self.num_envs)
+        ]
+        self.taken = values[:, np.arange(self.num_envs), actual_actions]
         return Expected(
             intrinsic_reward=rewards,
             episodic=episodic,
@@ -237,7 +260,8 @@ class Fleet:
                 for e in range(self.num_envs)
             ],
             values=values,
-            greedy_action=list(np.argmax(combined, axis=1)),
+            greedy_action=list(best),
+            td_error=td_error,
             gap=float(np.min(ranked[:, -1] - ranked[:, -2])),
         )
 
@@ -263,6 +287,16 @@ class Fleet:
         errors = learner.distillation_error(self.parameters.predictor, self.parameters.random_target, observation)
         self.errors.update(errors, [True] * len(errors))
         return list(errors), [lifelong_factor(error, self.errors.mean(), self.errors.standard_deviation()) for error in errors]
+
+    def td_error(self, e: int, extrinsic: float, intrinsic: float, discount: float, greedy_values: np.ndarray) -> float:
+        """Size of the one-step error of the transition into this timestep, of all value functions together."""
+        beta, discount = self.betas[self.arms[e]], float(self.gammas[self.arms[e]]) * discount
+        rewards = [extrinsic, intrinsic] if len(greedy_values) == 2 else [extrinsic + beta * intrinsic]
+        errors = [
+            sequence_priority.one_step_error(before, reward, discount, after, value_transform.squash, value_transform.unsquash)
+            for before, reward, after in zip(self.taken[:, e], rewards, greedy_values, strict=True)
+        ]
+        return abs(sequence_priority.mixed_error(errors, beta))
 
     def combine(self, values: np.ndarray, arm: int) -> np.ndarray:
         """Acting values [A] from [V, A]."""
@@ -297,6 +331,10 @@ def test_rewards_values_and_probabilities_equal_the_simulations(variant: str) ->
             np.testing.assert_allclose(x.intrinsic_reward, want.intrinsic_reward, rtol=2e-4, atol=1e-5, err_msg=f"act {t}")
         if kind is IntrinsicReward.NGU:
             assert not np.any(x.intrinsic_reward[timestep.step_type == FIRST])
+        if actor_of(variant).td_transform is None:
+            assert out.td_error is None and out.state.value is None
+        else:
+            np.testing.assert_allclose(out.td_error, want.td_error, rtol=1e-3, atol=2e-5, err_msg=f"act {t}")
         assert want.gap > 1e-5, "the simulation cannot tell the greedy action"
         greedy = x.action == np.array(want.greedy_action)
         epsilon = np.array(want.epsilon)
@@ -488,6 +526,24 @@ def test_bandit_and_greedy_episodes_alternate_in_evaluation() -> None:
     taught = sum(int(np.sum((timestep.step_type == LAST) & ~out.state.is_greedy)) for timestep, out in zip(script, outputs, strict=True))
     assert taught == final.bandit.recorded[0] < outputs[-1].metrics.episodes
     assert bandit_content(final, 0, 9) == list(fleet.bandits[0].episodes)
+
+
+@pytest.mark.parametrize(("counts", "arm"), [([1.0, 40.0, 2.0, 0.0], 1), ([0.0] * N, None)])
+def test_greedy_episodes_play_what_the_actors_bandits_say(counts: list[float], arm: int | None) -> None:
+    """Whatever the evaluator's own bandit has seen; as long as the actors' have seen nothing, it is asked as ever."""
+    pooled = PooledArms(np.array(counts, np.float32), np.array([5.0, 4.0, 3.0, 0.0], np.float32), np.float32(2.0))
+    script, outputs = outputs_of("evaluation")
+    asked = run_script("evaluation", script, pooled=pooled)
+    played = np.array([out.experience.policy for out in asked])
+    greedy = np.array([out.state.is_greedy for out in asked])
+    if arm is None:
+        np.testing.assert_array_equal(played, [out.experience.policy for out in outputs])
+    else:
+        assert greedy.any() and np.all(played[greedy] == arm)
+        own = np.array([out.experience.policy for out in outputs])
+        assert np.any(own[greedy] != arm), "the evaluator's own bandit must have another opinion"
+    # The bandit's episodes go on, and teach it alone.
+    assert asked[-1].state.bandit.recorded[0] == outputs[-1].state.bandit.recorded[0]
 
 
 def test_evaluation_has_the_papers_blocks_by_default() -> None:

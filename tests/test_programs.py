@@ -10,11 +10,13 @@ import pytest
 
 from agent57_jax import config, parallel, programs
 from agent57_jax.actor import ActOutput
-from agent57_jax.config import Settings, Torso
+from agent57_jax.algorithm import meta_controller
+from agent57_jax.config import EvaluationArm, FirstPriority, Settings, Torso
 from agent57_jax.learner import LearnerState, acting_parameters
 from agent57_jax.programs import ACT_STREAM, ENVIRONMENT_STREAM, NONE, SAMPLE_STREAM, Programs, Shared, UpdateMetrics
 from agent57_jax.replay import Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, TimeStep
+from tests.oracles.meta_controller import Bandit, Pool
 
 DEVICES = 4
 A, N = 3, 3
@@ -37,6 +39,7 @@ def make_settings(num_groups: int) -> Settings:
     novelty.num_neighbours, novelty.memory_capacity, novelty.train_timesteps = 3, 10, 2
     settings.actor.acts_per_dispatch = ACTS_PER_DISPATCH
     settings.replay.trace, settings.replay.period, settings.replay.min_sequences = TRACE, PERIOD, 8
+    settings.replay.first_priority = FirstPriority.ACTOR
     settings.learner.batch_size = 8
     return config.finalise(settings)
 
@@ -99,7 +102,7 @@ def driven() -> Driven:
         key = parallel.fold_counter(jnp.asarray(same_root), ACT_STREAM, counter)
         return actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key, shared.embeddings, group)
 
-    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL, ALL), ActOutput(ROWS, ALL, ALL, ALL, ROWS, ROWS, ROWS))
+    reporter = parallel.sharded(report, one, (ALL, ROWS, ALL, ROWS, ALL, ALL), ActOutput(ROWS, ALL, ALL, ALL, *(ROWS,) * 4))
     learner, store, metrics, shared = made.init_learner(root), made.init_replay(), made.init_update_metrics(), made.init_shared()
     states = [made.init_actor(made.actor_index(group)) for group in range(2)]
     reported_states, reported_shared = jax.device_get((states, shared))
@@ -152,6 +155,7 @@ def test_the_replay_holds_what_the_actor_reported() -> None:
             for name, wanted in reports[t].output.experience._asdict().items():
                 stored = getattr(run.replay.experience, name)[group, :, t % CAPACITY]
                 np.testing.assert_allclose(stored, wanted, rtol=1e-5, atol=1e-6, err_msg=f"{name} of timestep {t}")
+            np.testing.assert_allclose(run.replay.td_error[group, :, t % CAPACITY], reports[t].output.td_error, rtol=1e-4, atol=1e-5)
         newest = (len(reports) - 1) // PERIOD
         for sequence in range(newest - CAPACITY // PERIOD + 1, newest + 1):
             column = sequence % (CAPACITY // PERIOD)
@@ -496,3 +500,37 @@ def test_the_family_follows_the_ladder_that_is_set() -> None:
     np.testing.assert_allclose(ngu.gammas[[0, 31]], [0.997, 0.99], rtol=1e-6)
     np.testing.assert_array_equal(agent57.betas, ngu.betas)
     assert agent57.betas[0] == 0 and agent57.betas.dtype == agent57.gammas.dtype == np.float32
+
+
+# The bandits of all actors ----------------------------------------------------------------------------------------------------------
+
+
+def test_arms_are_pooled_over_groups_and_devices() -> None:
+    """Each bandit of each group has episodes of its own, of which none is lost and none counted twice."""
+    settings = config.changed(make_settings(2), {"evaluation.arm": EvaluationArm.ACTORS.value})
+    mesh = parallel.make_mesh(DEVICES)
+    parts = programs.build(settings, SPEC)
+    made = Programs(parts, mesh, Replay(settings.replay, SPEC, 2, 8, CAPACITY))
+    window = parts.actor.mode.window_episodes
+    twins, groups = [], []
+    for group in range(2):
+        bandits = []
+        for environment in range(8):
+            twin, bandit = Bandit(window, N), meta_controller.init_bandit(window)
+            for episode in range(group + environment % 3):
+                arm, episode_return = (environment + episode) % N, 1000.0 * environment + 10 * group + episode
+                twin.record(arm, episode_return)
+                bandit = meta_controller.record_returns(bandit, jnp.ones(1, bool), jnp.array([arm]), jnp.array([episode_return]))
+            twins.append(twin)
+            bandits.append(bandit)
+        rows = jax.tree.map(lambda *leaves: np.stack(leaves), *bandits)
+        groups.append(parallel.upload(mesh, ROWS, rows))
+    pooled, twin = made.pool_arms(groups), Pool(twins, N)
+    np.testing.assert_array_equal(pooled.counts, [len(returns) for returns in twin.returns])
+    np.testing.assert_allclose(pooled.means, [twin.mean(arm) for arm in range(N)], rtol=1e-6)
+    np.testing.assert_allclose(pooled.deviation, twin.deviation(), rtol=1e-6)
+    assert pooled.counts.sharding.is_fully_replicated
+
+
+def test_nobody_pools_arms_unless_asked() -> None:
+    assert not hasattr(make_programs(1)[0], "pool_arms")

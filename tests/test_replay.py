@@ -11,9 +11,9 @@ import pytest
 
 from agent57_jax import parallel
 from agent57_jax import replay as replay_module
-from agent57_jax.config import ReplaySettings
+from agent57_jax.config import FirstPriority, ReplaySettings
 from agent57_jax.replay import EMPTY, Replay, ReplayState
-from agent57_jax.types import Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
+from agent57_jax.types import FIRST, MID, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 from tests.oracles import replay as oracle
 
 NUM_VALUES, LSTM_SIZE = 2, 3
@@ -37,6 +37,7 @@ class Case:
     is_exponent: float = 0.6
     burn_in: int = 0
     has_intrinsic_reward: bool = True
+    first_priority: FirstPriority = FirstPriority.LARGEST
 
     @property
     def store(self) -> Replay:
@@ -46,6 +47,7 @@ class Case:
             period=self.period,
             priority_exponent=self.priority_exponent,
             is_exponent=self.is_exponent,
+            first_priority=self.first_priority,
         )
         return Replay(settings, self.spec, self.groups, self.envs, self.capacity, self.has_intrinsic_reward)
 
@@ -90,7 +92,7 @@ def programs(case: Case) -> Programs:
 
     return Programs(
         init=jax.jit(init, out_shardings=parallel.placement(mesh, specs, jax.eval_shape(init))),
-        append=parallel.sharded(store.append, mesh, (specs, everywhere, by_env, by_env), specs, donate=(0,)),
+        append=parallel.sharded(store.append, mesh, (specs, everywhere, by_env, by_env, by_env), specs, donate=(0,)),
         sample=parallel.sharded(sample, mesh, (specs, everywhere), by_env),
         write=parallel.sharded(store.write_priorities, mesh, (specs, by_env, by_env), specs, donate=(0,)),
     )
@@ -119,27 +121,41 @@ def content(spec: EnvironmentSpec, group: int, environment: np.ndarray, t: int) 
     return experience, RecurrentState(hidden, -hidden - 0.5, code.astype(np.int32))
 
 
+def error_of(group: int, environment: np.ndarray, t: int) -> np.ndarray:
+    """Sizes [E] of the errors of the transitions into timestep t, in no order, so that no two windows have the same priority."""
+    code = 100_000 * group + 1000 * environment + t
+    return (1 + code * 7919 % 99_991).astype(np.float32) / 1000
+
+
 class Rig:
     """The replay and its twin, which get the same operations."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.store, self.programs = case, case.store, programs(case)
         self.state: ReplayState = self.programs.init()
-        self.twin = oracle.Replay(case.groups, case.envs, case.capacity, case.trace, case.period, case.burn_in)
+        self.asks_actors = case.first_priority is FirstPriority.ACTOR
+        eta = self.store.settings.eta if self.asks_actors else None
+        self.twin = oracle.Replay(case.groups, case.envs, case.capacity, case.trace, case.period, case.burn_in, eta)
 
     def length(self, group: int) -> int:
         return len(self.twin.timesteps[group, 0])
 
-    def append(self, group: int) -> None:
-        experience, entering = content(self.case.spec, group, np.arange(self.case.envs), self.length(group))
+    def append(self, group: int, changes: dict[str, Any] | None = None, errors: np.ndarray | None = None) -> None:
+        """The next timestep, with these fields and errors instead of its own."""
+        environments, t = np.arange(self.case.envs), self.length(group)
+        experience, entering = content(self.case.spec, group, environments, t)
+        experience = experience._replace(**(changes or {}))
+        if self.asks_actors and errors is None:
+            errors = error_of(group, environments, t)
         if not self.case.has_intrinsic_reward:
             experience = experience._replace(intrinsic_reward=None)
-        self.state = self.programs.append(self.state, np.int32(group), experience, entering)
+        self.state = self.programs.append(self.state, np.int32(group), experience, entering, errors)
         rows = range(self.case.envs)
         self.twin.append(
             group,
             [Experience(*(None if x is None else x[e] for x in experience)) for e in rows],
             [RecurrentState(*(x[e] for x in entering)) for e in rows],
+            None if errors is None else errors.tolist(),
         )
 
     def fill(self, timesteps: int) -> None:
@@ -211,7 +227,7 @@ class Rig:
         expected = np.zeros_like(priority)
         for (group, environment, number), value in self.twin.priorities.items():
             expected[group, environment, number % self.store.num_columns] = value
-        np.testing.assert_array_equal(priority, expected)
+        np.testing.assert_allclose(priority, expected, rtol=2e-6 if self.asks_actors else 0)
         lengths = [self.length(group) for group in range(self.case.groups)]
         np.testing.assert_array_equal(self.state.appended, lengths)
         assert float(self.state.max_priority) == self.twin.largest_priority
@@ -245,6 +261,8 @@ CASES = [
     (Case(8, 1, 8, 16, 6, 4, VECTOR), 200),
     (Case(1, 2, 2, 12, 4, 3, burn_in=5), 500),  # a burn-in longer than the trace, a span that ends with a period
     (Case(4, 1, 8, 16, 6, 4, VECTOR, burn_in=3, has_intrinsic_reward=False), 300),
+    (Case(1, 2, 2, 12, 4, 3, burn_in=5, first_priority=FirstPriority.ACTOR), 500),
+    (Case(8, 2, 8, 12, 5, 3, first_priority=FirstPriority.ACTOR), 300),
 ]
 
 
@@ -329,6 +347,45 @@ def test_a_new_sequence_gets_the_largest_priority_so_far() -> None:
     rig.write([(0, 1, 0)], np.array([2.0]))
     rig.fill(3)
     np.testing.assert_array_equal(rig.priority()[:, :, :2], [[[1, 5], [2, 5]], [[1, 5], [1, 5]]])
+
+
+OWN_ERRORS = Case(1, 2, 2, 12, 5, 3, burn_in=2, first_priority=FirstPriority.ACTOR)
+
+
+def test_a_new_sequence_gets_the_priority_of_the_actors_errors() -> None:
+    """Sequence 0 has timesteps 0..7, of which 0..1 are burn-in: its trace is the transitions into timesteps 3..7."""
+    rig = Rig(OWN_ERRORS)
+    inside = {"step_type": np.full(2, MID, np.int32)}
+    for t in range(8):
+        for group in range(2):
+            rig.append(group, inside, (1000.0 * np.arange(2) + 100_000 * group + t + 1).astype(np.float32))
+            assert np.any(rig.priority()[group]) == (t == 7)
+    own = 1000.0 * np.arange(2)[None, :] + 100_000 * np.arange(2)[:, None]
+    np.testing.assert_allclose(rig.priority()[:, :, 0], 0.9 * (own + 8) + 0.1 * (own + 6), rtol=1e-6)
+    assert float(rig.state.max_priority) == 1.0  # of the learner's
+
+
+def test_a_transition_into_the_first_timestep_has_no_error() -> None:
+    """Neither in the maximum nor in the mean; without any valid transition the floor is left."""
+    rig = Rig(OWN_ERRORS)
+    for t in range(8):
+        step_type = np.array([FIRST if t == 5 else MID, FIRST], np.int32)
+        rig.append(0, {"step_type": step_type}, np.full(2, 900.0 if t == 5 else 10.0 * t, np.float32))
+    np.testing.assert_allclose(rig.priority()[0, :, 0], [0.9 * 70 + 0.1 * (30 + 40 + 60 + 70) / 4, 1e-6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_error_that_is_not_finite_poisons_no_priority(bad: float) -> None:
+    """Its sequences get the largest priority so far, as if the actor had said nothing; those of other environments are as ever."""
+    rig = Rig(OWN_ERRORS)
+    inside = {"step_type": np.full(2, MID, np.int32)}
+    for t in range(8):
+        rig.append(0, inside, np.array([bad if t == 4 else 3.0, 5.0], np.float32))
+    np.testing.assert_allclose(rig.priority()[0, :, 0], [1.0, 5.0], rtol=1e-6)
+    for _ in range(9):
+        rig.append(0, inside, np.array([3.0, 5.0], np.float32))
+    rig.check()
+    np.testing.assert_allclose(rig.priority()[0, 0].max(), 3.0, rtol=1e-6)  # what is behind it is forgotten with it
 
 
 def test_a_sequence_that_is_gone_takes_no_priority() -> None:
@@ -527,17 +584,32 @@ def test_an_intrinsic_reward_takes_four_bytes_of_a_timestep_and_its_absence_none
     assert size(store) - size(dataclasses.replace(store, has_intrinsic_reward=False)) == 4 * 2 * 1600
 
 
-@pytest.mark.parametrize("kind", ["append", "appends in a scan", "sample and write"])
+def test_the_actors_errors_take_four_bytes_of_a_timestep_and_their_absence_none() -> None:
+    store, init = paper_replay()
+    asking = dataclasses.replace(store, settings=ReplaySettings(first_priority=FirstPriority.ACTOR))
+    form = jax.eval_shape(recurrent_form)
+
+    def size(replay: Replay) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(replay.init, form)))
+
+    assert size(asking) - size(store) == 4 * 2 * 1600
+    assert jax.eval_shape(init).td_error is None
+
+
+@pytest.mark.parametrize("kind", ["append", "append with errors", "appends in a scan", "sample and write"])
 def test_no_program_copies_or_rewrites_the_ring(kind: str) -> None:
     """What the compiler sets aside is far smaller than the frames, and all arrays are taken over from the arguments."""
-    store, init = paper_replay()
-    state = jax.eval_shape(init)
-    rows = jax.eval_shape(lambda s: jax.tree.map(lambda leaf: leaf[0, :, 0], (s.experience, s.recurrent_state)), state)
+    store, _ = paper_replay()
+    if kind == "append with errors":
+        store = dataclasses.replace(store, settings=ReplaySettings(first_priority=FirstPriority.ACTOR))
+    form = RecurrentState(*(jax.ShapeDtypeStruct((1, 2, 512), jnp.float32),) * 2, jax.ShapeDtypeStruct((1,), jnp.int32))
+    state = jax.eval_shape(store.init, form)
+    rows = jax.eval_shape(lambda s: jax.tree.map(lambda leaf: leaf[0, :, 0], (s.experience, s.recurrent_state, s.td_error)), state)
     specs, by_env, everywhere = replay_module.SPECS, parallel.BY_ENVIRONMENT, parallel.REPLICATED
 
-    def appends(state: ReplayState, group: jax.Array, experience: Experience, entering: RecurrentState) -> ReplayState:
+    def appends(state: ReplayState, *arguments: Any) -> ReplayState:
         def once(carry: ReplayState, _: None) -> tuple[ReplayState, None]:
-            return store.append(carry, group, experience, entering), None
+            return store.append(carry, *arguments), None
 
         return jax.lax.scan(once, state, length=3)[0]
 
@@ -548,8 +620,9 @@ def test_no_program_copies_or_rewrites_the_ring(kind: str) -> None:
 
     arguments: tuple[Any, ...] = (state, jax.ShapeDtypeStruct((), jnp.int32), *rows)
     function, in_specs, out_specs = {
-        "append": (store.append, (specs, everywhere, by_env, by_env), specs),
-        "appends in a scan": (appends, (specs, everywhere, by_env, by_env), specs),
+        "append": (store.append, (specs, everywhere, by_env, by_env, by_env), specs),
+        "append with errors": (store.append, (specs, everywhere, by_env, by_env, by_env), specs),
+        "appends in a scan": (appends, (specs, everywhere, by_env, by_env, by_env), specs),
         "sample and write": (sample_and_write, (specs, everywhere), (specs, by_env)),
     }[kind]
     if kind == "sample and write":

@@ -92,6 +92,69 @@ def test_a_run_trains_evaluates_reports_and_saves(make_settings: Any, tmp_path: 
     assert json.loads((tmp_path / "evaluation.json").read_text())["returns"] == result["returns"]
 
 
+def ask_actors(settings: Settings) -> Settings:
+    settings.evaluation.arm = config.EvaluationArm.ACTORS
+    return settings
+
+
+def all_that_actors_know(settings: Settings) -> Settings:
+    """First priorities of their own errors, too."""
+    settings.replay.first_priority = config.FirstPriority.ACTOR
+    return ask_actors(settings)
+
+
+@pytest.mark.parametrize("make_settings", [tiny.coin_settings, tiny.zaxxon_settings])
+def test_a_score_is_that_of_the_arm_that_the_actors_know(make_settings: Any, tmp_path: pathlib.Path) -> None:
+    """The evaluator has seen two episodes of arm 0, the actors many of all arms, of which arm 1 was the best."""
+    settings = ask_actors(make_settings())
+    settings.logging.tensorboard = False
+    training = make(settings, tmp_path, after_acts=1)
+    for state in training.driver.states:
+        assert state.bandit is not None
+    num_arms = settings.policy.num_policies
+
+    def taught(bandit: Any, arm_of: Any, return_of: Any, episodes: int) -> Any:
+        arms = np.array(jax.device_get(bandit.arms))
+        returns, recorded = np.zeros(arms.shape, np.float32), np.full(arms.shape[0], episodes, np.int32)
+        for episode in range(episodes):
+            arms[:, episode] = arm_of(episode)
+            returns[:, episode] = return_of(arm_of(episode))
+        placed = bandit._replace(arms=arms, returns=returns, recorded=recorded, started=recorded)
+        return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), placed, bandit)
+
+    def know(episode_arm: int) -> float:
+        return 50.0 if episode_arm == 1 else 10.0 + episode_arm
+
+    driver = training.driver
+    driver.states = [
+        state._replace(bandit=taught(state.bandit, lambda episode: episode % num_arms, know, 4 * num_arms)) for state in driver.states
+    ]
+    own = training.evaluator.state.bandit
+    training.evaluator.state = training.evaluator.state._replace(bandit=taught(own, lambda episode: 0, lambda arm: 3.0, 2))
+    # Acts of the evaluator alone: actors and learner stand still.
+    pooled = training._pooled_arms()
+    for _ in range(120):
+        training._start_evaluation_act(pooled)
+        training._count_evaluation()
+    greedy = {episode.policy for episode in training._evaluated if episode.is_greedy}
+    assert greedy == {1}
+    training._save()
+    MADE.remove(training)
+    training.close()
+    assert judging.evaluate(tmp_path, episodes=2, seed=5)["arm"] == 1
+    resumed = make(settings, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed._pooled_arms()), jax.device_get(pooled))
+
+
+def test_only_an_evaluator_that_asks_the_actors_saves_what_they_say(tmp_path: pathlib.Path) -> None:
+    assert "pooled_arms" not in make(tiny.coin_settings(), tmp_path / "own")._state()
+    assert "pooled_arms" in make(ask_actors(tiny.coin_settings()), tmp_path / "actors")._state()
+    without = ask_actors(tiny.coin_settings())
+    profiles.r2d2(without)  # has no bandits that could be asked
+    training = make(without, tmp_path / "none")
+    assert training._pooled_arms() is None and "pooled_arms" not in training._state()
+
+
 # What each agent's lines of metrics hold beside what all have, or do not.
 NOVELTY = {"novelty/intrinsic_reward", "novelty/alpha", "novelty/distillation_error", "novelty/distillation_deviation", "loss/distillation"}
 EPISODIC = {"novelty/episodic_reward", "novelty/mean_squared_distance"}
@@ -180,14 +243,14 @@ def reporting_after(training: Trainer, *acts: int) -> Trainer:
     return training
 
 
-@pytest.mark.parametrize("after_acts", [20, 76])
-def test_a_stopped_simulation_continues_bit_for_bit(after_acts: int, tmp_path: pathlib.Path) -> None:
-    whole = reporting_after(make(tiny.coin_settings(), tmp_path / "whole"), after_acts)
+@pytest.mark.parametrize(("after_acts", "change"), [(20, lambda settings: settings), (76, all_that_actors_know)])
+def test_a_stopped_simulation_continues_bit_for_bit(after_acts: int, change: Any, tmp_path: pathlib.Path) -> None:
+    whole = reporting_after(make(change(tiny.coin_settings()), tmp_path / "whole"), after_acts)
     whole.run()
-    first = reporting_after(make(tiny.coin_settings(), tmp_path / "pieces", after_acts))
+    first = reporting_after(make(change(tiny.coin_settings()), tmp_path / "pieces", after_acts))
     first.run()
     assert 0 < first.counters.steps < whole.counters.steps
-    second = reporting_after(make(tiny.coin_settings(), tmp_path / "pieces"))
+    second = reporting_after(make(change(tiny.coin_settings()), tmp_path / "pieces"))
     assert second.counters.updates == first.counters.updates and second.counters.steps == first.counters.steps
     second.run()
     assert_same_run(second, whole)
@@ -395,7 +458,7 @@ def test_more_threads_than_cpus_are_a_warning(
 
 @pytest.mark.slow
 def test_more_devices_train_the_same_kind_of_run(tmp_path: pathlib.Path) -> None:
-    settings = tiny.coin_settings()
+    settings = all_that_actors_know(tiny.coin_settings())
     settings.num_devices = 4
     training = make(settings, tmp_path)
     assert training.mesh.size == 4
@@ -438,7 +501,7 @@ def test_a_replay_that_cannot_fit_is_refused_with_the_sizes(tmp_path: pathlib.Pa
 )
 def test_nothing_crosses_between_host_and_device_but_what_is_sent_on_purpose(make_settings: Any, tmp_path: pathlib.Path) -> None:
     """Observations and counters go up by an explicit copy, actions and reports come down by one; anything else is refused."""
-    settings = make_settings()
+    settings = all_that_actors_know(make_settings())
     settings.evaluation.period_acts = 1
     training = make(settings, tmp_path)
     while training.counters.updates < 2:

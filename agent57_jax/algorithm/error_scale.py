@@ -46,13 +46,20 @@ def batch_variance(sums: ErrorSums) -> jax.Array:
 
 
 def update_variance(running: jax.Array, sums: ErrorSums) -> jax.Array:
-    """[V, N] running variance after a batch; that of a policy without transitions in it stays."""
-    return jnp.where(sums.count[None] > 0, DECAY * running + (1.0 - DECAY) * batch_variance(sums), running)
+    """[V, N] running variance after a batch; the first one starts it, and that of a policy without transitions in it stays."""
+    batch = batch_variance(sums)
+    mixed = jnp.where(running > 0, DECAY * running + (1.0 - DECAY) * batch, batch)
+    return jnp.where(sums.count[None] > 0, mixed, running)
 
 
 def error_scale(running: jax.Array, sums: ErrorSums) -> jax.Array:
     """sigma = max(running deviation, deviation in the batch, 0.01), [V, N].
 
-    The running variance starts at 0 and counts as soon as it exceeds that of the batch.
+    A running variance of 0 is none.
     """
     return jnp.maximum(jnp.sqrt(jnp.maximum(running, batch_variance(sums))), MIN_SCALE)
+
+
+def acting_scale(running: jax.Array) -> jax.Array:
+    """[V, N] sigma for actors, who have no batch: the running deviation, at least 0.01; 1 before the first update."""
+    return jnp.where(running > 0, jnp.maximum(jnp.sqrt(running), MIN_SCALE), 1.0)

@@ -15,6 +15,14 @@ class BanditState(NamedTuple):
     started: jax.Array  # scalar int32, episodes started since the start
 
 
+class PooledArms(NamedTuple):
+    """What the windows of several bandits say together."""
+
+    counts: jax.Array  # [N] float32, episodes of each arm
+    means: jax.Array  # [N] float32, mean returns; 0 where the count is 0
+    deviation: jax.Array  # scalar float32, standard deviation of all returns, whatever their arm
+
+
 def init_bandit(window: int) -> BanditState:
     """A bandit that has seen nothing. `window` is W, in episodes."""
     return BanditState(jnp.zeros((window,), jnp.int32), jnp.zeros((window,), jnp.float32), jnp.int32(0), jnp.int32(0))
@@ -33,6 +41,28 @@ def greedy_arm(bandit: BanditState, num_arms: int) -> jax.Array:
     """argmax of the mean return over the window, among arms with a pull in it; arm 0 if there is none. Scalar int32."""
     counts, means = arm_statistics(bandit, num_arms)
     return jnp.argmax(jnp.where(counts > 0, means, -jnp.inf)).astype(jnp.int32)
+
+
+def pooled_arm_statistics(bandits: BanditState, num_arms: int) -> PooledArms:
+    """Statistics of the episodes in the windows of n bandits: arms and returns [n, W], recorded [n]."""
+    held = (jnp.arange(bandits.arms.shape[1])[None] < bandits.recorded[:, None]).reshape(-1)
+    returns = jnp.where(held, bandits.returns.reshape(-1), 0.0)
+    pulls = jnp.where(held[:, None], jax.nn.one_hot(bandits.arms.reshape(-1), num_arms), 0.0)
+    counts = jnp.sum(pulls, axis=0)
+    totals = jnp.sum(pulls * returns[:, None], axis=0)
+    number = jnp.maximum(jnp.sum(counts), 1.0)
+    # From the mean: a difference of large squares would leave nothing of a small deviation.
+    squares = jnp.where(held, jnp.square(returns - jnp.sum(totals) / number), 0.0)
+    return PooledArms(counts, totals / jnp.maximum(counts, 1.0), jnp.sqrt(jnp.sum(squares) / number))
+
+
+def reliable_arm(arms: PooledArms) -> jax.Array:
+    """argmax_a mean_a - deviation sqrt(1 / count_a) among arms with a pull; arm 0 if there is none. Scalar int32.
+
+    One standard error below the mean, so that a lucky episode does not beat a mean of many.
+    """
+    bound = arms.means - arms.deviation * jnp.sqrt(1.0 / jnp.maximum(arms.counts, 1.0))
+    return jnp.argmax(jnp.where(arms.counts > 0, bound, -jnp.inf)).astype(jnp.int32)
 
 
 def select_arms(

@@ -1,9 +1,35 @@
-"""Priority of a sequence from its temporal-difference errors (R2D2 §2.3)."""
+"""Temporal-difference errors of an actor and the priority of a sequence from such errors (Ape-X; R2D2 §2.3)."""
 
 import jax
 import jax.numpy as jnp
 
+from agent57_jax.algorithm.value_transform import ValueTransform
+
 PRIORITY_FLOOR = 1e-6  # keeps a stored sequence drawable; 0 is reserved for "no sequence here"
+
+
+def one_step_error(
+    value_tm1: jax.Array, reward_t: jax.Array, discount_t: jax.Array, greedy_value_t: jax.Array, transform: ValueTransform
+) -> jax.Array:
+    """e_{t-1} = h(r_t + gamma d_t h^-1(Q(x_t, argmax_a Q(x_t, a)))) - Q(x_{t-1}, a_{t-1}). All arguments have one shape.
+
+    Args:
+      value_tm1: Q(x_{t-1}, a_{t-1}), squashed.
+      reward_t: raw.
+      discount_t: gamma_j d_t.
+      greedy_value_t: Q(x_t, a) of the greedy action, squashed.
+    """
+    return transform.apply(reward_t + discount_t * transform.invert(greedy_value_t)) - value_tm1
+
+
+def mixed_errors(errors: jax.Array, beta: jax.Array) -> jax.Array:
+    """e = e^extrinsic + beta_j e^intrinsic; a single value function's errors stay as they are (Agent57 §3.1).
+
+    Args:
+      errors: [V, ...] of the value functions.
+      beta: [...] weight of the policy that acted.
+    """
+    return errors[0] + beta * errors[1] if errors.shape[0] == 2 else errors[0]
 
 
 def sequence_priority(td_errors: jax.Array, valid: jax.Array, eta: float) -> jax.Array:

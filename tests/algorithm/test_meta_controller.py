@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent57_jax.algorithm.meta_controller import BanditState, arm_statistics, greedy_arm, init_bandit, record_returns, select_arms
+from agent57_jax.algorithm.meta_controller import (
+    BanditState,
+    arm_statistics,
+    greedy_arm,
+    init_bandit,
+    pooled_arm_statistics,
+    record_returns,
+    reliable_arm,
+    select_arms,
+)
 from tests.oracles import meta_controller as oracle
 
 N, M, W = 4, 3, 6  # arms, actors of one bandit, window
@@ -19,6 +28,7 @@ statistics = jax.jit(arm_statistics, static_argnames="num_arms")
 greedy = jax.jit(greedy_arm, static_argnames="num_arms")
 select = jax.jit(select_arms, static_argnames="num_arms")
 record = jax.jit(record_returns)
+pool = jax.jit(pooled_arm_statistics, static_argnames="num_arms")
 
 KEY = jax.random.key(0)
 ONE = jnp.ones((1,), bool)
@@ -76,6 +86,58 @@ def test_equals_its_twin(first_arm: int, ucb_bonus: float, calls: list[tuple[lis
             if finished[actor]:
                 twin.record(arms_of[actor], returns[actor])
         assert_equals_twin(bandit, twin)
+
+
+def together(bandits: list[BanditState]) -> BanditState:
+    """Several bandits as one record, with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *bandits)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    windows=st.lists(st.lists(st.tuples(st.integers(0, N - 1), st.integers(-20, 20)), max_size=10), min_size=6, max_size=6),
+    far=st.sampled_from([0.0, 1e5]),
+)
+def test_pooled_arms_equal_their_twin(windows: list[list[tuple[int, int]]], far: float) -> None:
+    """Six bandits, with windows that are empty, full and overfull; also where deviations are small beside the returns."""
+    twins = [oracle.Bandit(W, N) for _ in windows]
+    for twin, episodes in zip(twins, windows, strict=True):
+        for arm, episode_return in episodes:
+            twin.record(arm, far + episode_return)
+    twin = oracle.Pool(twins, N)
+    pooled = pool(together([played([(arm, far + r) for arm, r in episodes]) for episodes in windows]), N)
+    np.testing.assert_array_equal(pooled.counts, [len(returns) for returns in twin.returns])
+    np.testing.assert_allclose(pooled.means, [twin.mean(arm) for arm in range(N)], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(pooled.deviation, twin.deviation(), rtol=1e-4, atol=1e-7 * far)
+    chosen = reliable_arm(pooled)
+    assert chosen.dtype == jnp.int32
+    if int(chosen) != twin.reliable_arm():  # only rounding may turn a tie
+        assert twin.returns[int(chosen)]
+        assert math.isclose(twin.lower_bound(int(chosen)), twin.lower_bound(twin.reliable_arm()), rel_tol=1e-6, abs_tol=1e-4)
+
+
+def test_a_lucky_episode_does_not_beat_a_mean_of_many() -> None:
+    """Bounds: 3 - 1.26 / sqrt(12) = 2.64 for arm 1 and 3.5 - 1.26 = 2.24 for arm 2, which has the larger mean."""
+    bandits = [played([(0, 0.0), (1, 3.0), (1, 3.0), (1, 3.0), (1, 3.0)]) for _ in range(3)] + [played([(2, 3.5)])]
+    pooled = pool(together(bandits), N)
+    np.testing.assert_array_equal(pooled.counts, [3, 12, 1, 0])
+    assert int(jnp.argmax(pooled.means)) == 2
+    assert reliable_arm(pooled) == 1
+
+
+def test_pooled_returns_are_told_apart_by_their_arms_alone() -> None:
+    """Every bandit prefers arm 0, of which each has seen little; together they know better."""
+    bandits = [played([(0, 9.0)]), *[played([(0, -7.0), (3, -5.0), (3, -6.0)]) for _ in range(3)]]
+    pooled = pool(together(bandits), N)
+    np.testing.assert_allclose(pooled.means, [-3.0, 0.0, 0.0, -5.5])
+    assert greedy(bandits[0], N) == 0 and greedy(bandits[1], N) == 3
+    assert reliable_arm(pooled) == 0 and pooled.counts[1] == 0  # arms without a pull read 0, which would be the best
+
+
+def test_a_pool_that_has_seen_nothing() -> None:
+    pooled = pool(together([init_bandit(W)] * 2), N)
+    assert not any(np.any(leaf) for leaf in pooled)
+    assert reliable_arm(pooled) == 0
 
 
 @pytest.mark.parametrize("first_arm", [0, 1, 3])

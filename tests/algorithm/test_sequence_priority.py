@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agent57_jax.algorithm.sequence_priority import PRIORITY_FLOOR, sequence_priority
+from agent57_jax.algorithm.sequence_priority import PRIORITY_FLOOR, mixed_errors, one_step_error, sequence_priority
+from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform
+from tests.oracles import n_step, value_transform
 from tests.oracles import sequence_priority as oracle
 
 LENGTH = 7
@@ -63,3 +65,41 @@ def test_vmap_equals_the_loop() -> None:
     assert batched.shape == (5,)
     for row in range(5):
         np.testing.assert_allclose(batched[row], priority(td_errors[row], valid[row], 0.9), rtol=1e-6)
+
+
+numbers = hnp.arrays(np.float32, (LENGTH,), elements=st.floats(-50, 50, width=32))
+TRANSFORMS = {
+    SQUASHED: (value_transform.squash, value_transform.unsquash),
+    IDENTITY: (value_transform.identity, value_transform.identity),
+}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    value=numbers,
+    reward=numbers,
+    discount=hnp.arrays(np.float32, (LENGTH,), elements=st.floats(0, 1, width=32)),
+    greedy=numbers,
+    transform=st.sampled_from(list(TRANSFORMS)),
+)
+def test_a_one_step_error_equals_its_twin_and_a_target_of_one_step(
+    value: np.ndarray, reward: np.ndarray, discount: np.ndarray, greedy: np.ndarray, transform: ValueTransform
+) -> None:
+    apply, invert = TRANSFORMS[transform]
+    actual = one_step_error(value, reward, discount, greedy, transform)
+    expected = [oracle.one_step_error(*row, apply, invert) for row in zip(*map(np.float64, (value, reward, discount, greedy)), strict=True)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    # The best of two actions is the second.
+    for i in range(LENGTH):
+        pair = np.array([[value[i], 0.0], [greedy[i] - 1.0, greedy[i]]], np.float64)
+        target = n_step.n_step_targets(
+            pair, pair, np.float64(reward[i : i + 1]), np.float64(discount[i : i + 1]), np.ones(1, bool), 1, apply, invert
+        )
+        np.testing.assert_allclose(target[0] - np.float64(value[i]), expected[i], atol=1e-9)
+
+
+def test_errors_of_two_value_functions_are_mixed_by_the_weight_of_their_policy() -> None:
+    """Signs count: errors may cancel."""
+    pair = jnp.array([[1.0, 2.0, -3.0], [10.0, -20.0, 30.0]])
+    np.testing.assert_allclose(mixed_errors(pair, jnp.array([0.0, 0.1, 0.2])), [1.0, 0.0, 3.0], atol=1e-6)
+    np.testing.assert_array_equal(mixed_errors(pair[:1], jnp.ones(3)), pair[0])

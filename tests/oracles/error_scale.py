@@ -16,12 +16,12 @@ def batch_variance(errors: np.ndarray, valid: np.ndarray, policy: np.ndarray, nu
 
 
 def update_variance(running: np.ndarray, errors: np.ndarray, valid: np.ndarray, policy: np.ndarray, num_policies: int) -> np.ndarray:
-    """[V, N] running variance: 99 parts of the old one and one of the batch's, for policies that it has."""
+    """[V, N] running variance: 99 parts of the old one, if there is one, and one of the batch's, for policies that it has."""
     batch = batch_variance(errors, valid, policy, num_policies)
     result = np.array(running, np.float64)
-    for j in range(num_policies):
+    for v, j in np.ndindex(result.shape):
         if np.any(valid & (policy == j)):
-            result[:, j] = 0.99 * result[:, j] + 0.01 * batch[:, j]
+            result[v, j] = 0.99 * result[v, j] + 0.01 * batch[v, j] if result[v, j] > 0 else batch[v, j]
     return result
 
 

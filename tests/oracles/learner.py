@@ -187,7 +187,7 @@ class LearnerTwin:
         errors, valid = self.errors(online, targets, x) / self.scale(online, targets, x), self.valid(x)
         result = []
         for b in range(len(valid)):
-            mixed = errors[0, b] + np.asarray(self.betas)[x.policy[b, :-1]] * errors[1, b] if len(errors) == 2 else errors[0, b]
+            mixed = [sequence_priority.mixed_error(errors[:, b, t], self.betas[int(x.policy[b, t])]) for t in range(errors.shape[2])]
             result.append(sequence_priority.sequence_priority(mixed, valid[b], self.eta))
         return np.array(result)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 
 class Bandit:
@@ -43,3 +44,33 @@ class Bandit:
         if episode < self.num_arms:
             return (first_arm + episode) % self.num_arms
         return max(range(self.num_arms), key=lambda arm: (self.upper_bound(arm, ucb_bonus), -arm))
+
+
+class Pool:
+    """What several bandits say together of the arms."""
+
+    def __init__(self, bandits: Sequence[Bandit], num_arms: int) -> None:
+        """Takes the episodes in their windows."""
+        self.num_arms = num_arms
+        self.returns = [[r for bandit in bandits for r in bandit.returns_of(arm)] for arm in range(num_arms)]
+
+    def mean(self, arm: int) -> float:
+        """Mean return of an arm; 0 without a pull."""
+        return math.fsum(self.returns[arm]) / len(self.returns[arm]) if self.returns[arm] else 0.0
+
+    def deviation(self) -> float:
+        """Standard deviation of all returns; 0 without any."""
+        every = [r for returns in self.returns for r in returns]
+        if not every:
+            return 0.0
+        mean = math.fsum(every) / len(every)
+        return math.sqrt(math.fsum((r - mean) ** 2 for r in every) / len(every))
+
+    def lower_bound(self, arm: int) -> float:
+        """mean - deviation / sqrt(count), of an arm that was pulled."""
+        return self.mean(arm) - self.deviation() / math.sqrt(len(self.returns[arm]))
+
+    def reliable_arm(self) -> int:
+        """The pulled arm with the largest lower bound, the first of equals; 0 if none was pulled."""
+        pulled = [arm for arm in range(self.num_arms) if self.returns[arm]]
+        return max(pulled, key=lambda arm: (self.lower_bound(arm), -arm), default=0)
