@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from agent57_jax import parallel
 from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.error_scale import acting_scale
+from agent57_jax.algorithm.intrinsic_reward import return_discounts
 from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.algorithm.sequence_priority import mixed_errors, one_step_error
@@ -402,7 +403,8 @@ class Actor:
             rewards = jnp.stack([timestep.reward, reward])
         elif reward is not None:
             rewards = rewards + (beta * reward)[None]
-        discount = jnp.broadcast_to((gamma * timestep.discount)[None], rewards.shape)
+        ends_with_episode = self.novelty is None or self.novelty.settings.ends_with_episode
+        discount = return_discounts(gamma, timestep.discount, self.q_network.num_values, ends_with_episode)
         errors = one_step_error(state.value.T, rewards, discount, chosen.greedy.T, self.td_transform)
         if parameters.error_variance is not None:
             errors = errors / acting_scale(parameters.error_variance)[:, policy]

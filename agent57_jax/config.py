@@ -233,6 +233,9 @@ class NoveltySettings(Section):
     pseudo_count: float = 1e-3  # c: added to the similarity (NGU Alg. 1)
     max_similarity: float = 8.0  # s_m: beyond it the episodic reward is 0 (NGU Alg. 1)
     max_factor: float = 5.0  # L; 1 switches life-long novelty off
+    ends_with_episode: bool = (
+        True  # False: a terminated episode ends the extrinsic return alone; separate networks only (Burda et al. 2018)
+    )
     statistics_horizon: float = 1e6  # values after which old ones fade from running statistics, Choice
     train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation, Choice
 
@@ -549,6 +552,7 @@ def problems(settings: Settings) -> list[str]:
     need(max(learner.adam_b1, learner.adam_b2) < 1, "learner.adam_b1 and adam_b2 must be below 1")
     if settings.novelty.reward is IntrinsicReward.NONE:
         need(not policy.separate_networks, "policy.separate_networks must be false without an intrinsic reward (novelty.reward none)")
+        need(settings.novelty.ends_with_episode, "novelty.ends_with_episode must be true without an intrinsic reward (novelty.reward none)")
         need(policy.beta_max == 0, f"policy.beta_max is {policy.beta_max}, but must be 0 without an intrinsic reward (novelty.reward none)")
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")

@@ -13,6 +13,7 @@ import optax
 
 from agent57_jax import adam, parallel
 from agent57_jax.algorithm.error_scale import error_scale, error_sums, update_variance
+from agent57_jax.algorithm.intrinsic_reward import return_discounts
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
 from agent57_jax.algorithm.retrace import transformed_retrace_targets
@@ -227,7 +228,8 @@ class Learner:
             rewards = jnp.stack([x.extrinsic_reward[:, 1:], x.intrinsic_reward[:, 1:]])
         elif x.intrinsic_reward is not None:
             rewards = rewards + (beta[:, :-1] * x.intrinsic_reward[:, 1:])[None]
-        targets = self._targets(target, jax.lax.stop_gradient(combined), rewards, gamma * x.discount[:, 1:], valid, x)  # [V, B, T]
+        discounts = return_discounts(gamma, x.discount[:, 1:], self.q_network.num_values, self.novelty.ends_with_episode)
+        targets = self._targets(target, jax.lax.stop_gradient(combined), rewards, discounts, valid, x)  # [V, B, T]
 
         taken = jnp.take_along_axis(online[:, :, :-1], x.action[None, :, :-1, None], axis=-1)[..., 0]
         errors = jnp.where(valid[None], targets - taken, 0.0)  # [V, B, T]
@@ -272,7 +274,7 @@ class Learner:
           target: [V, B, T + 1, A] values of the target network.
           combined: [B, T + 1, A] online values, whose greedy policy is learnt about.
           rewards: [V, B, T] of x_1..x_T.
-          discounts: [B, T] gamma d.
+          discounts: [V, B, T] gamma d.
           valid: [B, T].
           x: every field [B, T + 1, ...].
         """
@@ -282,18 +284,18 @@ class Learner:
             def n_step(q_target: jax.Array, reward: jax.Array, online: jax.Array, discount: jax.Array, ok: jax.Array) -> jax.Array:
                 return transformed_n_step_targets(q_target, online, reward, discount, ok, settings.n_step, transform)
 
-            return jax.vmap(jax.vmap(n_step), in_axes=(0, 0, None, None, None))(target, rewards, combined, discounts, valid)
+            return jax.vmap(jax.vmap(n_step), in_axes=(0, 0, None, 0, None))(target, rewards, combined, discounts, valid)
 
         policy = epsilon_greedy_probabilities(combined, jnp.float32(settings.target_epsilon))
 
         def retrace(q_target: jax.Array, reward: jax.Array, *shared: jax.Array) -> jax.Array:
-            policy, action, probability, discount, ok = shared
+            discount, policy, action, probability, ok = shared
             return transformed_retrace_targets(
                 q_target, policy, action, probability, reward, discount, ok, settings.trace_lambda, transform
             )
 
-        shared = (policy, x.action[:, :-1], x.behaviour_probability[:, :-1], discounts, valid)
-        return jax.vmap(jax.vmap(retrace), in_axes=(0, 0, None, None, None, None, None))(target, rewards, *shared)
+        shared = (discounts, policy, x.action[:, :-1], x.behaviour_probability[:, :-1], valid)
+        return jax.vmap(jax.vmap(retrace), in_axes=(0, 0, 0, None, None, None, None))(target, rewards, *shared)
 
     def _embedding_loss(self, embedding: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Negative log-likelihood of the actions of the last transitions with the L2 term, and the accuracy of the best guess."""

@@ -33,7 +33,6 @@ def laptop(settings: Settings) -> None:
     settings.network.lstm_size = 128
     settings.network.head_size = 128
     settings.novelty.memory_capacity = 5_000
-    settings.replay.capacity = "400_000"
     settings.total_steps = 50_000_000
 
 

@@ -57,6 +57,15 @@ def test_equals_the_twin() -> None:
             np.testing.assert_allclose(np.asarray(new, np.float64) - old, steps[name], rtol=2e-5, atol=3e-7, err_msg=name)
 
 
+def test_a_factor_scales_the_step_and_nothing_else() -> None:
+    parameters, gradient = tree(0, 1.0), gradients()[0]
+    whole, state = STEP(gradient, OPTIMISER.init(parameters), parameters, jnp.bool_(True))
+    quarter, same = STEP(gradient, OPTIMISER.init(parameters), parameters, jnp.bool_(True), jnp.float32(0.25))
+    chex.assert_trees_all_equal(state, same)
+    steps = [jax.tree.map(jnp.subtract, new, parameters) for new in (whole, quarter)]
+    chex.assert_trees_all_close(jax.tree.map(lambda step: 0.25 * step, steps[0]), steps[1], rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("value", [0.3, np.nan, np.inf])
 def test_everything_stays_where_the_update_is_not_finite(value: float) -> None:
     parameters = tree(0, 1.0)

@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "small budget": {
         "network.shared_torso": True,
         "network.reward_inputs": RewardInputs.LOGARITHMIC,
+        "novelty.ends_with_episode": False,
         "learner.normalise_errors": NormalisedErrors.EVERYWHERE,
     },
     "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG, "policy.separate_networks": False},
@@ -166,6 +167,7 @@ class Case:
             squashed_mix=self.settings.policy.combination is Combination.SQUASHED,
             train_timesteps=TRAIN_TIMESTEPS,
             embedding_l2=self.settings.learner.embedding_l2,
+            ends_with_episode=self.settings.novelty.ends_with_episode,
             error_variance=None if variance is None else variance.astype(np.float64),
         )
         self.logarithmic = self.settings.network.reward_inputs is RewardInputs.LOGARITHMIC

@@ -16,7 +16,7 @@ DECAY = 0.99  # of the running variance, in an update
 class ErrorSums(NamedTuple):
     """Sums over the valid transitions of a batch; devices may add theirs up."""
 
-    count: jax.Array  # [N] transitions of each policy
+    number: jax.Array  # [N] transitions of each policy
     total: jax.Array  # [V, N] of errors
     squares: jax.Array  # [V, N] of squared errors
 
@@ -41,7 +41,7 @@ def error_sums(errors: jax.Array, valid: jax.Array, policy: jax.Array, num_polic
 
 def batch_variance(sums: ErrorSums) -> jax.Array:
     """[V, N] population variance of the errors of each policy, 0 for a policy without any."""
-    count = jnp.maximum(sums.count, 1.0)[None]
+    count = jnp.maximum(sums.number, 1.0)[None]
     return jnp.maximum(sums.squares / count - jnp.square(sums.total / count), 0.0)
 
 
@@ -49,7 +49,7 @@ def update_variance(running: jax.Array, sums: ErrorSums) -> jax.Array:
     """[V, N] running variance after a batch; the first one starts it, and that of a policy without transitions in it stays."""
     batch = batch_variance(sums)
     mixed = jnp.where(running > 0, DECAY * running + (1.0 - DECAY) * batch, batch)
-    return jnp.where(sums.count[None] > 0, mixed, running)
+    return jnp.where(sums.number[None] > 0, mixed, running)
 
 
 def error_scale(running: jax.Array, sums: ErrorSums) -> jax.Array:

@@ -13,3 +13,22 @@ def intrinsic_reward(episodic: jax.Array, alpha: jax.Array, max_factor: float) -
       max_factor: L >= 1; L = 1 switches life-long novelty off.
     """
     return episodic * jnp.clip(alpha, 1.0, max_factor)
+
+
+def return_discounts(gamma: jax.Array, discount: jax.Array, num_values: int, ends_with_episode: bool) -> jax.Array:
+    """What the return of each value function is discounted by at a transition.
+
+    Where an episode terminates, both returns end (NGU). With `ends_with_episode` False the intrinsic one goes on, as at a time limit, so
+    that a goal that ends the episode does not cost the novelty that would have come after it (Burda et al. 2018, §2.3).
+
+    Args:
+      gamma: [...] gamma_j.
+      discount: [...] d, 0 where the episode terminated.
+      num_values: V; one network for both rewards has one return, which ends.
+      ends_with_episode: whether the intrinsic return ends too.
+
+    Returns:
+      [V, ...].
+    """
+    ends = gamma * discount
+    return jnp.stack([ends if v == 0 or ends_with_episode else jnp.broadcast_to(gamma, ends.shape) for v in range(num_values)])

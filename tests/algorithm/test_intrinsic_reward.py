@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agent57_jax.algorithm.intrinsic_reward import intrinsic_reward
+from agent57_jax.algorithm.intrinsic_reward import intrinsic_reward, return_discounts
 from tests.oracles import intrinsic_reward as oracle
 
 reward = jax.jit(intrinsic_reward)
@@ -40,3 +40,13 @@ def test_a_largest_factor_of_one_switches_distillation_off() -> None:
 
 def test_life_long_novelty_cannot_pay_without_episodic_novelty() -> None:
     np.testing.assert_array_equal(reward(jnp.zeros(3), jnp.array([0.0, 3.0, 100.0]), 5.0), np.zeros(3))
+
+
+def test_returns_end_where_the_episode_terminates_and_the_intrinsic_one_may_go_on() -> None:
+    gamma, discount = jnp.array([0.9, 0.9, 0.5]), jnp.array([1.0, 0.0, 0.0])
+    both = np.asarray(return_discounts(gamma, discount, 2, ends_with_episode=True))
+    np.testing.assert_allclose(both, [[0.9, 0.0, 0.0]] * 2)
+    extrinsic, intrinsic = np.asarray(return_discounts(gamma, discount, 2, ends_with_episode=False))
+    np.testing.assert_allclose(extrinsic, [0.9, 0.0, 0.0])
+    np.testing.assert_allclose(intrinsic, [0.9, 0.9, 0.5])
+    np.testing.assert_allclose(return_discounts(gamma, discount, 1, ends_with_episode=False), [[0.9, 0.0, 0.0]])

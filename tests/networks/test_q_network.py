@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agent57_jax.config import NetworkSettings, Precision, Torso
+from agent57_jax.config import NetworkSettings, Precision, RewardInputs, Torso
 from agent57_jax.networks.q_network import QInputs, QNetwork
 from agent57_jax.types import EnvironmentSpec, RecurrentState
 from tests.oracles import q_network as oracle
@@ -101,6 +101,29 @@ def test_equals_the_twin(num_values: int) -> None:
         assert ours.shape == twins.shape and ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, twins, rtol=1e-4, atol=1e-5)
     assert np.ptp(expected[0]) > 0.5, "values that hardly differ would hide a mistake"
+
+
+def test_a_shared_torso_and_logarithmic_rewards_equal_the_twin() -> None:
+    settings = dataclasses.replace(DENSE, shared_torso=True, reward_inputs=RewardInputs.LOGARITHMIC)
+    shared = QNetwork(settings, VECTOR_SPEC, N, V)
+    parameters, state, inputs = jax.jit(shared.init)(jax.random.key(1)), state_for(), inputs_for("vector")
+    inputs = inputs._replace(extrinsic_reward=300 * inputs.extrinsic_reward, intrinsic_reward=30 * inputs.intrinsic_reward)
+    got = jax.device_get(jax.jit(shared.unroll)(parameters, state, inputs))
+    expected = oracle.unroll(parameters, state.hidden, state.cell, *inputs, A, N, logarithmic_rewards=True)
+    for ours, twins in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, twins, rtol=1e-4, atol=1e-5)
+    raw = oracle.unroll(parameters, state.hidden, state.cell, *inputs, A, N)
+    assert np.abs(raw[0] - expected[0]).max() > 0.1
+
+
+def test_a_shared_convolutional_torso_gives_what_separate_equal_ones_give() -> None:
+    shared = QNetwork(dataclasses.replace(GRID, shared_torso=True), GRID_SPEC, N, V)
+    parameters, state, inputs = jax.jit(shared.init)(jax.random.key(1)), state_for(), inputs_for("grid")
+    separate = {name: part for name, part in parameters.items() if name != "torso"}
+    encoder = separate["encoder"] | {"Convolutions_0": jax.tree.map(lambda leaf: np.stack([leaf] * V), parameters["torso"])}
+    expected = unroll("grid", separate | {"encoder": encoder}, state, inputs)
+    for ours, theirs in zip(jax.jit(shared.unroll)(parameters, state, inputs), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -104,6 +104,7 @@ class LearnerTwin:
     squashed_mix: bool  # h(h^-1(Q^e) + beta h^-1(Q^i)) instead of Q^e + beta Q^i
     train_timesteps: int
     embedding_l2: float
+    ends_with_episode: bool = True  # a terminated episode ends the intrinsic return too
     error_variance: np.ndarray | None = None  # [V, N] running, before the update; None: errors are not normalised
 
     def valid(self, x: Experience) -> np.ndarray:
@@ -140,8 +141,9 @@ class LearnerTwin:
         for b in range(num_streams):
             combined = np.array([self.combined(online[:, b, t], x.policy[b, t]) for t in range(length)])
             policy = [policy_family.epsilon_greedy_row(values, self.target_epsilon) for values in combined]
-            discounts = [self.gammas[int(x.policy[b, t])] * float(x.discount[b, t + 1]) for t in range(length - 1)]
             for v in range(num_values):
+                ends = v == 0 or self.ends_with_episode
+                discounts = [self.gammas[int(x.policy[b, t])] * (float(x.discount[b, t + 1]) if ends else 1.0) for t in range(length - 1)]
                 if self.n_step is not None:
                     result[v, b] = n_step.n_step_targets(
                         target[v, b], combined, rewards[v, b], np.array(discounts), valid[b], self.n_step, apply, invert
