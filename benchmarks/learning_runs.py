@@ -6,6 +6,7 @@ later is in the `seconds` of its metrics.
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -45,7 +46,10 @@ def curve(run: Run) -> list[learning_curves.Point]:
 
 
 def reason_to_end(run: Run, stop_when_solved: bool) -> str | None:
-    """Why the run has had enough, "budget" or "solved"; None if it has not.
+    """Why the run has had enough; None if it has not.
+
+    Returns:
+      "budget", "solved", or "finished" for a run of ours that has made all steps of its profile before its time was up.
 
     Raises:
       DamageError: for metrics that cannot be read.
@@ -56,9 +60,17 @@ def reason_to_end(run: Run, stop_when_solved: bool) -> str | None:
     seconds = learning_curves.clock(line["seconds"], read_state(run.folder)["starts"])
     if run.budget.share(seconds, line["steps"]) >= 1:
         return "budget"
+    if not run.is_peer and line["steps"] >= _total_steps(run.folder):
+        return "finished"
     if stop_when_solved and learning_curves.first_reached(curve(run), run.thresholds[-1]):
         return "solved"
     return None
+
+
+def _total_steps(folder: pathlib.Path) -> float:
+    """Steps after which train.py ends a run by itself."""
+    settings = records.read_json(folder / "config.json")
+    return float(settings["total_steps"]) if isinstance(settings, dict) and "total_steps" in settings else math.inf
 
 
 def is_trained(run: Run, stop_when_solved: bool) -> bool:
@@ -104,8 +116,8 @@ class Watch:
             reason = self._look()
         except common.DamageError:  # `is_done` says which
             return True
-        # With a budget of steps it ends by itself.
-        return reason == "solved" or (reason is not None and self._run.budget.steps is None)
+        # With a budget of steps, and at the end of its profile, it ends by itself.
+        return reason == "solved" or (reason == "budget" and self._run.budget.steps is None)
 
     def _look(self) -> str | None:
         """Why the run has had enough, None if it has not; notes how long the start took when its first line is there."""

@@ -11,7 +11,6 @@ from reproductions.common import Training
 PEERS = ("ppo", "dqn", "qrdqn", "recurrent_ppo")  # of Stable-Baselines3 and sb3-contrib
 AGENTS = (*profiles.AGENTS, *PEERS)
 POINTS = 40  # evaluations over a run's budget
-UNLIMITED_STEPS = 10**10  # a budget of time ends first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,8 @@ class Run:
         task = TASKS[self.task]
         overrides = {
             **task.overrides,
-            "total_steps": self.budget.steps or UNLIMITED_STEPS,
+            # Without, it is the profile's: the learning rates fall until then, so it is made to fit the time.
+            **({} if self.budget.steps is None else {"total_steps": self.budget.steps}),
             "logging.period_seconds": self.budget.report_seconds,
             "video.period_episodes": 0,  # the peers record none either
             **self.overrides,

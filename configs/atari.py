@@ -33,7 +33,7 @@ def laptop(settings: Settings) -> None:
     settings.network.lstm_size = 128
     settings.network.head_size = 128
     settings.novelty.memory_capacity = 5_000
-    settings.total_steps = 50_000_000
+    settings.total_steps = 2_000_000
 
 
 def smoke(settings: Settings) -> None:

@@ -24,9 +24,4 @@ def get_config(argument: str = "paper") -> Settings:
     settings.novelty.memory_capacity = 1_000
     if profile == "paper":
         settings.total_steps = 200_000_000  # Procgen's own protocol for Hard levels
-    if profile == "laptop":
-        settings.policy.gamma_0 = 0.999  # episodes of some hundred steps
-        settings.policy.gamma_1 = 0.99
-        settings.policy.gamma_2 = 0.97
-        settings.total_steps = 5_000_000
     return settings

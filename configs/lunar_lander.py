@@ -27,8 +27,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.network.torso_size = 128
         settings.network.lstm_size = 64
         settings.network.head_size = 128
-        settings.replay.capacity = "500_000"
-        settings.total_steps = 3_000_000
+        settings.total_steps = 1_500_000
     if profile == "smoke":
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0

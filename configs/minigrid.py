@@ -27,7 +27,7 @@ def get_config(argument: str = "paper") -> Settings:
         small_budget(settings)
         small_grid_network(settings)
         settings.novelty.memory_capacity = 640
-        settings.total_steps = 1_000_000
+        settings.total_steps = 1_500_000
     if profile == "smoke":
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
