@@ -68,23 +68,24 @@ def small_budget(settings: Settings) -> None:
     """Rules for minutes to hours on two CPU cores instead of weeks on a fleet, the same for every task (docs/decisions.md has the reasons).
 
     Many small updates, so that a run has thousands of them; a family of four that explores mildly and learns from all data; discounts
-    for episodes of some hundred steps; rewards and errors on a scale that no part drowns in.
+    for episodes of some hundred steps; rewards and errors on a scale in which no part drowns.
     """
     settings.environment.num_envs = 32
+    settings.network.shared_torso = True
     settings.network.reward_inputs = RewardInputs.LOGARITHMIC
     settings.policy.num_policies = 4
-    settings.policy.beta_max = 0.02
-    settings.policy.gamma_0 = 0.985
-    settings.policy.gamma_1 = 0.98
+    settings.policy.beta_max = 0.1
+    settings.policy.gamma_0 = 0.98
+    settings.policy.gamma_1 = 0.975
     settings.policy.gamma_2 = 0.97
     settings.bandit.group_size = 16  # half of the actors: both bandits see enough episodes
     settings.bandit.window_episodes = 40
     settings.actor.epsilon_alpha = 4.0
-    settings.novelty.kernel_epsilon = 1e-3
+    settings.novelty.kernel_epsilon = 1e-2
     settings.novelty.ends_with_episode = False  # else a goal costs more novelty than it pays
     settings.novelty.statistics_horizon = 1e4
     settings.novelty.train_timesteps = 2
-    settings.replay.capacity = "300_000"
+    settings.replay.capacity = "100_000"
     settings.replay.trace = 20
     settings.replay.period = 10
     settings.replay.min_sequences = 400
@@ -92,9 +93,9 @@ def small_budget(settings: Settings) -> None:
     settings.replay.priority_exponent = 0.6
     settings.replay.first_priority = FirstPriority.ACTOR
     settings.learner.batch_size = 16
-    settings.learner.learning_rate = 2e-4
+    settings.learner.learning_rate = 1e-4
     settings.learner.final_rate_share = 0.1
-    settings.learner.adam_epsilon = 1e-6
+    settings.learner.adam_epsilon = 1e-5
     settings.learner.target_period_updates = 100
     settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
     settings.learner.cross_mixture = 0.5

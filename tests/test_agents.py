@@ -87,7 +87,7 @@ def test_an_agent_without_intrinsic_reward_holds_nothing_of_it(agent: str) -> No
     )
     found = shapes(agent)
     assert found.shared.statistics is None and found.actor.novelty is None and found.replay.experience.intrinsic_reward is None
-    assert acting_parameters(found.learner)[1:] == (None, None, None)
+    assert acting_parameters(found.learner)[1:] == (None, None, None, None)
     # One network where Agent57 has two, with one input less.
     whole = shapes("agent57").learner.parameters.q["encoder"]["Dense_1"]["kernel"]
     own = found.learner.parameters.q["encoder"]["Dense_1"]["kernel"]

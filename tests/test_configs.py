@@ -153,8 +153,8 @@ def test_r2d2_with_a_bandit_has_agent57s_discounts_and_no_intrinsic_weight() -> 
 
 def test_small_profiles_scale_lengths_and_periods_in_proportion() -> None:
     laptop, r2d2 = get("zaxxon", "laptop"), get("zaxxon", "laptop,r2d2")
-    assert (laptop.replay.trace, laptop.replay.period, laptop.learner.target_period_updates) == (40, 20, 400)
-    assert (r2d2.replay.trace, r2d2.replay.burn_in, r2d2.replay.period, r2d2.learner.target_period_updates) == (20, 10, 10, 666)
+    assert (laptop.replay.trace, laptop.replay.period, laptop.learner.target_period_updates) == (20, 10, 100)
+    assert (r2d2.replay.trace, r2d2.replay.burn_in, r2d2.replay.period, r2d2.learner.target_period_updates) == (10, 5, 5, 166)
     # Ten times Agent57's, also where values are small and its own is.
     coin = [get("random_coin", f"laptop,{agent}").learner.adam_epsilon for agent in ("agent57", "r2d2")]
     assert coin == pytest.approx([1e-6, 1e-5])
