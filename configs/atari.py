@@ -32,6 +32,7 @@ def laptop(settings: Settings) -> None:
     settings.network.torso_size = 128
     settings.network.lstm_size = 128
     settings.network.head_size = 128
+    settings.learner.learning_rate = 3e-4
     settings.novelty.memory_capacity = 5_000
     settings.total_steps = 2_000_000
 

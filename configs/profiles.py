@@ -67,7 +67,7 @@ def small_grid_network(settings: Settings) -> None:
 def small_budget(settings: Settings) -> None:
     """Rules for minutes to hours on two CPU cores instead of weeks on a fleet, the same for every task (docs/decisions.md has the reasons).
 
-    Many small updates, so that a run has thousands of them; a family of four that explores mildly and learns from all data; discounts
+    Many small updates, so that a run has thousands of them; a family of four that explores mildly; discounts
     for episodes of some hundred steps; rewards and errors on a scale in which no part drowns.
     """
     settings.environment.num_envs = 32
@@ -98,7 +98,6 @@ def small_budget(settings: Settings) -> None:
     settings.learner.adam_epsilon = 1e-5
     settings.learner.target_period_updates = 100
     settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
-    settings.learner.cross_mixture = 0.5
     settings.evaluation.num_envs = 4
     settings.evaluation.arm = EvaluationArm.ACTORS  # its own bandit sees too few episodes
     settings.checkpoint.period_seconds = 300.0
