@@ -280,6 +280,9 @@ class LearnerSettings(Section):
     transform: Transform = Transform.SQUASHED  # h of the targets (NGU App. E)
     target_epsilon: float = 0.01  # exploration of the target policy
     target_period_updates: int = 1_500  # updates between copies of the online to the target network
+    average_decay: float = (
+        0.0  # the evaluator plays a running average of the Q-networks, of which an update keeps this share; 0: the newest
+    )
     embedding_l2: float = 1e-5  # L2 weight of embedding and inverse dynamics
     cross_mixture: float = 0.0  # share of sequences that train another policy than the one that acted (MEME: 0.5)
     normalise_errors: NormalisedErrors = NormalisedErrors.NOWHERE  # where TD errors are divided by their deviation
@@ -550,6 +553,7 @@ def problems(settings: Settings) -> list[str]:
         sizes = getattr(settings.network, path)
         need(min(sizes, default=1) >= 1, f"network.{path} is {sizes}, but every layer needs at least 1")
     need(max(learner.adam_b1, learner.adam_b2) < 1, "learner.adam_b1 and adam_b2 must be below 1")
+    need(0 <= learner.average_decay < 1, f"learner.average_decay is {learner.average_decay}, but must lie in [0, 1)")
     if settings.novelty.reward is IntrinsicReward.NONE:
         need(not policy.separate_networks, "policy.separate_networks must be false without an intrinsic reward (novelty.reward none)")
         need(settings.novelty.ends_with_episode, "novelty.ends_with_episode must be true without an intrinsic reward (novelty.reward none)")

@@ -15,7 +15,7 @@ from agent57_jax.algorithm.meta_controller import BanditState, PooledArms, poole
 from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57, factory
-from agent57_jax.learner import LearnerState, acting_parameters
+from agent57_jax.learner import LearnerState, evaluation_parameters
 from agent57_jax.novelty import NoveltyStatistics
 from agent57_jax.video import Spectator
 
@@ -119,7 +119,7 @@ def play(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | Non
     actor = evaluator.greedy_only(run.parts.evaluation_actor, len(left))
     judge = evaluator.Evaluator(actor, run.environment, len(left), root, spectator=spectator)
     judge.state = judge.state._replace(bandit=run.bandit)
-    parameters = acting_parameters(run.learner)
+    parameters = evaluation_parameters(run.learner)
     try:
         while left.any():
             for episode in judge.step(parameters, run.statistics, run.pooled):

@@ -45,6 +45,7 @@ class LearnerState(NamedTuple):
     target_q: Parameters
     random_target: Parameters  # the fixed network of the distillation; None without it
     acting_embedding: Parameters  # what episodes take up that begin now: the learnt one, or an untrained one that stays; None without
+    average_q: Parameters  # running average of the Q-networks, which the evaluator plays; None where it plays the newest
     error_variance: jax.Array | None  # [V, N] running variance of TD errors; None where they are not normalised
     updates: jax.Array  # scalar int32
 
@@ -97,6 +98,7 @@ class Learner:
             target_q=parameters.q,
             random_target=None if self.distillation is None else self.distillation.init(key_random),
             acting_embedding=None if embedding is None else embedding["embedding"],
+            average_q=parameters.q if self.settings.average_decay else None,
             error_variance=jnp.zeros((self.q_network.num_values, len(self.family.betas))) if self._normalises else None,
             updates=jnp.zeros((), jnp.int32),
         )
@@ -145,6 +147,7 @@ class Learner:
             acting_embedding=every(1, parameters.embedding["embedding"], state.acting_embedding)
             if self._learns_embedding
             else state.acting_embedding,
+            average_q=None if state.average_q is None else self._average(state.average_q, parameters.q, updates, finite),
             error_variance=error_variance,
             updates=updates,
         )
@@ -171,6 +174,11 @@ class Learner:
         separate, separate_state = jax.vmap(step)(_separate(gradients), state["separate"], _separate(q))
         torso, torso_state = step(gradients[TORSO], state[TORSO], q[TORSO])
         return separate | {TORSO: torso}, {"separate": separate_state, TORSO: torso_state}
+
+    def _average(self, average: Parameters, q: Parameters, updates: jax.Array, finite: jax.Array) -> Parameters:
+        """The running average with the newest parameters; at first it keeps less, so that it soon forgets where it began."""
+        decay = jnp.where(finite, jnp.minimum(self.settings.average_decay, updates / (updates + 10.0)), 1.0)
+        return jax.tree.map(lambda kept, new: decay * kept + (1.0 - decay) * new, average, q)
 
     @property
     def _normalises(self) -> bool:
@@ -329,3 +337,9 @@ def acting_parameters(state: LearnerState) -> ActingParameters:
     return ActingParameters(
         state.parameters.q, state.acting_embedding, state.parameters.predictor, state.random_target, state.error_variance
     )
+
+
+def evaluation_parameters(state: LearnerState) -> ActingParameters:
+    """What the evaluator needs: as the actors, but with the averaged Q-networks, where there are such."""
+    parameters = acting_parameters(state)
+    return parameters if state.average_q is None else parameters._replace(q=state.average_q)

@@ -22,7 +22,7 @@ from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.environments import factory
 from agent57_jax.environments.host import available_cpus
 from agent57_jax.evaluator import Episode, Evaluator
-from agent57_jax.learner import LearnerState, acting_parameters
+from agent57_jax.learner import LearnerState, acting_parameters, evaluation_parameters
 from agent57_jax.metrics import MetricsWriter
 from agent57_jax.replay import ReplayState
 from agent57_jax.schedule import Counters, Schedule
@@ -278,7 +278,7 @@ class Trainer:
 
     def _start_evaluation_act(self, pooled: PooledArms | None) -> None:
         with self.stopwatch("evaluation"):
-            self.evaluator.dispatch(acting_parameters(self.learner), self.driver.shared.statistics, pooled)
+            self.evaluator.dispatch(evaluation_parameters(self.learner), self.driver.shared.statistics, pooled)
         self.counters.evaluation_acts = self.evaluator.acts
 
     def _pooled_arms(self) -> PooledArms | None:

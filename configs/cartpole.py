@@ -29,7 +29,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.network.torso_size = 64
         settings.network.lstm_size = 64
         settings.network.head_size = 64
-        settings.total_steps = 300_000
+        settings.total_steps = 400_000
     if profile == "smoke":
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0

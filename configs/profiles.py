@@ -97,6 +97,7 @@ def small_budget(settings: Settings) -> None:
     settings.learner.final_rate_share = 0.1
     settings.learner.adam_epsilon = 1e-5
     settings.learner.target_period_updates = 100
+    settings.learner.average_decay = 0.999
     settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
     settings.evaluation.num_envs = 4
     settings.evaluation.arm = EvaluationArm.ACTORS  # its own bandit sees too few episodes

@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "network.reward_inputs": RewardInputs.LOGARITHMIC,
         "novelty.ends_with_episode": False,
         "learner.normalise_errors": NormalisedErrors.EVERYWHERE,
+        "learner.average_decay": 0.6,
     },
     "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG, "policy.separate_networks": False},
 }
@@ -150,10 +151,11 @@ class Case:
                 q["heads"][layer]["kernel"] *= np.float32(5)
         embedding = randomise(state.acting_embedding)
         optimiser, updates = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), (state.optimiser, state.updates))
+        average = None if state.average_q is None else randomise(state.average_q)
         variance = state.error_variance
         if variance is not None:  # of some policies larger than that of the batch
             variance = rng.uniform(0.0, 4.0, variance.shape).astype(np.float32)
-        self.state = LearnerState(parameters, optimiser, target, fixed, embedding, variance, updates)
+        self.state = LearnerState(parameters, optimiser, target, fixed, embedding, average, variance, updates)
         self.probe = self.make_probe(1)
         family = self.learner.family
         self.twin = oracle.LearnerTwin(
@@ -626,6 +628,21 @@ def test_targets_are_copied_on_time_the_acting_embedding_follows_and_the_random_
         assert_equal(state.target_q, state.parameters.q if update % target_period == 0 else before.target_q)
         assert_equal(state.acting_embedding, state.parameters.embedding["embedding"])
         assert_equal(state.random_target, one.state.random_target)
+
+
+def test_the_evaluator_plays_an_average_that_soon_forgets_where_it_began() -> None:
+    one = case("small budget")
+    state = one.state
+    expected = state.average_q
+    for update in range(1, 4):
+        state = one.probe(state, one.batch).output.state
+        decay = min(0.6, update / (update + 10))
+        expected = jax.tree.map(lambda kept, new, decay=decay: decay * kept + (1 - decay) * new, expected, state.parameters.q)
+        assert_tree_close(state.average_q, expected, rtol=1e-5, atol=1e-6)
+    assert_equal(learner.evaluation_parameters(state).q, state.average_q)
+    assert_equal(learner.acting_parameters(state).q, state.parameters.q)
+    newest = one.state._replace(average_q=None)
+    assert_equal(learner.evaluation_parameters(newest), learner.acting_parameters(newest))
 
 
 @functools.cache
