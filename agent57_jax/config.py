@@ -233,9 +233,7 @@ class NoveltySettings(Section):
     pseudo_count: float = 1e-3  # c: added to the similarity (NGU Alg. 1)
     max_similarity: float = 8.0  # s_m: beyond it the episodic reward is 0 (NGU Alg. 1)
     max_factor: float = 5.0  # L; 1 switches life-long novelty off
-    ends_with_episode: bool = (
-        True  # False: a terminated episode ends the extrinsic return alone; separate networks only (Burda et al. 2018)
-    )
+    ends_with_episode: bool = True  # False: a terminated episode ends only the extrinsic return of separate networks (Burda et al. 2018)
     statistics_horizon: float = 1e6  # values after which old ones fade from running statistics, Choice
     train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation, Choice
 

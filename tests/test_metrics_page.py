@@ -64,7 +64,11 @@ def run_with_the_example(script: str, folder: pathlib.Path) -> None:
     for name in ("agent57_jax", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     insert(folder / "agent57_jax" / "metrics.py", f"    {declaration},\n", '    Metric("learner/td_error_intrinsic"')
-    insert(folder / "agent57_jax" / "learner.py", f"        {measurement}\n", "        return jnp.sum(losses), priorities, metrics\n")
+    insert(
+        folder / "agent57_jax" / "learner.py",
+        f"        {measurement}\n",
+        "        return jnp.sum(losses), priorities, metrics, error_variance\n",
+    )
     environment = {**os.environ, "PYTHONPATH": str(folder), "XLA_FLAGS": ""}
     command = [sys.executable, "-c", script, str(folder / "run"), str(folder)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
