@@ -278,9 +278,7 @@ class LearnerSettings(Section):
     transform: Transform = Transform.SQUASHED  # h of the targets (NGU App. E)
     target_epsilon: float = 0.01  # exploration of the target policy
     target_period_updates: int = 1_500  # updates between copies of the online to the target network
-    average_decay: float = (
-        0.0  # the evaluator plays a running average of the Q-networks, of which an update keeps this share; 0: the newest
-    )
+    average_decay: float = 0.0  # what an update keeps of the average of the Q-networks that the evaluator plays; 0: the newest
     embedding_l2: float = 1e-5  # L2 weight of embedding and inverse dynamics
     cross_mixture: float = 0.0  # share of sequences that train another policy than the one that acted (MEME: 0.5)
     normalise_errors: NormalisedErrors = NormalisedErrors.NOWHERE  # where TD errors are divided by their deviation
