@@ -6,8 +6,8 @@ Any other Procgen game: --config.environment.task_id=MazeEasy-v0. Three go on fo
 --config.environment.max_episode_steps=6000, Bossfight and Plunder 4000. All need Debian's packages libqt5gui5 and libqt5core5a.
 
 paper: the Hard levels with the paper's numbers for Atari, on one GPU; hours and score: not measured yet. laptop: the Easy levels on two
-CPU cores; after 413 thousand steps (37 minutes beside other work, one seed) 4.70 over 100 greedy episodes on new levels, where random play
-has 3.0 and holding RIGHT and UP 6.6: not learnt yet, longer not measured yet. smoke: 8,000 steps, to see that all works.
+CPU cores, not measured yet; an earlier profile had 4.70 over 100 greedy episodes on new levels after 413 thousand steps (one seed), where
+random play has 3.0 and holding RIGHT and UP 6.6. smoke: 8,000 steps, to see that all works.
 """
 
 from agent57_jax.config import Settings

@@ -94,9 +94,30 @@ MUTATIONS = (
     Mutation(
         "no discount at termination",
         "agent57_jax/learner.py",
-        "rewards, gamma * x.discount[:, 1:], valid, x)",
-        "rewards, gamma * jnp.ones_like(x.discount[:, 1:]), valid, x)",
+        "discounts = return_discounts(gamma, x.discount[:, 1:], self.q_network.num_values",
+        "discounts = return_discounts(gamma, jnp.ones_like(x.discount[:, 1:]), self.q_network.num_values",
         ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "the extrinsic return outlasts the episode too",
+        "agent57_jax/algorithm/intrinsic_reward.py",
+        "ends if v == 0 or ends_with_episode else",
+        "ends if ends_with_episode else",
+        ("tests/algorithm/test_intrinsic_reward.py",),
+    ),
+    Mutation(
+        "all policies share one scale of errors",
+        "agent57_jax/algorithm/error_scale.py",
+        "belongs = jax.nn.one_hot(policy, num_policies)",
+        "belongs = jax.nn.one_hot(0 * policy, num_policies)",
+        ("tests/algorithm/test_error_scale.py",),
+    ),
+    Mutation(
+        "cross-mixture moves timesteps instead of sequences",
+        "agent57_jax/algorithm/cross_mixture.py",
+        "jax.random.randint(key_offset, (batch, 1), 1, num_policies)",
+        "jax.random.randint(key_offset, policy.shape, 1, num_policies)",
+        ("tests/algorithm/test_cross_mixture.py",),
     ),
     Mutation(
         "priorities are not written back",
