@@ -642,6 +642,9 @@ def device_problems(settings: Settings, num_devices: int) -> list[str]:
     ):
         if value % num_devices:
             found.append(f"{name} {value} is not divisible by the {num_devices} devices (set num_devices, or change it)")
-    if settings.envs_per_group // num_devices % settings.bandit.group_size:
-        found.append(f"bandit.group_size {settings.bandit.group_size} does not divide the environments of a group on one device")
+    if settings.bandit.chooser is Chooser.BANDIT and settings.envs_per_group // num_devices % settings.bandit.group_size:
+        found.append(
+            f"bandit.group_size {settings.bandit.group_size} does not divide the environments of a group on one device "
+            f"({settings.envs_per_group // num_devices}): lower it, or set num_devices"
+        )
     return found

@@ -30,6 +30,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.novelty.memory_capacity = 640
         settings.total_steps = 1_500_000
     if profile == "smoke":
+        settings.bandit.group_size = 2  # also on several devices
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000

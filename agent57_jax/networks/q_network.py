@@ -115,7 +115,7 @@ class QNetwork:
         size = self.settings.lstm_size
         shared, features = {}, None
         if self.settings.shared_torso:
-            shared[TORSO] = self._torso.init(jax.random.fold_in(key, 0), observation)["params"]
+            shared[TORSO] = self._torso.init(jax.random.fold_in(key, 0), observation).get("params", {})
             features = self._torso.apply({"params": shared[TORSO]}, observation)
 
         def init_one(key: jax.Array) -> Parameters:
