@@ -376,6 +376,7 @@ def test_small_tasks_play(make: Make, task_id: str) -> None:
 # Images
 
 
+@pytest.mark.slow  # a game is a process of its own, which EnvPool was once seen to wait for without end
 def test_doom_shows_stacked_frames_and_takes_combinations_of_buttons(make: Make, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # ViZDoom writes a file of settings into the folder where it is started
     environment = make("Basic-v1", num_envs=2)
