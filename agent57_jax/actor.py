@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from agent57_jax import parallel
 from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.error_scale import acting_scale
-from agent57_jax.algorithm.intrinsic_reward import return_discounts
+from agent57_jax.algorithm.intrinsic_reward import return_discounts, rewards_of_values
 from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.algorithm.sequence_priority import mixed_errors, one_step_error
@@ -373,9 +373,9 @@ class Actor:
             explore = jax.random.uniform(key_explore) < epsilon
             return jnp.where(explore, jax.random.randint(key_uniform, (), 0, self.num_actions), greedy)
 
-        action = jax.vmap(draw)(state.actor, jnp.argmax(combined, axis=-1).astype(jnp.int32), epsilon)
+        best = jnp.argmax(combined, axis=-1).astype(jnp.int32)
+        action = jax.vmap(draw)(state.actor, best, epsilon)
         probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
-        best = jnp.argmax(combined, axis=-1)
         chosen = ChosenValues(
             separate=jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0].T,
             combined=jnp.take_along_axis(combined, action[:, None], axis=1)[:, 0],
@@ -397,12 +397,7 @@ class Actor:
         if self.td_transform is None or state.value is None:
             return None
         beta, gamma = jnp.asarray(self.family.betas)[policy], jnp.asarray(self.family.gammas)[policy]
-        rewards = timestep.reward[None]
-        if self.q_network.num_values == 2:
-            assert reward is not None
-            rewards = jnp.stack([timestep.reward, reward])
-        elif reward is not None:
-            rewards = rewards + (beta * reward)[None]
+        rewards = rewards_of_values(timestep.reward, reward, beta, self.q_network.num_values)
         ends_with_episode = self.novelty is None or self.novelty.settings.ends_with_episode
         discount = return_discounts(gamma, timestep.discount, self.q_network.num_values, ends_with_episode)
         errors = one_step_error(state.value.T, rewards, discount, chosen.greedy.T, self.td_transform)

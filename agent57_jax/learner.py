@@ -13,7 +13,7 @@ import optax
 
 from agent57_jax import adam, parallel
 from agent57_jax.algorithm.error_scale import error_scale, error_sums, update_variance
-from agent57_jax.algorithm.intrinsic_reward import return_discounts
+from agent57_jax.algorithm.intrinsic_reward import return_discounts, rewards_of_values
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
 from agent57_jax.algorithm.retrace import transformed_retrace_targets
@@ -229,13 +229,12 @@ class Learner:
         valid = ~is_first[:, 1:]  # [B, T]
         beta = jnp.asarray(self.family.betas)[x.policy]  # [B, T + 1]
         gamma = jnp.asarray(self.family.gammas)[x.policy[:, :-1]]  # [B, T]
-        combined, rewards = online[0], x.extrinsic_reward[None, :, 1:]
+        combined = online[0]
         if self.q_network.num_values == 2:
             mix = SQUASHED if self.combination is Combination.SQUASHED else None
             combined = combine_action_values(online[0], online[1], beta, mix)
-            rewards = jnp.stack([x.extrinsic_reward[:, 1:], x.intrinsic_reward[:, 1:]])
-        elif x.intrinsic_reward is not None:
-            rewards = rewards + (beta[:, :-1] * x.intrinsic_reward[:, 1:])[None]
+        intrinsic = None if x.intrinsic_reward is None else x.intrinsic_reward[:, 1:]
+        rewards = rewards_of_values(x.extrinsic_reward[:, 1:], intrinsic, beta[:, :-1], self.q_network.num_values)
         discounts = return_discounts(gamma, x.discount[:, 1:], self.q_network.num_values, self.novelty.ends_with_episode)
         targets = self._targets(target, jax.lax.stop_gradient(combined), rewards, discounts, valid, x)  # [V, B, T]
 

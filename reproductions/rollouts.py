@@ -20,7 +20,7 @@ from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import factory
 from agent57_jax.environments.disco_maze import MOVES, VISITED_FRACTION
 from agent57_jax.judging import Restored, root_key
-from agent57_jax.learner import LearnerState, acting_parameters
+from agent57_jax.learner import LearnerState, evaluation_parameters
 from agent57_jax.novelty import NoveltyStatistics
 from agent57_jax.types import FIRST, LAST, ActingParameters, Array, JaxEnvironment
 
@@ -129,7 +129,7 @@ def play(run: Restored, num_envs: int, seed: int, policy: Policy | None = None, 
     root = parallel.upload(mesh, everywhere, root_key(seed))
     index = jnp.arange(num_envs, dtype=jnp.int32)
     carry = parallel.sharded(begin, mesh, (everywhere, by_env, by_env), by_env)(root, index, run.bandit)
-    parameters = acting_parameters(run.learner)
+    parameters = evaluation_parameters(run.learner)
     number = 0
     while True:
         carry, timesteps = run_block(parameters, run.statistics, carry, root, np.uint32(number))

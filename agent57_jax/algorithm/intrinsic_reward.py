@@ -15,6 +15,22 @@ def intrinsic_reward(episodic: jax.Array, alpha: jax.Array, max_factor: float) -
     return episodic * jnp.clip(alpha, 1.0, max_factor)
 
 
+def rewards_of_values(extrinsic: jax.Array, intrinsic: jax.Array | None, beta: jax.Array, num_values: int) -> jax.Array:
+    """What each value function learns from (Agent57 §3.1; NGU §3 for one network).
+
+    Args:
+      extrinsic, intrinsic: [...] r^e and r^i; None for an agent without intrinsic reward.
+      beta: [...] weight of the policy that learns.
+      num_values: V; two functions have a reward each, one has r^e + beta r^i.
+
+    Returns:
+      [V, ...].
+    """
+    if intrinsic is None:
+        return extrinsic[None]
+    return jnp.stack([extrinsic, intrinsic]) if num_values == 2 else (extrinsic + beta * intrinsic)[None]
+
+
 def return_discounts(gamma: jax.Array, discount: jax.Array, num_values: int, ends_with_episode: bool) -> jax.Array:
     """What the return of each value function is discounted by at a transition.
 
