@@ -96,6 +96,7 @@ class Targets(enum.Enum):
     """Targets of the value functions."""
 
     RETRACE = "retrace"
+    SOFT_WATKINS = "soft_watkins"  # Q(lambda) that goes on behind actions nearly as good as the greedy one (MEME)
     N_STEP = "n_step"  # n-step double Q-learning (R2D2)
 
 
@@ -273,7 +274,8 @@ class LearnerSettings(Section):
     adam_epsilon: float = 1e-4  # added to the root of the mean square; R2D2: 1e-3
     max_gradient_norm: float = 40.0  # longer gradients are scaled down to it, each network for itself
     targets: Targets = Targets.RETRACE  # what values are learnt towards
-    trace_lambda: float = 0.95  # Retrace
+    trace_lambda: float = 0.95  # Retrace and soft Watkins
+    trace_tolerance: float = 0.01  # kappa of soft Watkins: how much worse, as a share of a value, still counts as greedy (MEME)
     n_step: int = 5  # n-step double Q-learning: rewards in a target (R2D2)
     transform: Transform = Transform.SQUASHED  # h of the targets (NGU App. E)
     target_epsilon: float = 0.01  # exploration of the target policy
@@ -532,7 +534,7 @@ def problems(settings: Settings) -> list[str]:
         0, "seed", "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent"
     )
     at_least(0, "replay.burn_in", "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
-    at_least(0, "video.period_episodes")
+    at_least(0, "video.period_episodes", "learner.trace_tolerance")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
     within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
     within(0, 1, "learner.cross_mixture", "learner.final_rate_share")

@@ -16,7 +16,7 @@ from agent57_jax.algorithm.error_scale import error_scale, error_sums, update_va
 from agent57_jax.algorithm.intrinsic_reward import return_discounts, rewards_of_values
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
 from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
-from agent57_jax.algorithm.retrace import transformed_retrace_targets
+from agent57_jax.algorithm.retrace import retrace_coefficients, soft_watkins_coefficients, transformed_trace_targets
 from agent57_jax.algorithm.sequence_priority import mixed_errors, sequence_priority
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform, combine_action_values
 from agent57_jax.config import Combination, Embedding, LearnerSettings, NormalisedErrors, NoveltySettings, Targets, Transform
@@ -236,7 +236,9 @@ class Learner:
         intrinsic = None if x.intrinsic_reward is None else x.intrinsic_reward[:, 1:]
         rewards = rewards_of_values(x.extrinsic_reward[:, 1:], intrinsic, beta[:, :-1], self.q_network.num_values)
         discounts = return_discounts(gamma, x.discount[:, 1:], self.q_network.num_values, self.novelty.ends_with_episode)
-        targets = self._targets(target, jax.lax.stop_gradient(combined), rewards, discounts, valid, x)  # [V, B, T]
+        combined = jax.lax.stop_gradient(combined)
+        coefficients = self._trace_coefficients(combined, x)  # [B, T]
+        targets = self._targets(target, combined, coefficients, rewards, discounts, valid, x)  # [V, B, T]
 
         taken = jnp.take_along_axis(online[:, :, :-1], x.action[None, :, :-1, None], axis=-1)[..., 0]
         errors = jnp.where(valid[None], targets - taken, 0.0)  # [V, B, T]
@@ -255,6 +257,8 @@ class Learner:
             "learner/priority": jnp.sum(priorities) / size,
             "learner/on_policy_share": jnp.sum(greedy) / count,
         }
+        if coefficients is not None:
+            metrics["learner/trace"] = jnp.sum(jnp.where(valid, coefficients, 0.0)) / count
         for v, name in enumerate(self.value_names):
             metrics[f"loss/{name}"] = losses[v]
             metrics[f"learner/value_{name}"] = jnp.sum(jnp.where(valid, taken[v], 0.0)) / count
@@ -272,37 +276,50 @@ class Learner:
         sums = parallel.sum_over_devices(error_sums(errors, valid, policy, len(self.family.betas)))
         return error_scale(variance, sums)[:, policy], update_variance(variance, sums)
 
+    def _target_policy(self, combined: jax.Array) -> jax.Array:
+        """The policy that is learnt about, [B, T + 1, A]."""
+        return epsilon_greedy_probabilities(combined, jnp.float32(self.settings.target_epsilon))
+
+    def _trace_coefficients(self, combined: jax.Array, x: Experience) -> jax.Array | None:
+        """How much of a return goes on behind each transition, c_t [B, T]; None for n-step targets."""
+        s = self.settings
+        if s.targets is Targets.N_STEP:
+            return None
+        policy, action = self._target_policy(combined), x.action[:, :-1]
+        if s.targets is Targets.SOFT_WATKINS:
+            soft = functools.partial(soft_watkins_coefficients, trace_lambda=s.trace_lambda, tolerance=s.trace_tolerance)
+            return jax.vmap(soft)(combined, policy, action)
+        retrace = functools.partial(retrace_coefficients, trace_lambda=s.trace_lambda)
+        return jax.vmap(retrace)(policy, action, x.behaviour_probability[:, :-1])
+
     def _targets(
-        self, target: jax.Array, combined: jax.Array, rewards: jax.Array, discounts: jax.Array, valid: jax.Array, x: Experience
+        self,
+        target: jax.Array,
+        combined: jax.Array,
+        coefficients: jax.Array | None,
+        rewards: jax.Array,
+        discounts: jax.Array,
+        valid: jax.Array,
+        x: Experience,
     ) -> jax.Array:
         """Targets [V, B, T] of all value functions.
 
         Args:
           target: [V, B, T + 1, A] values of the target network.
           combined: [B, T + 1, A] online values, whose greedy policy is learnt about.
+          coefficients: [B, T] of the traces; None for n-step targets.
           rewards: [V, B, T] of x_1..x_T.
           discounts: [V, B, T] gamma d.
           valid: [B, T].
           x: every field [B, T + 1, ...].
         """
-        settings, transform = self.settings, self._transform
-        if settings.targets is Targets.N_STEP:
-
-            def n_step(q_target: jax.Array, reward: jax.Array, online: jax.Array, discount: jax.Array, ok: jax.Array) -> jax.Array:
-                return transformed_n_step_targets(q_target, online, reward, discount, ok, settings.n_step, transform)
-
-            return jax.vmap(jax.vmap(n_step), in_axes=(0, 0, None, 0, None))(target, rewards, combined, discounts, valid)
-
-        policy = epsilon_greedy_probabilities(combined, jnp.float32(settings.target_epsilon))
-
-        def retrace(q_target: jax.Array, reward: jax.Array, *shared: jax.Array) -> jax.Array:
-            discount, policy, action, probability, ok = shared
-            return transformed_retrace_targets(
-                q_target, policy, action, probability, reward, discount, ok, settings.trace_lambda, transform
-            )
-
-        shared = (discounts, policy, x.action[:, :-1], x.behaviour_probability[:, :-1], valid)
-        return jax.vmap(jax.vmap(retrace), in_axes=(0, 0, 0, None, None, None, None))(target, rewards, *shared)
+        if coefficients is None:
+            n_step = functools.partial(transformed_n_step_targets, n_step=self.settings.n_step, transform=self._transform)
+            over_streams = jax.vmap(n_step)
+            return jax.vmap(over_streams, in_axes=(0, None, 0, 0, None))(target, combined, rewards, discounts, valid)
+        traced = jax.vmap(functools.partial(transformed_trace_targets, transform=self._transform))
+        shared = (self._target_policy(combined), x.action[:, :-1], coefficients)
+        return jax.vmap(traced, in_axes=(0, None, None, None, 0, 0, None))(target, *shared, rewards, discounts, valid)
 
     def _embedding_loss(self, embedding: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Negative log-likelihood of the actions of the last transitions with the L2 term, and the accuracy of the best guess."""

@@ -80,8 +80,8 @@ MUTATIONS = (
     Mutation(
         "Retrace without traces",
         "agent57_jax/algorithm/retrace.py",
-        "trace = jnp.where(valid, trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities), 0.0)",
-        "trace = jnp.where(valid, 0.0 * trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities), 0.0)",
+        "trace = jnp.where(valid, coefficients, 0.0)",
+        "trace = jnp.where(valid, 0.0 * coefficients, 0.0)",
         ("tests/algorithm/test_retrace.py",),
     ),
     Mutation(
@@ -90,6 +90,13 @@ MUTATIONS = (
         "trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities)",
         "trace_lambda * jnp.ones_like(pi_a / behaviour_probabilities)",
         ("tests/algorithm/test_retrace.py",),
+    ),
+    Mutation(
+        "soft Watkins cuts as hard as Watkins",
+        "agent57_jax/algorithm/retrace.py",
+        "good_enough = taken >= action_values - tolerance * jnp.abs(action_values)",
+        "good_enough = taken >= action_values",
+        ("tests/algorithm/test_retrace.py", "tests/test_learner.py"),
     ),
     Mutation(
         "no discount at termination",

@@ -43,6 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "novelty.ends_with_episode": False,
         "learner.normalise_errors": NormalisedErrors.EVERYWHERE,
         "learner.average_decay": 0.6,
+        "learner.targets": Targets.SOFT_WATKINS,
+        "learner.trace_tolerance": 0.2,
     },
     "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG, "policy.separate_networks": False},
 }
@@ -163,6 +165,7 @@ class Case:
             gammas=[float(gamma) for gamma in family.gammas],
             n_step=self.settings.learner.n_step if self.settings.learner.targets is Targets.N_STEP else None,
             trace_lambda=self.settings.learner.trace_lambda,
+            trace_tolerance=self.settings.learner.trace_tolerance if self.settings.learner.targets is Targets.SOFT_WATKINS else None,
             target_epsilon=self.settings.learner.target_epsilon,
             eta=self.settings.replay.eta,
             squashed_values=self.settings.learner.transform is Transform.SQUASHED,

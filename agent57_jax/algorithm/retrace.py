@@ -1,10 +1,48 @@
-"""Retrace(lambda) under an invertible value transform (NGU App. E; Munos et al. 2016), for one stream of transitions."""
+"""Returns with traces under an invertible value transform, for one stream of transitions.
+
+Retrace(lambda) (NGU App. E; Munos et al. 2016) and soft Watkins' Q(lambda) (Kapturowski et al. 2022, MEME, at second hand) share everything but
+the coefficient c_t, which says how far the return goes on.
+"""
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from agent57_jax.algorithm.value_transform import ValueTransform
+
+
+def retrace_coefficients(target_policy: jax.Array, actions: jax.Array, behaviour_probabilities: jax.Array, trace_lambda: float) -> jax.Array:
+    """c_t = lambda min(1, pi(a_t|x_t) / mu_t), [T].
+
+    Args:
+      target_policy: [T + 1, A] or [T, A] pi(.|x_t).
+      actions: [T] int32.
+      behaviour_probabilities: [T] mu_t of those actions.
+      trace_lambda: lambda in [0, 1].
+    """
+    pi_a = jnp.take_along_axis(target_policy[: actions.shape[0]], actions[:, None], axis=-1)[:, 0]
+    return trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities)
+
+
+def soft_watkins_coefficients(
+    action_values: jax.Array, target_policy: jax.Array, actions: jax.Array, trace_lambda: float, tolerance: float
+) -> jax.Array:
+    """c_t = lambda sum_a pi(a|x_t) 1[Q(x_t, a_t) >= Q(x_t, a) - kappa |Q(x_t, a)|], [T] (MEME §3.2; formula at second hand, kappa too).
+
+    An action that is nearly as good as the greedy one does not end the return, as it does with Retrace when pi is almost greedy and the
+    values of actions differ little. kappa = 0 is Watkins' Q(lambda) with ties; kappa -> infinity never cuts.
+
+    Args:
+      action_values: [T + 1, A] or [T, A] Q(x_t, .), whose greedy policy is learnt about.
+      target_policy: as long, pi(.|x_t).
+      actions: [T] int32.
+      trace_lambda: lambda in [0, 1].
+      tolerance: kappa >= 0.
+    """
+    action_values, target_policy = action_values[: actions.shape[0]], target_policy[: actions.shape[0]]
+    taken = jnp.take_along_axis(action_values, actions[:, None], axis=-1)
+    good_enough = taken >= action_values - tolerance * jnp.abs(action_values)
+    return trace_lambda * jnp.sum(jnp.where(good_enough, target_policy, 0.0), axis=-1)
 
 
 def transformed_retrace_targets(
@@ -18,35 +56,48 @@ def transformed_retrace_targets(
     trace_lambda: float,
     transform: ValueTransform,
 ) -> jax.Array:
+    """`transformed_trace_targets` with the coefficients of Retrace; arguments and result as there."""
+    chex.assert_rank([target_action_values, target_policy, actions, behaviour_probabilities], [2, 2, 1, 1])
+    coefficients = retrace_coefficients(target_policy, actions, behaviour_probabilities, trace_lambda)
+    return transformed_trace_targets(target_action_values, target_policy, actions, coefficients, rewards, discounts, valid, transform)
+
+
+def transformed_trace_targets(
+    target_action_values: jax.Array,
+    target_policy: jax.Array,
+    actions: jax.Array,
+    coefficients: jax.Array,
+    rewards: jax.Array,
+    discounts: jax.Array,
+    valid: jax.Array,
+    transform: ValueTransform,
+) -> jax.Array:
     """Targets y_t of one stream, t = 0..T-1.
 
     delta_t = r_{t+1} + gamma d_{t+1} sum_a pi(a|x_{t+1}) q(x_{t+1}, a) - q(x_t, a_t),   q = h^-1(Q) of the target network
-    c_t = lambda min(1, pi(a_t|x_t) / mu_t)
     y_t = h(q(x_t, a_t) + sum_{s >= t} gamma^{s-t} (prod_{i=t+1..s} d_i c_i) delta_s)
 
     Args:
       target_action_values: [T + 1, A] squashed values of the target network at x_0..x_T.
       target_policy: [T + 1, A] pi(.|x_t).
       actions: [T] int32 a_0..a_{T-1}.
-      behaviour_probabilities: [T] mu_0..mu_{T-1}.
+      coefficients: [T] c_0..c_{T-1}; what stands at border transitions does not matter.
       rewards: [T] r_1..r_T.
       discounts: [T] gamma_j d_1..gamma_j d_T.
       valid: [T] bool; False for LAST -> FIRST, whose delta is 0 and through which no trace passes.
-      trace_lambda: lambda in [0, 1].
       transform: h and its inverse.
 
     Returns:
       [T] squashed targets, without gradient. Where `valid` is False the target is the value itself.
     """
     chex.assert_rank([target_action_values, target_policy], 2)
-    chex.assert_rank([actions, behaviour_probabilities, rewards, discounts, valid], 1)
+    chex.assert_rank([actions, coefficients, rewards, discounts, valid], 1)
     values = transform.invert(target_action_values)  # [T + 1, A]
     q_a = jnp.take_along_axis(values[:-1], actions[:, None], axis=-1)[:, 0]
-    pi_a = jnp.take_along_axis(target_policy[:-1], actions[:, None], axis=-1)[:, 0]
     expected = jnp.sum(target_policy[1:] * values[1:], axis=-1)
     # Selected rather than multiplied away: nothing a border transition contains may reach the sum, not even a NaN.
     delta = jnp.where(valid, rewards + discounts * expected - q_a, 0.0)
-    trace = jnp.where(valid, trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities), 0.0)
+    trace = jnp.where(valid, coefficients, 0.0)
 
     def backward(correction_t: jax.Array, inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         # correction_t is G_t - q_t of the step after; the trace of step t + 1 and the discount that led to it lie in between.

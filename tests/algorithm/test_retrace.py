@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent57_jax.algorithm.retrace import transformed_retrace_targets
+from agent57_jax.algorithm.retrace import soft_watkins_coefficients, transformed_retrace_targets, transformed_trace_targets
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform
 from tests.oracles import retrace as oracle
 from tests.oracles import value_transform as value_oracle
@@ -337,3 +337,41 @@ def test_equals_rlax_without_borders(transform: ValueTransform, pair: Any, toler
         )
         expected = np.asarray(errors) + at_actions(stream.values, stream.actions)
         np.testing.assert_allclose(targets(*stream, trace_lambda, transform), expected, rtol=tolerance, atol=tolerance)
+
+
+# Soft Watkins ---------------------------------------------------------------------------------------------------------------------------
+
+soft_watkins = jax.jit(soft_watkins_coefficients)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31), trace_lambda=st.floats(0, 1, width=32), tolerance=st.floats(0, 2, width=32))
+def test_soft_watkins_equals_its_twin(seed: int, trace_lambda: float, tolerance: float) -> None:
+    """Coefficients, and targets with them, on streams with borders; values of both signs."""
+    stream = make_stream(seed)
+    online = np.random.default_rng(seed).normal(0.0, 2.0, (T + 1, A)).astype(np.float32)
+    found = soft_watkins(online, stream.policy, stream.actions, trace_lambda, tolerance)
+    expected = oracle.soft_watkins_coefficients(online, stream.policy, stream.actions, trace_lambda, tolerance)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    shared = (stream.rewards, stream.discounts, stream.valid)
+    np.testing.assert_allclose(
+        transformed_trace_targets(stream.values, stream.policy, stream.actions, found, *shared, SQUASHED),
+        oracle.trace_targets(stream.values, stream.policy, stream.actions, expected, *shared),
+        rtol=2e-5,
+        atol=2e-5,
+    )
+
+
+def test_soft_watkins_never_cuts_with_endless_tolerance_and_only_behind_greedy_actions_without() -> None:
+    stream = make_stream(4, borders=False)
+    greedy = np.eye(A, dtype=np.float32)[np.argmax(stream.values, axis=-1)]
+    best = np.argmax(stream.values[:-1], axis=-1)
+    np.testing.assert_allclose(soft_watkins(stream.values, greedy, stream.actions, 0.95, 1e9), 0.95)
+    np.testing.assert_allclose(soft_watkins(stream.values, greedy, stream.actions, 0.95, 0.0), 0.95 * (stream.actions == best))
+
+
+def test_soft_watkins_goes_on_behind_an_action_that_is_nearly_greedy() -> None:
+    """At kappa 0.01 a value of 0.995 beside 1, or of -1.005 beside -1, is good enough; 0.98 and -1.02 are not."""
+    values = np.array([[1.0, 0.995], [1.0, 0.98], [-1.0, -1.005], [-1.0, -1.02]], np.float32)
+    policy, actions = np.tile(np.array([1.0, 0.0], np.float32), (4, 1)), np.ones(4, np.int32)
+    np.testing.assert_allclose(soft_watkins(values, policy, actions, 1.0, 0.01), [1, 0, 1, 0])

@@ -96,8 +96,9 @@ class LearnerTwin:
 
     betas: Sequence[float]
     gammas: Sequence[float]
-    n_step: int | None  # rewards in a target of n-step double Q-learning; None: Retrace
+    n_step: int | None  # rewards in a target of n-step double Q-learning; None: traces
     trace_lambda: float
+    trace_tolerance: float | None  # kappa of soft Watkins' Q(lambda); None: Retrace
     target_epsilon: float
     eta: float
     squashed_values: bool  # h around the targets
@@ -128,6 +129,14 @@ class LearnerTwin:
             return np.stack([extrinsic, intrinsic])
         return (extrinsic + np.asarray(self.betas)[x.policy[:, :-1]] * intrinsic)[None]
 
+    def coefficients(self, combined: np.ndarray, x: Experience, b: int) -> np.ndarray:
+        """[T], those of the traces of one stream, from its combined values [T + 1, A]."""
+        policy = np.array([policy_family.epsilon_greedy_row(values, self.target_epsilon) for values in combined])
+        actions = x.action[b, :-1]
+        if self.trace_tolerance is None:
+            return retrace.retrace_coefficients(policy, actions, x.behaviour_probability[b, :-1], self.trace_lambda)
+        return retrace.soft_watkins_coefficients(combined, policy, actions, self.trace_lambda, self.trace_tolerance)
+
     def targets(self, online: np.ndarray, target: np.ndarray, x: Experience) -> np.ndarray:
         """Targets [V, B, T] from values [V, B, T + 1, A] of the online and of the target network; NaN where n-step targets have none."""
         num_values, num_streams, length, _ = online.shape
@@ -149,18 +158,9 @@ class LearnerTwin:
                         target[v, b], combined, rewards[v, b], np.array(discounts), valid[b], self.n_step, apply, invert
                     )
                     continue
-                result[v, b] = retrace.retrace_targets(
-                    target[v, b],
-                    np.array(policy),
-                    x.action[b, :-1],
-                    x.behaviour_probability[b, :-1],
-                    rewards[v, b],
-                    np.array(discounts),
-                    valid[b],
-                    self.trace_lambda,
-                    apply,
-                    invert,
-                )
+                coefficients = self.coefficients(combined, x, b)
+                shared = (x.action[b, :-1], coefficients, rewards[v, b], np.array(discounts), valid[b])
+                result[v, b] = retrace.trace_targets(target[v, b], np.array(policy), *shared, apply, invert)
         return result
 
     def errors(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
@@ -224,6 +224,11 @@ class LearnerTwin:
             "learner/priority": float(np.mean(self.priorities(online, targets, x))),
             "learner/on_policy_share": float(np.mean(greedy)),
         }
+        if self.n_step is None:
+            streams = range(valid.shape[0])
+            combined = [np.array([self.combined(online[:, b, t], x.policy[b, t]) for t in range(online.shape[2])]) for b in streams]
+            coefficients = [self.coefficients(combined[b], x, b) for b in streams]
+            result["learner/trace"] = float(np.mean([coefficients[b][t] for b, t in where]))
         for v in range(len(online)):
             result[f"loss/{names[v]}"] = float(losses[v])
             result[f"learner/value_{names[v]}"] = float(np.mean([online[v, b, t, x.action[b, t]] for b, t in where]))
