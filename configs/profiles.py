@@ -74,7 +74,7 @@ def small_budget(settings: Settings) -> None:
     settings.network.shared_torso = True
     settings.network.reward_inputs = RewardInputs.LOGARITHMIC
     settings.policy.num_policies = 4
-    settings.policy.beta_max = 0.1
+    settings.policy.beta_max = 0.01
     settings.policy.gamma_0 = 0.98
     settings.policy.gamma_1 = 0.975
     settings.policy.gamma_2 = 0.97
@@ -99,6 +99,7 @@ def small_budget(settings: Settings) -> None:
     settings.learner.target_period_updates = 100
     settings.learner.average_decay = 0.999
     settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
+    settings.learner.targets = Targets.SOFT_WATKINS
     settings.evaluation.num_envs = 4
     settings.evaluation.arm = EvaluationArm.ACTORS  # its own bandit sees too few episodes
     settings.checkpoint.period_seconds = 300.0
@@ -134,6 +135,7 @@ def ngu(settings: Settings) -> None:
     settings.policy.separate_networks = False
     settings.policy.discounts = DiscountLadder.NGU
     settings.bandit.chooser = Chooser.FIXED
+    settings.learner.targets = Targets.RETRACE
     _halve_trace(settings)
 
 
@@ -168,6 +170,7 @@ def r2d2(settings: Settings) -> None:
 def _extrinsic_only(settings: Settings) -> None:
     settings.novelty.reward = IntrinsicReward.NONE
     settings.novelty.ends_with_episode = True
+    settings.learner.targets = Targets.RETRACE
     settings.policy.separate_networks = False
     settings.policy.beta_max = 0.0
     _halve_trace(settings)
