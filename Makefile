@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CONFIG ?= configs/zaxxon.py
 RUNS ?= runs/atari57
-WORKDIR ?= runs/$(basename $(notdir $(firstword $(subst :, ,$(CONFIG)))))
+WORKDIR ?= $(if $(AGENT),agents/$(AGENT),runs/$(basename $(notdir $(firstword $(subst :, ,$(CONFIG))))))
 ARGS ?=
 
 DRIVER := $(shell nvidia-smi -L 2>/dev/null | grep -q ^GPU && echo yes)
@@ -40,7 +40,7 @@ train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profil
 doctor: $(READY)  ## check driver, JAX, emulators, memory, disk and threads: CONFIG=configs/NAME.py for that task
 	@.venv/bin/python train.py --doctor --config=$(PROFILED) --workdir=$(WORKDIR)
 
-watch: $(READY)  ## play the agent of WORKDIR in a window or in the terminal: WORKDIR=runs/NAME ARGS="--speed=2"
+watch: $(READY)  ## play an agent in a window or in the terminal: AGENT=boxing, or WORKDIR=runs/NAME, and ARGS="--speed=2"
 	@exec $(RUN) agent57_jax.watch --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 test: lint types  ## lint, types and the fast tests

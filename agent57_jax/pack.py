@@ -1,0 +1,101 @@
+"""Makes a small folder of a run: its agent to play and to evaluate, without what only training needs.
+
+python -m agent57_jax.pack --workdir=RUN --out=agents/NAME
+
+The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the curve as metrics.jsonl
+of at most 200 lines. `evaluate.py` and `agent57_jax.watch` take it like the run itself; a run cannot go on from it.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from agent57_jax import command_line
+
+if TYPE_CHECKING:
+    from agent57_jax.learner import LearnerState
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_OUT = flags.DEFINE_string("out", None, "folder to make")
+
+LINES = 200  # of metrics
+CURVE = ("frames", "steps", "updates", "episodes", "seconds", "episode/return", "episode/length", "evaluation/return", "evaluation/episodes")
+
+
+def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
+    """Writes the folder `out`.
+
+    Returns:
+      Its size in bytes.
+
+    Raises:
+      SettingsError: if `workdir` holds no run; CheckpointError: if its checkpoint cannot be read or the new one not written;
+      FileExistsError: if `out` is there.
+    """
+    from agent57_jax import judging, metrics, programs
+    from agent57_jax.checkpoint import Checkpoints
+
+    source, target = pathlib.Path(workdir), pathlib.Path(out)
+    run = judging.open_run(source, 1, 0, is_watched=False)
+    if hasattr(run.environment, "close"):
+        run.environment.close()
+    target.mkdir(parents=True)
+    arrays = {
+        "learner": without_training(run.learner),
+        "shared": programs.init_shared(run.parts)._replace(statistics=run.statistics),
+        "evaluator_bandit": run.bandit,
+        "pooled_arms": run.pooled,
+    }
+    checkpoints = Checkpoints(target / "checkpoints", keep=1)
+    checkpoints.save(run.step, {name: tree for name, tree in arrays.items() if tree is not None}, run.meta)
+    checkpoints.close()
+    for name in ("config.json", "evaluation.json"):
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+    lines = [{key: line[key] for key in CURVE if key in line} for line in metrics.read_lines(source / "metrics.jsonl")]
+    with (target / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        for line in lines[:: -(-len(lines) // LINES) or 1]:
+            file.write(json.dumps(line) + "\n")
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def without_training(state: "LearnerState") -> "LearnerState":
+    """A learner's state of the same form with zeros, which compress to nothing, for all that neither acting nor evaluation reads."""
+    import jax
+    import jax.numpy as jnp
+
+    def zeros(tree: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, tree)
+
+    parameters = state.parameters if state.average_q is None else state.parameters._replace(q=zeros(state.parameters.q))
+    return state._replace(
+        parameters=parameters._replace(embedding=zeros(parameters.embedding)),  # actors have a copy of their own
+        optimiser=zeros(state.optimiser),
+        target_q=zeros(state.target_q),
+    )
+
+
+def main() -> None:
+    """Packs a run."""
+    if not _WORKDIR.value or not _OUT.value:
+        command_line.fail("--workdir, the folder of the run, and --out, the folder to make, are needed")
+    if pathlib.Path(_OUT.value).exists():
+        command_line.fail(f"{_OUT.value} is there already: remove it, or choose another --out")
+    command_line.prepare_jax(whole_device=False)
+
+    from agent57_jax import checkpoint, config, types
+
+    try:
+        size = pack(_WORKDIR.value, _OUT.value)
+    except (config.SettingsError, OSError, checkpoint.CheckpointError, types.HostEnvironmentError, ValueError) as error:
+        command_line.fail(str(error))
+    print(f"packed {_WORKDIR.value} into {_OUT.value}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,38 @@
+"""A packed agent plays like the run that it comes from, and is small."""
+
+import json
+import pathlib
+
+import pytest
+
+from agent57_jax import config, judging, pack, trainer
+from agent57_jax.checkpoint import CheckpointError
+from agent57_jax.config import SettingsError
+from tests import tiny
+from tests.test_trainer import Stop
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.99], ids=["newest", "average"])
+def test_a_packed_agent_plays_like_its_run(decay: float, tmp_path: pathlib.Path) -> None:
+    settings = tiny.coin_settings()
+    settings.learner.average_decay = decay
+    run, agent = tmp_path / "run", tmp_path / "agents/coin"
+    trainer.Trainer(config.finalise(settings), run, Stop()).run()  # type: ignore[arg-type]
+    expected = judging.evaluate(run, episodes=8, seed=3)
+    size = pack.pack(run, agent)
+    assert size < 0.6 * sum(path.stat().st_size for path in (run / "checkpoints").rglob("*") if path.is_file())
+    assert json.loads((agent / "evaluation.json").read_text())["returns"] == expected["returns"]
+    found = judging.evaluate(agent, episodes=8, seed=3)
+    assert found["returns"] == expected["returns"] and found["frames_trained"] == expected["frames_trained"]
+    last = (agent / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["steps"] == json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["steps"]
+    # It is no run to go on with, and a try leaves it as it was.
+    with pytest.raises(CheckpointError, match="no item 'actors'"):
+        trainer.Trainer(config.finalise(settings), agent, Stop()).run()  # type: ignore[arg-type]
+    assert judging.evaluate(agent, episodes=8, seed=3)["returns"] == expected["returns"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(SettingsError, match="holds no run"):
+        pack.pack(tmp_path, tmp_path / "agent")
+    assert not (tmp_path / "agent").exists()
