@@ -7,7 +7,7 @@ The papers have no such task: the network is chosen for it, the algorithm is the
 """
 
 from agent57_jax.config import Settings, Torso
-from configs.profiles import parse, small_evaluator
+from configs.profiles import parse, small_budget
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -22,27 +22,14 @@ def get_config(argument: str = "paper") -> Settings:
     settings.replay.min_sequences = 1_000
     settings.total_steps = 20_000_000
     if profile in ("laptop", "smoke"):
-        settings.environment.num_envs = 32
+        small_budget(settings)
         settings.network.dense_features = (128,)
         settings.network.torso_size = 128
         settings.network.lstm_size = 64
         settings.network.head_size = 128
-        settings.policy.num_policies = 8
-        settings.policy.gamma_0 = 0.997  # episodes of some hundred steps
-        settings.policy.gamma_1 = 0.99
-        settings.policy.gamma_2 = 0.97
-        settings.bandit.group_size = 4
-        settings.replay.capacity = "500_000"
-        settings.replay.trace = 40
-        settings.replay.period = 20
-        settings.replay.min_sequences = 400
-        settings.replay.samples_per_insert = 4.0
-        settings.learner.batch_size = 32
-        settings.learner.target_period_updates = 200
-        settings.evaluation.num_envs = 4
-        small_evaluator(settings)
-        settings.total_steps = 3_000_000
+        settings.total_steps = 1_500_000
     if profile == "smoke":
+        settings.bandit.group_size = 2  # also on several devices
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
