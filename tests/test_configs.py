@@ -51,7 +51,7 @@ def test_there_are_tasks_and_the_family_is_whole() -> None:
     assert tuple(profiles.AGENTS) == AGENTS and profiles.PROFILES == ("paper", "laptop", "smoke")
 
 
-OWN_RULES = ("random_coin", "disco_maze", "shifting_corridor", "gymnasium")  # whose small profiles are not `small_budget`
+OWN_RULES = ("random_coin", "disco_maze", "shifting_corridor")  # whose small profiles are not `small_budget`
 
 
 @pytest.mark.parametrize("task", TASKS)
