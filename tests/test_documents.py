@@ -229,9 +229,9 @@ def test_the_site_builds_without_warnings_and_fetches_nothing(tmp_path: pathlib.
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     shown = (tmp_path / "agent57_jax/algorithm/retrace.py.html").read_text()  # what a page links to
-    (number,) = re.findall(r"retrace\.py\.html#L(\d+)", (tmp_path / "docs/algorithm.html").read_text())
+    number, *_ = re.findall(r"retrace\.py\.html#L(\d+)", (tmp_path / "docs/algorithm.html").read_text())
     line = shown.split(f'<span id="L{number}"></span>')[1].splitlines()[0]
-    assert re.sub(r"<[^>]*>", "", line).startswith("def transformed_retrace_targets(")
+    assert re.sub(r"<[^>]*>", "", line).startswith("def transformed_trace_targets(")
     index = (tmp_path / "index.html").read_text()
     for page in (ROOT / "docs").glob("*.md"):  # a page that nothing leads to is not read
         assert f'href="docs/{page.stem}.html"' in index or page.name == "configuration_head.md"
