@@ -296,7 +296,7 @@ class EvaluationSettings(Section):
     window_episodes: int = 3_600  # tau of the evaluator's bandit
     exploration: float = 0.01  # probability of a uniform arm of the evaluator's bandit
     greedy_episodes: int = 5  # greedy episodes after each bandit episode
-    arm: EvaluationArm = EvaluationArm.OWN  # whose bandits choose for greedy episodes; actors: for short runs, Choice; no effect without bandits
+    arm: EvaluationArm = EvaluationArm.OWN  # whose bandits greedy episodes ask; actors: for short runs, Choice; no effect without bandits
 
 
 @dataclasses.dataclass

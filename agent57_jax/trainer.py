@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config, folder_lock, memory, metrics, parallel, paths, programs, reporting, video
+from agent57_jax import config, folder_lock, memory, parallel, paths, programs, reporting, video
 from agent57_jax.actor import ActMetrics
 from agent57_jax.algorithm.meta_controller import PooledArms
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
