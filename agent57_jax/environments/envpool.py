@@ -250,7 +250,7 @@ class EnvPoolEnvironment:
         """Starts the next episodes of rows whose last timestep was LAST, at once and without a step of the others.
 
         Args:
-          rows: [R] integers, each once, rising; may be none.
+          rows: [R] integers, each once, rising.
 
         Returns:
           Their first observations [R, ...]; their next timesteps are those after FIRST.
@@ -263,8 +263,6 @@ class EnvPoolEnvironment:
         if not self._is_started or self._in_flight:
             raise RuntimeError("restart() comes after recv()")
         rows = np.asarray(rows, np.int32)
-        if not len(rows):  # which EnvPool takes for all
-            return np.empty((0, *self.spec.observation_shape), self.spec.observation_dtype)
         self._episodes.start(rows)
         self._cut_off[rows] = False
         observation, info = self._pool.reset(rows)
