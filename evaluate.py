@@ -11,11 +11,11 @@ from absl import flags
 
 from agent57_jax import command_line
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_WORKDIR = command_line.define_path("workdir", "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "greedy episodes to play", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the environments and of the few random actions", lower_bound=0)
-_VIDEO = flags.DEFINE_string("video", None, "FILE.mp4 to record an episode to")
-_CONTACT_SHEET = flags.DEFINE_string("contact_sheet", None, "FILE.png to show an episode in")
+_VIDEO = command_line.define_path("video", "FILE.mp4 to record an episode to")
+_CONTACT_SHEET = command_line.define_path("contact_sheet", "FILE.png to show an episode in")
 
 
 def output(path: str | None, suffix: str) -> pathlib.Path | None:

@@ -16,7 +16,7 @@ from absl import flags
 from agent57_jax import command_line, doctor
 
 _CONFIG = command_line.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/ and the config's name")
+_WORKDIR = command_line.define_path("workdir", "folder of the run; default: runs/ and the config's name")
 _DOCTOR = flags.DEFINE_bool("doctor", False, "check this machine, with --config also for that task, and train nothing")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes that the scheduler tells of each other")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for one of several processes")
@@ -48,7 +48,7 @@ def main() -> None:
         sys.exit(doctor.run(settings, _WORKDIR.value or "runs"))
     distributed = is_one_of_several()
     settings = command_line.complete_settings(_CONFIG.value)
-    workdir = _WORKDIR.value or f"runs/{command_line.config_name()}"
+    workdir = _WORKDIR.value or command_line.default_workdir()
     command_line.prepare_jax(whole_device=True)
 
     import jax

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import config_flags
 
+from agent57_jax import paths
 from agent57_jax.config import Section, Settings, SettingsError, finalise
 
 USAGE_ERROR = 2
@@ -67,7 +68,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     if message:
         fail(message)
     try:
-        rest: list[str] = flags.FLAGS(arguments)
+        rest: list[str] = flags.FLAGS([_with_home(argument) for argument in arguments])
     except flags.Error as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         # Errors of a config file come with their traceback; its first line names the file, its last one the reason.
@@ -79,6 +80,26 @@ def parse_flags(arguments: list[str]) -> list[str]:
     if len(rest) > 1:
         fail(f"'{rest[1]}' is not understood; flags begin with two dashes")
     return rest
+
+
+def _with_home(argument: str) -> str:
+    """--config=~/own.py with its home: the parser of that flag is not ours."""
+    name, equals, value = argument.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if equals and name.lstrip("-") == "config" else argument
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    def parse(self, argument: str) -> str:
+        return paths.local(argument)
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_path(name: str, help_text: str) -> Any:
+    """A flag for a file or folder, None unless given; one that cannot work is refused (agent57_jax/paths.py)."""
+    holder: Any = flags.DEFINE(_PathParser(), name, None, help_text, serializer=flags.ArgumentSerializer())
+    return holder
 
 
 def define_config() -> Any:
@@ -100,9 +121,17 @@ def config_path() -> str:
     """What --config was given."""
     for argument in reversed(sys.argv):
         if argument.lstrip("-").startswith("config="):
-            return argument.split("=", 1)[1]
+            return os.path.expanduser(argument.split("=", 1)[1])
     position = [i for i, argument in enumerate(sys.argv) if argument.lstrip("-") == "config" and i + 1 < len(sys.argv)]
     return sys.argv[position[-1] + 1] if position else ""
+
+
+def default_workdir() -> str:
+    """runs/ and the config's name, where a run lies unless --workdir says otherwise."""
+    try:
+        return paths.local(f"runs/{config_name()}")
+    except paths.PathError as error:
+        fail(str(error))
 
 
 def complete_settings(value: Any) -> Settings:
@@ -124,11 +153,13 @@ def prepare_jax(whole_device: bool) -> None:
     Args:
       whole_device: take the GPU's memory for this process, as training does; else share it with a run that trains.
     """
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "agent57_jax"
     # JAX announces every backend that a machine lacks, and each step of joining processes; its warnings and errors still show.
     for name in ("xla_bridge", "distributed"):
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    # A user of a container may have no home: without a folder for them, programs are compiled at every start.
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(caches):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "agent57_jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     if not whole_device:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

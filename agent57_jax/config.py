@@ -199,10 +199,10 @@ class PolicySettings(Section):
 
 @dataclasses.dataclass
 class BanditSettings(Section):
-    """The meta-controller (Agent57 §3.2, App. D)."""
+    """The meta-controller (Agent57 §3.2, §4, App. D)."""
 
     chooser: Chooser = Chooser.BANDIT  # who picks the policy of an episode
-    window_episodes: int = 160  # tau: past episodes that count (Agent57 App. D)
+    window_episodes: int = 160  # tau: past episodes that count (Agent57 §4)
     exploration: float = 0.5  # probability of a uniform arm
     ucb_bonus: float = 1.0  # factor of sqrt(1 / count)
     group_size: int = 1  # actors that share one bandit; 1 = the paper
@@ -234,9 +234,9 @@ class NoveltySettings(Section):
     pseudo_count: float = 1e-3  # c: added to the similarity (NGU Alg. 1)
     max_similarity: float = 8.0  # s_m: beyond it the episodic reward is 0 (NGU Alg. 1)
     max_factor: float = 5.0  # L; 1 switches life-long novelty off
-    ends_with_episode: bool = True  # False: a terminated episode ends only the extrinsic return of separate networks (Burda et al. 2018)
+    ends_with_episode: bool = True  # False: an end ends only the extrinsic return (Burda et al. 2018); no effect on one network
     statistics_horizon: float = 1e6  # values after which old ones fade from running statistics, Choice
-    train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation, Choice
+    train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation (NGU App. A)
 
 
 @dataclasses.dataclass
@@ -288,7 +288,7 @@ class LearnerSettings(Section):
 
 @dataclasses.dataclass
 class EvaluationSettings(Section):
-    """The evaluator (Agent57 App. D): bandit episodes in turn with blocks of greedy ones, whose mean return is the score."""
+    """The evaluator (Agent57 §4, App. D): bandit episodes in turn with blocks of greedy ones, whose mean return is the score."""
 
     num_envs: int = 8  # environments of its own
     period_acts: int = 4  # acts of a training group between two acts of the evaluator
@@ -296,7 +296,7 @@ class EvaluationSettings(Section):
     window_episodes: int = 3_600  # tau of the evaluator's bandit
     exploration: float = 0.01  # probability of a uniform arm of the evaluator's bandit
     greedy_episodes: int = 5  # greedy episodes after each bandit episode
-    arm: EvaluationArm = EvaluationArm.OWN  # whose bandits say what greedy episodes play; "actors" is for short runs, Choice
+    arm: EvaluationArm = EvaluationArm.OWN  # whose bandits greedy episodes ask; actors: for short runs, Choice; no effect without bandits
 
 
 @dataclasses.dataclass
@@ -556,6 +556,10 @@ def problems(settings: Settings) -> list[str]:
         need(not policy.separate_networks, "policy.separate_networks must be false without an intrinsic reward (novelty.reward none)")
         need(settings.novelty.ends_with_episode, "novelty.ends_with_episode must be true without an intrinsic reward (novelty.reward none)")
         need(policy.beta_max == 0, f"policy.beta_max is {policy.beta_max}, but must be 0 without an intrinsic reward (novelty.reward none)")
+    need(
+        learner.cross_mixture <= 0 or policy.num_policies != 1,
+        f"learner.cross_mixture is {learner.cross_mixture}, but must be 0 with one policy (policy.num_policies 1)",
+    )
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
     need(

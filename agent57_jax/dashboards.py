@@ -53,7 +53,8 @@ class TensorBoard:
         purge = None if resume_steps is None else resume_steps + 1
         # The name of an events file ends in its second of time: the suffix keeps two starts within one second apart.
         suffix = f".{len(list(folder.glob('*')))}"
-        self._writer: Any = SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=suffix)
+        # The whole path: "s3:" at the start of one would be a store of Amazon's.
+        self._writer: Any = SummaryWriter(str(folder.absolute()), purge_step=purge, flush_secs=10, filename_suffix=suffix)
         self._writer.add_custom_scalars(
             {category: {chart: ["Multiline", tags] for chart, tags in charts.items()} for category, charts in layout.items()}
         )

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
-from agent57_jax import command_line
+from agent57_jax import command_line, paths
 from agent57_jax.metrics import COUNTERS, read_lines
 
 
@@ -53,8 +53,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str]) -> None:
     """Exports a run's folder, all or nothing."""
     parser = _Parser(prog="python -m agent57_jax.export", description="metrics.jsonl of a run as CSV, one column a key")
-    parser.add_argument("run", metavar="RUN", type=pathlib.Path, help="the run's folder")
-    parser.add_argument("--csv", metavar="FILE", help='where to; "-" is standard output; default: RUN/metrics.csv')
+    parser.add_argument("run", metavar="RUN", type=paths.path, help="the run's folder")
+    parser.add_argument("--csv", type=paths.local, metavar="FILE", help='where to; "-" is standard output; default: RUN/metrics.csv')
     parser.add_argument("--keys", metavar="GLOB", default="*", help='which keys besides the counters, such as "evaluation/*"; default: all')
     given = parser.parse_args(arguments)
     source = given.run / "metrics.jsonl"

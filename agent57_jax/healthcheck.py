@@ -52,7 +52,7 @@ def verdict(command: Sequence[str], age: float, runs: pathlib.Path, limit: float
     if not any(argument == "train" or argument.endswith("train.py") for argument in command):
         return True, "this container does not train"
     folder = folder_of(command)
-    folders = [pathlib.Path(folder)] if folder is not None else [*runs.glob("*/"), *runs.glob("*/*/")]
+    folders = [_path(folder)] if folder is not None else [*runs.glob("*/"), *runs.glob("*/*/")]
     silence = age_of_metrics(folders, now)
     if silence is not None and silence <= limit:
         return True, f"metrics were written {silence:.0f} s ago"
@@ -61,10 +61,14 @@ def verdict(command: Sequence[str], age: float, runs: pathlib.Path, limit: float
     return False, "no metrics.jsonl" if silence is None else f"no metrics were written for {silence:.0f} s (limit {limit:.0f} s)"
 
 
+def _path(text: str) -> pathlib.Path:
+    return pathlib.Path(os.path.expanduser(text))
+
+
 def main() -> None:
     """Prints the verdict on a process."""
     parser = argparse.ArgumentParser(prog="python -m agent57_jax.healthcheck", description="Whether a training writes metrics.")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("/runs"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--runs", type=_path, default=pathlib.Path("/runs"), help="folder of the runs (%(default)s)")
     parser.add_argument("--seconds", type=float, default=LIMIT_SECONDS, help="longest silence (%(default)s)")
     parser.add_argument("--process", type=int, default=1, help="the training's process (%(default)s)")
     flags = parser.parse_args()

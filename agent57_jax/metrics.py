@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from agent57_jax.config import SettingsError
 from agent57_jax.dashboards import Dashboard, Histogram, TensorBoard, WeightsAndBiases
 from agent57_jax.heat_map import ArmHistory
+from agent57_jax.paths import set_aside
 
 
 class Metric(NamedTuple):
@@ -403,16 +404,6 @@ def read_line(text: bytes, name: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{name} is not a line of metrics; mend or remove the line, or move the file away: {error!r}") from error
     return line
-
-
-def set_aside(path: Path) -> None:
-    """Renames a file or folder of an earlier run to the first free `<name>.<number>`."""
-    if not path.exists() or (path.is_file() and not path.stat().st_size):
-        return
-    number = 1
-    while (other := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    path.rename(other)
 
 
 def _drop_after(path: Path, steps: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config, folder_lock, memory, metrics, parallel, programs, reporting, video
+from agent57_jax import config, folder_lock, memory, parallel, paths, programs, reporting, video
 from agent57_jax.actor import ActMetrics
 from agent57_jax.algorithm.meta_controller import PooledArms
 from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
@@ -29,6 +29,7 @@ from agent57_jax.schedule import Counters, Schedule
 from agent57_jax.stopwatch import Stopwatch
 from agent57_jax.types import ActingParameters, HostEnvironment, HostEnvironmentError, JaxEnvironment
 
+FOLDERS = ("checkpoints", "videos", "tensorboard")  # of a run, any of which may be a link to a larger disk
 SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
 SAVED_APPENDED = "appended"
 SAVED_CAPACITY = "capacity"
@@ -98,6 +99,7 @@ class Trainer:
         if found:
             raise SettingsError("\n".join(found))
         self._is_first = parallel.is_first_process()
+        paths.refuse_broken_links([self.workdir, *(self.workdir / name for name in FOLDERS)])
         self.workdir.mkdir(parents=True, exist_ok=True)
         device = f"{self.mesh.devices.flat[0].device_kind}{f' x {self.mesh.size}' if self.mesh.size > 1 else ''}"
         self.console = Console(settings.total_steps, str(self.workdir), is_shown=self._is_first, device=device)
@@ -135,7 +137,7 @@ class Trainer:
         if self._is_first:
             if resumed is None:
                 for name in ("videos", "evaluation.json"):
-                    metrics.set_aside(self.workdir / name)
+                    paths.set_aside(self.workdir / name)
             temporary = self.workdir / "config.json.tmp"
             temporary.write_text(config.to_json(settings))
             temporary.replace(self.workdir / "config.json")

@@ -67,8 +67,9 @@ class Encoder:
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", str(frames_per_second), "-i", "-"]
         # One thread and little effort: the cores are the emulators'. The format is what every browser plays.
         coded = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-threads", "1", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        # "file:", since ffmpeg would take what stands before another colon for a protocol.
         self._process = subprocess.Popen(
-            [program, "-y", "-v", "error", *raw, *coded, "-f", "mp4", str(path)],
+            [program, "-y", "-v", "error", *raw, *coded, "-f", "mp4", f"file:{path}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

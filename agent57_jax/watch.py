@@ -17,7 +17,7 @@ from absl import flags
 from agent57_jax import command_line
 from agent57_jax.pictures import Moment, caption, draw
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_WORKDIR = command_line.define_path("workdir", "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", None, "greedy episodes to play; default: until Ctrl-C", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the environment and of the few random actions", lower_bound=0)
 _SPEED = flags.DEFINE_float("speed", 1.0, "of the game, as a multiple of its own", lower_bound=0.01)

@@ -29,7 +29,7 @@ _CONFIG = options.config()
 _TABLES = flags.DEFINE_list("tables", ["environments", "batch", "trace", "fill", "replay", "devices"], "which tables")
 _REPEATS = options.repeats()
 _SECONDS = options.seconds()
-_RESULTS = flags.DEFINE_string("results", "benchmarks/results", "folder for records and pictures")
+_RESULTS = command_line.define_path("results", "folder for records and pictures; default: benchmarks/results")
 _ENVIRONMENTS = flags.DEFINE_list("environments", ["16", "64", "256", "1024", "4096"], "environments of a group")
 _BATCHES = flags.DEFINE_list("batches", ["4", "8", "16", "32", "64"], "sequences of a batch")
 _TRACES = flags.DEFINE_list("traces", ["20", "40", "80", "160"], "transitions of a sequence")
@@ -98,7 +98,7 @@ def write(name: str, table: Table, rows: list[Row], settings: Settings) -> None:
     from benchmarks import reports
     from reproductions import records
 
-    path = pathlib.Path(_RESULTS.value) / f"growth_{name}.json"
+    path = pathlib.Path(_RESULTS.value or "benchmarks/results") / f"growth_{name}.json"
     records.write_json(path, reports.record("growth", {"table": name, "size": table.size, "rows": rows}, settings))
     draw(table, rows, path.with_suffix(".png"))
 

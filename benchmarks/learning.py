@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent57_jax import command_line
+from agent57_jax import command_line, paths
 from agent57_jax.config import SettingsError
 from benchmarks import learning_report, learning_runs
 from benchmarks.learning_tasks import AGENTS, TASKS, Budget, Run
@@ -40,11 +40,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
     parser.add_argument("--only_report", action="store_true", help="train nothing; report what is there")
     parser.add_argument("--profile", default="laptop", help="of our configs; default: laptop")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"greedy episodes of the final score; default: {EPISODES}")
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/learning"), help="folder of the runs")
+    parser.add_argument("--runs", type=paths.path, default=pathlib.Path("runs/learning"), help="folder of the runs")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=ROOT / "benchmarks/results/learning", help="the report's files without their ends"
+        "--out", type=paths.path, default=ROOT / "benchmarks/results/learning", help="the report's files without their ends"
     )
-    parser.add_argument("--readme", type=pathlib.Path, help="document to write the table into, between its markers")
+    parser.add_argument("--readme", type=paths.path, help="document to write the table into, between its markers")
     parser.add_argument("--peers_python", default=sys.executable, help="interpreter with requirements-peers.txt; default: this one")
     options, rest = parser.parse_known_args(list(arguments))
     if min(options.seeds) < 0 or options.episodes < 1:

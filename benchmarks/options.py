@@ -36,4 +36,4 @@ def seconds() -> Any:
 @functools.cache
 def json() -> Any:
     """--json."""
-    return flags.DEFINE_string("json", None, "file for the record")
+    return command_line.define_path("json", "file for the record")

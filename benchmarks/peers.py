@@ -30,6 +30,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from agent57_jax import paths
 from agent57_jax.metrics import MetricsWriter
 from benchmarks import peer_environments, peer_settings
 from benchmarks.learning_tasks import PEERS, POINTS, TASKS, Budget, Run
@@ -366,7 +367,7 @@ def main() -> None:
     parser.add_argument("--task", choices=list(TASKS), required=True)
     parser.add_argument("--agent", choices=PEERS, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--workdir", type=paths.path, required=True)
     parser.add_argument("--profile", default="laptop", help="of the task's config, for its environment")
     amount: argparse._MutuallyExclusiveGroup = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--minutes", type=float, help="the budget, which shapes schedules; SIGTERM ends the training")

@@ -21,7 +21,7 @@ from benchmarks import options
 
 _CONFIG = options.config()
 _SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "512"], "numbers of GPUs")
-_COUNTS = flags.DEFINE_string("counts", "benchmarks/results/growth_devices.json", "record of counted collectives")
+_COUNTS = command_line.define_path("counts", "record of counted collectives; default: benchmarks/results/growth_devices.json")
 _BOX = flags.DEFINE_integer("box", 8, "GPUs in a box", lower_bound=1)
 _PEAK = flags.DEFINE_float("peak", 989e12, "operations a second of a GPU, bfloat16 without sparsity", lower_bound=1.0)
 _SHARE = flags.DEFINE_float("share", 0.3, "share of that which programs reach, an assumption", lower_bound=1e-6)
@@ -64,7 +64,7 @@ def main() -> None:
     """Prints a row for each number of GPUs and writes the record."""
     settings = command_line.complete_settings(_CONFIG.value)
     try:
-        rows = json.loads(pathlib.Path(_COUNTS.value).read_text())["rows"]
+        rows = json.loads(pathlib.Path(_COUNTS.value or "benchmarks/results/growth_devices.json").read_text())["rows"]
     except (OSError, ValueError, KeyError) as error:
         command_line.fail(f"--counts: {error}: run python -m benchmarks.growth --config=... --tables=devices first")
     counted = max(rows, key=lambda row: row["size"])

@@ -32,6 +32,8 @@ import rich.console
 import rich.text
 from PIL import Image
 
+from agent57_jax import paths
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "images"
 COLUMNS, LINES = 110, 30  # of the terminal
@@ -268,10 +270,10 @@ def photograph_scoreboard(runs: Sequence[pathlib.Path]) -> None:
 def main() -> None:
     """Takes the pictures that are asked for."""
     parser = argparse.ArgumentParser(description="Take the pictures in docs/images/ from real runs.")
-    parser.add_argument("--panel", type=pathlib.Path, metavar="RUN", help="a run of which a copy trains on in a terminal")
+    parser.add_argument("--panel", type=paths.path, metavar="RUN", help="a run of which a copy trains on in a terminal")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long it trains on (120)")
-    parser.add_argument("--tensorboard", type=pathlib.Path, metavar="RUN", help="the run that TensorBoard shows")
-    parser.add_argument("--scoreboard", type=pathlib.Path, metavar="RUNS", nargs="+", help="the runs on the scoreboard")
+    parser.add_argument("--tensorboard", type=paths.path, metavar="RUN", help="the run that TensorBoard shows")
+    parser.add_argument("--scoreboard", type=paths.path, metavar="RUNS", nargs="+", help="the runs on the scoreboard")
     arguments = parser.parse_args()
     if arguments.panel:
         (FOLDER / "panel.svg").write_text(draw(screen(train_on(arguments.panel, arguments.seconds)), "train.py"))

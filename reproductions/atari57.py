@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from agent57_jax import command_line
+from agent57_jax import command_line, paths
 from agent57_jax.config import SettingsError
 from agent57_jax.environments import atari57
 from reproductions import common
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--games", nargs="+", default=list(atari57.SCORES), help="EnvPool's names, such as Pong-v5; default: all 57")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--profile", help="paper, laptop or smoke, and an agent as in laptop,ngu; default: paper with a GPU, else laptop")
-    parser.add_argument("--runs", type=pathlib.Path, default=common.ROOT / "runs" / "atari57", help="folder of the runs")
+    parser.add_argument("--runs", type=paths.path, default=common.ROOT / "runs" / "atari57", help="folder of the runs")
     parser.add_argument("--workers", type=int, help="runs at a time; default: one for each GPU, or one")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"greedy episodes of an evaluation; default: {EPISODES}")
     options, rest = parser.parse_known_args()

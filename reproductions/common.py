@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from agent57_jax import command_line, config, metrics
+from agent57_jax import command_line, config, metrics, paths
 from agent57_jax.config import Settings, SettingsError
 from reproductions import records
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
@@ -155,9 +155,7 @@ def parse(figure: Figure, arguments: Sequence[str]) -> Options:
     parser.add_argument("--partial", action="store_true", help="train nothing; draw what is there")
     parser.add_argument("--redraw", action="store_true", help="draw the picture from the record that is there")
     parser.add_argument("--workers", type=int, help="trainings at a time; default: as the profile has it")
-    parser.add_argument(
-        "--results", type=pathlib.Path, default=RESULTS, help="folder for record and picture; default: reproductions/results"
-    )
+    parser.add_argument("--results", type=paths.path, default=RESULTS, help="folder for record and picture; default: reproductions/results")
     options = parser.parse_args(list(arguments))
     if options.workers is not None and options.workers < 1:
         command_line.fail(f"--workers is {options.workers}, but must be at least 1")

@@ -34,6 +34,7 @@ COMMAND_LINES = [
     ([f"{ZAXXON}:laptop,smoke"], "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke)"),
     ([f"{ZAXXON}:ngu,r2d2"], "'ngu,r2d2' names two of a kind"),
     ([f"{ZAXXON}:ngu,laptop", "--config.replay.period=200"], "replay.period 200 is larger than replay.trace 10: timesteps would be lost"),
+    ([f"{ZAXXON}:r2d2", "--config.learner.cross_mixture=0.5"], "learner.cross_mixture is 0.5, but must be 0 with one policy"),
     ([f"{ZAXXON}:r2d2", "--config.policy.separate_networks=True"], "policy.separate_networks must be false without an intrinsic reward"),
     ([ZAXXON, "runs/zaxxon"], "'runs/zaxxon' is not understood"),
     ([ZAXXON, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),

@@ -172,6 +172,7 @@ def test_tasks_have_agent57_but_for_two_with_an_agent_of_their_own() -> None:
     # NGU's maze (NGU §4.1, App.): one policy, one network, traces of 50.
     maze, named = config.finalise(get("disco_maze", "paper")), config.finalise(get("disco_maze", "paper,ngu"))
     assert (maze.policy.num_policies, maze.policy.beta_max, maze.policy.separate_networks) == (1, 0.5, False)
+    assert maze.requested_capacity == 1_000_000  # NGU Table 7
     assert (maze.replay.trace, maze.replay.period) == (named.replay.trace, named.replay.period) == (50, 50)
     assert (named.policy.num_policies, named.policy.separate_networks) == (32, False)
 

@@ -53,6 +53,12 @@ def test_every_start_lays_out_the_page(tmp_path: pathlib.Path) -> None:
     assert all(charts.values())
 
 
+def test_a_relative_folder_is_never_a_store_of_tensorboardx(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    MetricsWriter("s3:run", None, tensorboard=True).close()
+    assert summaries(tmp_path / "s3:run")
+
+
 def test_a_chart_holds_its_metrics_and_no_others() -> None:
     tags = [
         "loss/extrinsic",

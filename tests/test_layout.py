@@ -17,7 +17,7 @@ LAYERS = (
     ("config",),
     ("algorithm", "parallel", "heat_map"),
     ("networks", "dashboards"),
-    ("novelty", "adam", "folder_lock", "pictures"),
+    ("novelty", "adam", "folder_lock", "pictures", "paths"),
     ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video", "healthcheck"),
     ("programs",),
     ("evaluator", "drivers", "memory"),

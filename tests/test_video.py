@@ -92,6 +92,20 @@ def test_a_run_does_not_wait_for_an_animation(tmp_path: pathlib.Path, monkeypatc
     assert made.animations == [(b"GIF", 4, 1), (b"GIF", 5, 1)]
 
 
+def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = Made(pathlib.Path("cart:smoke"))
+    best = video.BestEpisode(1, pathlib.Path("zaxxon:best.mp4"), pathlib.Path("s3:best.png"), "game")
+    made.play(episode(2))
+    for each in episode(2):
+        if best.wants(each.starts):
+            best.see(each)
+    made.recorder.close()
+    assert made.warnings == [] and best.problem is None
+    assert len(read(tmp_path / made.folder / made.names()[0])[0]) == len(read(tmp_path / "zaxxon:best.mp4")[0]) == 3
+    assert (tmp_path / "s3:best.png").exists()
+
+
 def test_numbering_goes_on_and_old_files_go(tmp_path: pathlib.Path) -> None:
     for start in range(2):  # the second one resumes
         made = Made(tmp_path, period=2, keep=3)

@@ -1,4 +1,4 @@
-"""The bandit that picks which policy of the family plays an episode (Agent57 §3.2, App. D): sliding-window UCB, one bandit."""
+"""The bandit that picks which policy of the family plays an episode (Agent57 §3.2, §4, App. D): sliding-window UCB, one bandit."""
 
 from typing import NamedTuple
 

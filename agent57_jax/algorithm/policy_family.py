@@ -55,7 +55,8 @@ def agent57_discounts(num_policies: int, gamma_0: float = 0.9999, gamma_1: float
         full = agent57_discounts(32, gamma_0, gamma_1, gamma_2)
         return full[np.round(np.linspace(0, 31, num_policies)).astype(int)]
     j = np.arange(num_policies, dtype=np.float64)
-    upper = gamma_1 + (gamma_0 - gamma_1) * _sigmoid(10.0 * (2.0 * (7.0 - j) - 6.0) / 6.0)
+    i = 7.0 - np.minimum(j, 7.0)  # far below 0, where nothing is taken from it, the sigmoid would overflow
+    upper = gamma_1 + (gamma_0 - gamma_1) * _sigmoid(10.0 * (2.0 * i - 6.0) / 6.0)
     rungs = num_policies - 9
     fraction = (j - 8.0) / rungs
     lower = 1.0 - np.exp((1.0 - fraction) * np.log(1.0 - gamma_1) + fraction * np.log(1.0 - gamma_2))

@@ -70,6 +70,9 @@ def make(task: Task) -> gymnasium.Env[Any, Any]:
       ValueError: one line, when there is none of that name or it cannot be made.
     """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    # Pictures are drawn in memory. Where there is no screen, SDL would look for one and print an error that reads like ours.
+    for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
+        os.environ.setdefault(variable, "dummy")
     create = _maker(task.task_id)
     with _blaming(task.task_id, "can't be made"):
         environment = create()
@@ -242,6 +245,32 @@ def _returned(method: str, count: int, values: Any) -> Any:
     return values
 
 
+def _number(name: str, value: Any) -> np.ndarray:
+    """What `step` returned for a number or a truth value; others would fail without saying which it was, or pass for true."""
+    try:
+        number = np.asarray(value)
+        if number.dtype == object and isinstance(value, SupportsFloat):  # a fraction, for one
+            number = np.asarray(float(value))
+    except ValueError:  # rows of several lengths
+        number = np.empty(0)
+    if number.ndim or number.dtype.kind not in "biuf":
+        wanted = "a number" if name == "reward" else "true or false"
+        raise ValueError(f"step() returned {name} {' '.join(repr(value).split())[:60]}, but it must be {wanted}")
+    return number
+
+
+def _fitting(subject: str, values: np.ndarray) -> np.ndarray:
+    """The same as float32, if that is wider; a number beyond its range would become infinite."""
+    if values.dtype.kind != "f" or values.dtype.itemsize <= np.dtype(np.float32).itemsize:
+        return values
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    lost = np.isinf(narrow) & np.isfinite(values)
+    if lost.any():
+        raise ValueError(f"{subject} {values[lost][0]:g}, which does not fit float32: scale it in a wrapper")
+    return narrow
+
+
 class Batch:
     """The environments of one process, one after another. Like EnvPool's they start anew in the step after their last one."""
 
@@ -271,16 +300,15 @@ class Batch:
         """Takes actions [n] from 0; returns rewards [n] float32 and [2, n] whether environments terminated, or were truncated."""
         over = self._ends[0] | self._ends[1]
         for index, environment in enumerate(self._environments):
-            reward: SupportsFloat = 0.0
-            terminated = truncated = False
+            reward, terminated, truncated = 0.0, False, False
             if over[index]:
                 observation, _ = _returned("reset", 2, environment.reset())
             else:
                 step = environment.step(actions[index] + self._description.first_action)
                 observation, reward, terminated, truncated, _ = _returned("step", 5, step)
             self._show(index, observation)
-            self._rewards[index] = float(reward)
-            self._ends[:, index] = terminated, truncated
+            self._rewards[index] = _fitting("step() returned the reward", _number("reward", reward))
+            self._ends[:, index] = _number("terminated", terminated), _number("truncated", truncated)
         return self._rewards, self._ends
 
     def render(self, index: int) -> np.ndarray | None:
@@ -301,7 +329,7 @@ class Batch:
             raise ValueError(
                 f"an observation is {shown.dtype}{list(shown.shape)}, but the environment's space makes it {rows.dtype}{list(shape)}"
             )
-        rows[index] = shown.reshape(shape)
+        rows[index] = _fitting("an observation holds", shown.reshape(shape))
 
 
 def as_rows(memory: mmap.mmap, description: Description) -> np.ndarray:

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from agent57_jax import command_line
+from agent57_jax import command_line, paths
 from agent57_jax.config import SettingsError
 from agent57_jax.scoreboard import board, markdown, page, runs
 
@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
 def main() -> None:
     """Reads, computes, writes."""
     parser = Parser(prog="python -m agent57_jax.scoreboard", description="Judges runs beside published scores.", allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUNS", help="folders of runs, or folders that hold them")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/scoreboard"), help="default: runs/scoreboard")
+    parser.add_argument("runs", nargs="+", type=paths.path, metavar="RUNS", help="folders of runs, or folders that hold them")
+    parser.add_argument("--out", type=paths.path, default=pathlib.Path("runs/scoreboard"), help="default: runs/scoreboard")
     options = parser.parse_args()
     # A terminal that has no "±" shows a question mark; the files have it.
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from agent57_jax.algorithm import policy_family
 from tests.oracles import policy_family as oracle
 
-SIZES = range(1, 65)
+SIZES = (*range(1, 65), 218, 255)  # up to the most that a replay can name
 
 epsilon_greedy = jax.jit(policy_family.epsilon_greedy_probabilities)
 

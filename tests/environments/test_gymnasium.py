@@ -325,6 +325,24 @@ def test_what_cannot_be_drawn_is_refused_in_the_same_line(make: Make) -> None:
             make(name, render_mode="rgb_array")
 
 
+def test_pictures_need_no_screen_and_say_nothing_of_it() -> None:
+    script = (
+        "from agent57_jax.environments.gymnasium import GymnasiumEnvironment\n"
+        "one = GymnasiumEnvironment('CartPole-v1', 1, [1], num_processes=1, render_mode='rgb_array')\n"
+        "one.reset(); one.recv(); print(one.render(0).shape); one.close()"
+    )
+    away = ("XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER", "SDL_AUDIODRIVER")
+    variables = {name: value for name, value in os.environ.items() if name not in away}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.stdout, done.stderr) == ("(400, 600, 3)\n", "")
+
+
+@pytest.mark.parametrize(("name", "reward", "ends"), [("PaidExactly", 1.5, False), ("PaidAtOnce", 2.0, True)])
+def test_every_number_is_a_reward(make: Make, name: str, reward: float, ends: bool) -> None:
+    timestep = play(make(name), num_steps=1)
+    assert timestep.reward[1].tolist() == [reward] * 3 and (timestep.step_type[1] == (LAST if ends else MID)).all()
+
+
 def test_an_environment_need_not_say_anything_of_itself(make: Make) -> None:
     untold = make("Untold", render_mode="rgb_array")
     assert untold.spec.steps_per_second == make("Clock").spec.steps_per_second
@@ -338,6 +356,14 @@ def test_an_environment_need_not_say_anything_of_itself(make: Make) -> None:
         ("Dies", r"a process of tests.environments.toys:Dies is gone \(exit code 7"),
         ("Exits", r"a process of tests.environments.toys:Exits is gone \(exit code 3"),
         ("Shrinks", r"toys:Shrinks failed: an observation is float64\[3\], but the environment's space makes it float32\[4\]"),
+        ("Far", r"toys:Far failed: an observation holds 1e\+300, which does not fit float32: scale it in a wrapper$"),
+        ("PaidTooMuch", r"failed: step\(\) returned the reward 1e\+300, which does not fit float32: scale it in a wrapper$"),
+        ("PaidInArrays", r"toys:PaidInArrays failed: step\(\) returned reward array\(\[1\.\]\), but it must be a number$"),
+        ("Unpaid", r"failed: step\(\) returned reward None, but it must be a number$"),
+        ("PaidInWords", r"failed: step\(\) returned reward '1\.0', but it must be a number$"),
+        ("PaidUnevenly", r"failed: step\(\) returned reward \[\[1\.0\], \[1\.0, 2\.0\]\], but it must be a number$"),
+        ("EndsInArrays", r"failed: step\(\) returned terminated array\(\[ True\]\), but it must be true or false$"),
+        ("EndsInDoubt", r"failed: step\(\) returned terminated None, but it must be true or false$"),
         ("Four", r"toys:Four failed: step\(\) must return five values: observation, reward, terminated, truncated, info$"),
         ("four_cells", r"toys:four_cells failed: step\(\) must return five values: observation, reward, terminated, truncated, info$"),
         ("Bare", r"toys:Bare failed: reset\(\) must take seed and options, and must return two values: observation, info$"),

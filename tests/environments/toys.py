@@ -1,6 +1,7 @@
 """Gymnasium environments for the tests, in a module of their own that their processes can import quickly."""
 
 import atexit
+import fractions
 import os
 import sys
 import time
@@ -130,6 +131,61 @@ class Floats(Picture):
 
     def show(self, action: int) -> Any:
         return super().show(action) / 255
+
+
+class Paid(Clock):
+    """Returns what is no number for a reward, or no truth value for an end."""
+
+    reward: Any = 1.0
+    ended: Any = False
+
+    def step(self, action: Any) -> Any:
+        shown, _, _, truncated, info = super().step(action)
+        return shown, self.reward, self.ended, truncated, info
+
+
+class PaidInArrays(Paid):
+    reward = np.array([1.0])
+
+
+class Unpaid(Paid):
+    reward = None
+
+
+class PaidInWords(Paid):
+    reward = "1.0"
+
+
+class PaidUnevenly(Paid):
+    reward = [[1.0], [1.0, 2.0]]  # noqa: RUF012
+
+
+class PaidTooMuch(Paid):
+    reward = 1e300
+
+
+class PaidExactly(Paid):
+    reward = fractions.Fraction(3, 2)
+
+
+class PaidAtOnce(Paid):
+    reward = np.array(2)
+    ended = np.True_
+
+
+class EndsInArrays(Paid):
+    ended = np.array([True])
+
+
+class EndsInDoubt(Paid):
+    ended = None
+
+
+class Far(Clock):
+    """Shows a number that float32 does not have."""
+
+    def show(self, action: int) -> Any:
+        return super().show(action) + (1e300 if self.time == 1 else 0.0)
 
 
 class Unmade(Clock):

@@ -1,0 +1,151 @@
+"""Paths as a person gives them: they work, or are refused in a line before anything is started."""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from agent57_jax import config, healthcheck, paths, trainer
+from agent57_jax.config import SettingsError
+from tests import tiny
+from tests.test_bad_input import expect_refusal
+from tests.test_command_line import ROOT, ZAXXON, environment, run
+
+NO_HOME = {key: value for key, value in environment().items() if key not in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")}
+# A user without an entry, as of `docker run --user=12345`.
+NOBODY = "import os, pwd\ndef nobody(*_): raise KeyError\npwd.getpwuid = nobody\n"
+PREPARE = "from agent57_jax import command_line; command_line.prepare_jax(True); print(os.environ.get('JAX_COMPILATION_CACHE_DIR'))"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "None"),  # compiles at every start
+        ({"JAX_COMPILATION_CACHE_DIR": "/tmp/compiled"}, "/tmp/compiled"),
+        ({"XDG_CACHE_HOME": "/tmp/caches"}, "/tmp/caches/agent57_jax"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home/somebody"}, "/home/somebody/.cache/agent57_jax"),
+    ],
+)
+def test_a_user_needs_no_home(variables: dict[str, str], expected: str) -> None:
+    command = [sys.executable, "-c", NOBODY + PREPARE]
+    done = subprocess.run(command, cwd=ROOT, env=NO_HOME | variables, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == expected
+
+
+ADDRESSES = ("gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "GS://bucket/run", "file:///tmp/run")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_addresses_of_other_machines_are_refused(address: str) -> None:
+    message = "name the folder itself, without file://" if address.startswith("file") else "mount it, as gcsfuse"
+    expect_refusal(run("train.py", ZAXXON, f"--workdir={address}"), message)
+    assert not (ROOT / address.split("/", maxsplit=1)[0]).exists()
+
+
+PROGRAMS = (
+    ("evaluate.py", "--workdir=gs://b/r"),
+    ("evaluate.py", "--workdir=x", "--video=s3://b/best.mp4"),
+    ("evaluate.py", "--workdir=x", "--contact_sheet=s3://b/best.png"),
+    ("-m", "agent57_jax.watch", "--workdir=gs://b/r"),
+    ("-m", "agent57_jax.export", "gs://b/r"),
+    ("-m", "agent57_jax.scoreboard", "runs", "--out=gs://b/board"),
+    ("-m", "reproductions.random_coin", "--results=gs://b/r"),
+)
+
+
+@pytest.mark.parametrize("arguments", PROGRAMS, ids=[" ".join(arguments) for arguments in PROGRAMS])
+def test_every_program_refuses_them(arguments: tuple[str, ...]) -> None:
+    expect_refusal(run(*arguments), "mount it")
+
+
+def test_homes_are_expanded_in_every_option(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.local("~/runs/a") == f"{tmp_path}/runs/a"
+    assert paths.local("runs/~") == "runs/~" and paths.local("") == "" and paths.local("cart:smoke") == "cart:smoke"
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--out", type=paths.path)
+    assert parser.parse_args(["--out=~/b"]).out == tmp_path / "b"
+    with pytest.raises(argparse.ArgumentError, match="there is no home for ~nobody_of_this_name: name the whole path"):
+        parser.parse_args(["--out=~nobody_of_this_name/b"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    assert healthcheck.verdict(["train.py", "--workdir=~/run"], 1e6, tmp_path, 60.0, 0.0) == (True, "metrics were written 0 s ago")
+    evaluation = run("evaluate.py", "--workdir=~/there")
+    expect_refusal(evaluation, f"{tmp_path}/there holds no run")
+    expect_refusal(run("train.py", "--config=~/own.py"), f"no config file {tmp_path}/own.py")
+    (tmp_path / "own.py").write_text("def get_config():\n    return 1 / 0\n")
+    expect_refusal(run("train.py", "--config=~/own.py"), "ZeroDivisionError")
+
+
+@pytest.mark.parametrize("where", ["option", "folder", "other encoding"])
+def test_names_that_are_not_utf_8_are_refused(where: str, tmp_path: pathlib.Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(odd)
+    command: list[str | bytes] = [sys.executable, f"{ROOT}/train.py", f"--config={ROOT}/configs/zaxxon.py:smoke"]
+    variables = environment()
+    if where == "other encoding":  # in which the bytes of a name in UTF-8 are other letters
+        command.append(b"--workdir=" + os.fsencode(tmp_path) + "/café".encode())
+        variables |= {"LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        probe = [sys.executable, "-c", "import sys; print(sys.getfilesystemencoding())"]
+        if subprocess.run(probe, env=variables, capture_output=True, text=True, check=True).stdout.strip() == "utf-8":
+            pytest.skip("this machine has no locale in another encoding")
+    elif where == "option":
+        command.append(b"--workdir=" + odd + b"/run")
+    done = subprocess.run(
+        command, cwd=odd if where == "folder" else tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    expect_refusal(done, "is not UTF-8: rename the folder, or choose another one")
+    assert not list(pathlib.Path(os.fsdecode(odd)).iterdir())
+
+
+class NeverStops:
+    requested = False
+
+
+def train(folder: pathlib.Path, steps: int) -> None:
+    settings = tiny.coin_settings()
+    settings.total_steps = steps
+    trainer.Trainer(config.finalise(settings), folder, NeverStops()).run()  # type: ignore[arg-type]
+
+
+def test_links_to_a_larger_disk_are_used_as_they_are(tmp_path: pathlib.Path) -> None:
+    disk, folder = tmp_path / "disk", tmp_path / "run"
+    folder.mkdir()
+    for name in trainer.FOLDERS:
+        (disk / name).mkdir(parents=True)
+        (folder / name).symlink_to(disk / name)
+    (disk / "videos" / "000007_steps1_return1.mp4").touch()  # of a run that has gone to another folder
+    for steps in (200, 400):  # the second one resumes
+        train(folder, steps)
+    assert all((folder / name).is_symlink() for name in trainer.FOLDERS)
+    assert {path.name for path in (disk / "checkpoints").iterdir()} == {"1", "2"}
+    assert len(list((disk / "tensorboard").iterdir())) == 2
+    assert [str(path.relative_to(disk)) for path in disk.glob("videos/**/*.mp4")] == ["videos/earlier.1/000007_steps1_return1.mp4"]
+    assert {path.name for path in folder.iterdir()} == {*trainer.FOLDERS, "config.json", "metrics.jsonl", "lock"}
+    (disk / "tensorboard").rename(disk / "elsewhere")  # as if the disk were not mounted
+    with pytest.raises(SettingsError, match=r"tensorboard is a link to \S+disk/tensorboard, which is not there: mount its disk"):
+        train(folder, 600)
+    assert not (disk / "tensorboard").exists()
+
+
+def test_a_mount_point_stays_and_so_does_an_empty_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pathlib.Path, "is_mount", lambda path: path.name == "tensorboard")
+    for name in ("tensorboard", "videos"):
+        (tmp_path / name).mkdir()
+        paths.set_aside(tmp_path / name)
+    (tmp_path / "tensorboard" / "lost+found").mkdir()
+    for number in (1, 2):
+        for name in ("tensorboard", "videos"):
+            paths.set_aside(tmp_path / name)  # with a folder of the file system alone, or with nothing, there is nothing to do
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"file{number}").touch()
+            paths.set_aside(tmp_path / name)
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert found == [
+        *("tensorboard", "tensorboard/earlier.1", "tensorboard/earlier.1/file1", "tensorboard/earlier.2", "tensorboard/earlier.2/file2"),
+        *("tensorboard/lost+found", "videos.1", "videos.1/file1", "videos.2", "videos.2/file2"),
+    ]
