@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from agent57_jax.algorithm.value_transform import ValueTransform
 
 
-def retrace_coefficients(target_policy: jax.Array, actions: jax.Array, behaviour_probabilities: jax.Array, trace_lambda: float) -> jax.Array:
+def retrace_coefficients(
+    target_policy: jax.Array, actions: jax.Array, behaviour_probabilities: jax.Array, trace_lambda: float
+) -> jax.Array:
     """c_t = lambda min(1, pi(a_t|x_t) / mu_t), [T].
 
     Args:
