@@ -2,12 +2,13 @@
 
 import ctypes
 import errno
+import glob
 import itertools
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
+from etils import epath
 from jax.sharding import NamedSharding
 
 FORMAT = 2  # raise it when items or fields change their meaning, so that an old checkpoint is refused in words and not misread
 META = "meta"
+_ARRAY = "/.zarray"  # how the keys of arrays' metadata end
 
 
 # Waiting for a save is our choice, and each of the others comes with an exception, which `Checkpoints` raises in words of its own; so does
@@ -68,12 +71,29 @@ def _no_statistics(metric_prefix: str = "", include_zero_metrics: bool = False) 
 tensorstore.experimental_collect_matching_metrics = _no_statistics
 
 
+def _glob_literally(folder: Any, pattern: str) -> Iterator[Any]:
+    """Stands for a path's `glob`, which takes the folder's own name for a part of the pattern (etils 1.14): in `zaxxon[seed0]` Orbax found
+    none of the pieces that it had written, and left checkpoints that nothing can read.
+    """
+    return _glob(type(folder)(glob.escape(str(folder))), pattern)
+
+
+_glob = type(epath.Path("/")).glob
+type(epath.Path("/")).glob = _glob_literally
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read; the message is one line that says why."""
 
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint that is there, but whose files cannot be read. An older one may serve."""
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raises CheckpointError for a folder that a run's checkpoints cannot lie in."""
+    if "\\" in str(Path(path).absolute()):
+        raise CheckpointError(f"{path} has a backslash in its name, which TensorStore takes for a slash: choose another folder")
 
 
 class Checkpoints:
@@ -91,9 +111,14 @@ class Checkpoints:
           directory: made if missing, unless `read_only`.
           keep: how many checkpoints stay; older ones are deleted after a newer one is complete.
           read_only: for whoever looks at a run that may still be training: makes, removes and saves nothing.
+
+        Raises:
+          CheckpointError: for a directory that `check_folder` refuses.
         """
+        check_folder(directory)
         self._directory = Path(directory).absolute()
         self._manager = None
+        self._unread: tuple[int, dict[str, dict[str, str]]] | None = None  # what was saved and not read back yet: kinds of its arrays
         if not read_only:
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
@@ -150,13 +175,14 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {step} could not be written to {self._directory}: {_reason(error)}") from error
         if not saved:
             raise CheckpointError(f"checkpoint {step} was not written to {self._directory}: Orbax refused it")
+        self._unread = step, {item: _kinds(tree) for item, tree in arrays.items()}
         return True
 
     def wait(self) -> None:
-        """Returns when every save is complete on disk.
+        """Returns when every save is complete on disk and its metadata were read back.
 
         Raises:
-          CheckpointError: if one failed.
+          CheckpointError: if one failed, or cannot be read.
         """
         if self._manager is None:
             return
@@ -164,7 +190,24 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise CheckpointError(f"a checkpoint could not be written to {self._directory}: {_reason(error)}") from error
+        self._read_back()
         _return_memory()
+
+    def _read_back(self) -> None:
+        """Reads once what the last save says of its arrays: what cannot be read must not be found out when it is needed."""
+        unread, self._unread = self._unread, None
+        # A folder that a person has removed since is no failure, and other processes may see late what the first one has written.
+        if unread is None or jax.process_index() or not (self._directory / str(unread[0])).is_dir():
+            return
+        step, items = unread
+        self.meta(step)
+        for item, kinds in items.items():
+            try:
+                found = _written(self._directory / str(step) / item)
+            except Exception as error:  # TensorStore, JSON and the file system each raise their own
+                raise self._damaged(step, item, error) from error
+            if found != kinds:
+                raise self._damaged(step, item, ValueError("it holds other arrays than were saved"))
 
     def close(self) -> None:
         """Waits for saves, then ends the background threads.
@@ -275,7 +318,7 @@ class Checkpoints:
             metadata = ocp.StandardCheckpointHandler().metadata(self._directory / str(step) / name)
         except Exception as error:  # Orbax, JSON and the file system each raise their own
             raise self._damaged(step, name, error) from error
-        stored = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(getattr(metadata, "tree", metadata))}
+        stored = _kinds(getattr(metadata, "tree", metadata))
         wanted = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(target)}
         where = f"checkpoint {step} does not fit this run's settings"
         for path, leaf in wanted.items():
@@ -283,7 +326,7 @@ class Checkpoints:
                 raise CheckpointError(f"the target of {name}.{path} has no NamedSharding")
             if path not in stored:
                 raise CheckpointError(f"{where}: it has no {name}.{path}")
-            found, expected = _kind(stored[path]), _kind(leaf)
+            found, expected = stored[path], _kind(leaf)
             if found != expected:
                 raise CheckpointError(f"{where}: {name}.{path} is {found}, but {expected} is expected")
         for path in stored:
@@ -308,6 +351,21 @@ def _return_memory() -> None:
 def _dotted(path: tuple[Any, ...]) -> str:
     """`parameters.q.0` for a path into a pytree; the same whether a NamedTuple is seen as itself or, as in metadata, as a dict."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    """`_kind` of every leaf, by its dotted path."""
+    return {_dotted(path): _kind(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _written(item: Path) -> dict[str, str]:
+    """`_kinds` of what an item holds, from TensorStore alone: what Orbax' own reader asks of it stays in memory for ever (0.1.86)."""
+    json.loads((item / "_METADATA").read_text())
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}
+    store = tensorstore.KvStore.open(database).result()
+    reads = {key.decode().removesuffix(_ARRAY): store.read(key) for key in store.list().result() if key.endswith(_ARRAY.encode())}
+    records = {path: json.loads(read.result().value) for path, read in reads.items()}
+    return {path: f"{np.dtype(record['dtype'])}{record['shape']}" for path, record in records.items()}
 
 
 def _kind(leaf: Any) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -19,6 +20,9 @@ from agent57_jax.config import Section, Settings, SettingsError, finalise
 
 USAGE_ERROR = 2
 _M_ARENA_MAX = -8  # of malloc.h
+# Switches of JAX that would change types and shapes of what programs, checkpoints and random numbers are made of.
+_JAX_SWITCHES = {"JAX_ENABLE_X64": "false", "JAX_DEFAULT_PRNG_IMPL": "threefry2x32", "JAX_NUMPY_DTYPE_PROMOTION": "standard"}
+_FALSE = ("", "0", "f", "n", "no", "off")  # other words for it
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
@@ -34,6 +38,28 @@ def fail_at_once(message: str, code: int) -> NoReturn:
         sys.stdout.flush()
     finally:  # also where output is gone
         os._exit(code)
+
+
+def open_standard_files() -> None:
+    """Opens what a caller has closed of standard input, output and error.
+
+    Their numbers would go to the next files that are opened, which then get what is printed: the memory of observations, for one.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)  # processes that are started here print too
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
+
+
+def writing_problem(file: pathlib.Path) -> str | None:
+    """Why a file cannot be written, tried beside it; None if it can. Permissions do not tell of read-only file systems."""
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            return "it is a folder" if file.is_dir() else None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def setting_names(section: Any, prefix: str = "") -> Iterator[str]:
@@ -67,6 +93,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     message = _unknown_setting(arguments[1:])
     if message:
         fail(message)
+    folder = os.getcwd()
     try:
         rest: list[str] = flags.FLAGS([_with_home(argument) for argument in arguments])
     except flags.Error as error:
@@ -77,6 +104,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
         fail(f"no config file {error.filename or error}")
     except Exception as error:  # a config file is code, which can raise anything
         fail(f"{type(error).__name__} in the config file or an override: {error}")
+    finally:
+        os.chdir(folder)  # code may have changed it, and paths are meant as they were typed
     if len(rest) > 1:
         fail(f"'{rest[1]}' is not understood; flags begin with two dashes")
     return rest
@@ -148,7 +177,7 @@ def complete_settings(value: Any) -> Settings:
 
 
 def prepare_jax(whole_device: bool) -> None:
-    """Process-wide switches that must be set before JAX is imported; what the user has set stays.
+    """Process-wide switches that must be set before JAX is imported; what the user has set stays, unless nothing here would work with it.
 
     Args:
       whole_device: take the GPU's memory for this process, as training does; else share it with a run that trains.
@@ -156,6 +185,7 @@ def prepare_jax(whole_device: bool) -> None:
     # JAX announces every backend that a machine lacks, and each step of joining processes; its warnings and errors still show.
     for name in ("xla_bridge", "distributed"):
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
+    _fix_switches()
     # A user of a container may have no home: without a folder for them, programs are compiled at every start.
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(caches):
@@ -167,6 +197,20 @@ def prepare_jax(whole_device: bool) -> None:
         # The replay is to fill the device; JAX's default would leave a quarter of it unused.
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.95")
     _share_one_arena()
+
+
+def _fix_switches() -> None:
+    """Gives JAX the switches that all is written for, and says so where the user has set another."""
+    for name, value in _JAX_SWITCHES.items():
+        given = os.environ.get(name, value)
+        if given.lower() != value and not (value == "false" and given.lower() in _FALSE):
+            print(f"warning: {name}={given} is not heeded: agent57_jax needs {value}", file=sys.stderr)
+        os.environ[name] = value
+    if "jax" in sys.modules:  # a config file is code, which may have imported it, and set them
+        import jax
+
+        for name, value in _JAX_SWITCHES.items():
+            jax.config.update(name.lower(), False if value == "false" else value)
 
 
 def _share_one_arena() -> None:
@@ -182,6 +226,7 @@ def _share_one_arena() -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Starts a program: flags, then `main` without positional arguments."""
+    open_standard_files()
     # In a locale without UTF-8 a character that cannot be written becomes a question mark, not the program's end. Standard error needs no
     # such care: Python escapes there what it cannot write.
     if isinstance(sys.stdout, io.TextIOWrapper):

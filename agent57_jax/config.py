@@ -20,6 +20,10 @@ from typing import Any
 # Settings that do not change what a run learns: how it is watched and kept, and on how much of a machine it runs.
 INCIDENTAL_SETTINGS = ("num_devices", "logging.", "checkpoint.", "video.", "environment.num_threads")
 
+MAX_SEED = 2**32 - 1  # a key of JAX takes the lowest 32 bits: larger seeds would repeat smaller ones
+MAX_INT = 2**31 - 1  # programs and emulators count with 32 bits
+WIDE = ("seed", "total_steps", "replay.auto_limit")  # settings that only Python computes with
+
 
 class SettingsError(ValueError):
     """Settings that cannot work; the message lists every problem, one a line."""
@@ -337,7 +341,7 @@ class PrecisionSettings(Section):
 class Settings(Section):
     """All of it. Defaults are Agent57 on one Atari game with the paper's numbers."""
 
-    seed: int = 0  # of parameters, actions, sampling and environments
+    seed: int = 0  # of parameters, actions, sampling and environments; below 2^32, all that a key of JAX holds
     total_steps: int = 22_500_000_000  # agent steps of all environments; PAPER: 90e9 frames
     num_devices: int | None = None  # None: all that JAX sees
     environment: EnvironmentSettings = dataclasses.field(default_factory=EnvironmentSettings)
@@ -530,9 +534,11 @@ def problems(settings: Settings) -> list[str]:
     at_least(1, "learner.batch_size", "learner.target_period_updates")
     at_least(1, "evaluation.num_envs", "evaluation.period_acts", "evaluation.window_episodes", "evaluation.greedy_episodes")
     at_least(1, "checkpoint.keep", "video.keep", "environment.phase_steps", "learner.n_step")
-    at_least(
-        0, "seed", "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent"
-    )
+    need(0 <= settings.seed <= MAX_SEED, f"seed is {settings.seed}, but must lie in [0, {MAX_SEED}]")
+    for path, value in flatten(to_dict(settings)).items():
+        largest = max((abs(number) for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)), default=0)
+        need(largest <= MAX_INT or path in WIDE, f"{path} is {value}, but must be at most {MAX_INT}")
+    at_least(0, "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent")
     at_least(0, "replay.burn_in", "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
     at_least(0, "video.period_episodes", "learner.trace_tolerance")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")

@@ -57,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--csv", type=paths.local, metavar="FILE", help='where to; "-" is standard output; default: RUN/metrics.csv')
     parser.add_argument("--keys", metavar="GLOB", default="*", help='which keys besides the counters, such as "evaluation/*"; default: all')
     given = parser.parse_args(arguments)
+    command_line.open_standard_files()
     source = given.run / "metrics.jsonl"
     if not source.exists():
         command_line.fail(f"{given.run} holds no run: there is no metrics.jsonl in it")

@@ -1,5 +1,6 @@
 """The score of a trained agent: greedy episodes from a run's folder (Agent57 App. D, E)."""
 
+import contextlib
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from agent57_jax.novelty import NoveltyStatistics
 from agent57_jax.video import Spectator
 
 MAX_ENVIRONMENTS = 32
+FILE = "evaluation.json"  # of a run's folder
 
 
 class Restored(NamedTuple):
@@ -43,12 +45,13 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
       make_environment: of the run's task, from its settings.
 
     Raises:
-      SettingsError: if the folder holds no run or no checkpoint; CheckpointError: if it cannot be read.
+      SettingsError: if the folder holds no run or no checkpoint; CheckpointError: if it cannot be read; DeviceError: without a device.
     """
     folder = pathlib.Path(folder)
     if not (folder / "config.json").exists():
         raise SettingsError(f"{folder} holds no run: there is no config.json in it")
     settings = config.from_dict(config.read_json(folder / "config.json"))
+    mesh = parallel.make_mesh(1)
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpoint.keep, read_only=True)
     step = checkpoints.latest()
     if step is None:
@@ -65,7 +68,7 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
         if settings.asks_actors:
             pool = functools.partial(pooled_arm_statistics, num_arms=settings.policy.num_policies)
             shapes["pooled_arms"] = jax.eval_shape(pool, bandit)
-    sharding = jax.sharding.NamedSharding(parallel.make_mesh(1), parallel.REPLICATED)
+    sharding = jax.sharding.NamedSharding(mesh, parallel.REPLICATED)
     targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     arrays, meta = checkpoints.restore(step, targets)
     return Restored(
@@ -144,10 +147,11 @@ def evaluate(
       make_spectator: of the game's name and the number of episodes in environment 0, which it then sees; None: nobody looks.
 
     Returns:
-      The content of evaluation.json and its "path".
+      The content of evaluation.json and its "path"; that is None, with the "problem" beside it, if the file could not be written: what
+      was played is not lost.
 
     Raises:
-      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read.
+      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read; DeviceError: without a device.
     """
     folder = pathlib.Path(workdir)
     quota = quotas(episodes)
@@ -172,8 +176,13 @@ def evaluate(
         "checkpoint": run.step,
         "seed": seed,
     }
-    path = folder / "evaluation.json"
+    path = folder / FILE
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return result | {"path": None, "problem": str(error)}
     return result | {"path": str(path)}

@@ -171,7 +171,9 @@ METRICS = (
     Metric(
         "learner/on_policy_share", "Share of replayed actions that the current greedy policy would take.", "share", "replay/on-policy share"
     ),
-    Metric("learner/trace", "Mean coefficient c_t of the traces: how much of a return goes on behind a transition.", "share", "replay/trace"),
+    Metric(
+        "learner/trace", "Mean coefficient c_t of the traces: how much of a return goes on behind a transition.", "share", "replay/trace"
+    ),
     Metric(
         "learner/value_extrinsic",
         "Mean extrinsic Q of replayed actions, as the network gives it.",

@@ -2,29 +2,36 @@
 
 python -m agent57_jax.pack --workdir=RUN --out=agents/NAME
 
-The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the curve as metrics.jsonl
-of at most 200 lines. `evaluate.py` and `agent57_jax.watch` take it like the run itself; a run cannot go on from it.
+The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the curve: metrics.jsonl
+with at most 200 lines. `evaluate.py` and `agent57_jax.watch` take it like the run itself; a run cannot go on from it.
 """
 
 import json
 import os
 import pathlib
 import shutil
-
 from typing import TYPE_CHECKING, Any
-
-from absl import flags
 
 from agent57_jax import command_line
 
 if TYPE_CHECKING:
     from agent57_jax.learner import LearnerState
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-_OUT = flags.DEFINE_string("out", None, "folder to make")
+_WORKDIR = command_line.define_path("workdir", "folder of the run")
+_OUT = command_line.define_path("out", "folder to make")
 
 LINES = 200  # of metrics
-CURVE = ("frames", "steps", "updates", "episodes", "seconds", "episode/return", "episode/length", "evaluation/return", "evaluation/episodes")
+CURVE = (
+    "frames",
+    "steps",
+    "updates",
+    "episodes",
+    "seconds",
+    "episode/return",
+    "episode/length",
+    "evaluation/return",
+    "evaluation/episodes",
+)
 
 
 def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:

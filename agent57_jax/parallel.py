@@ -146,14 +146,29 @@ def from_first_process(mesh: Mesh, tree: Any) -> Any:
     return upload(mesh, REPLICATED, multihost_utils.broadcast_one_to_all(jax.device_get(tree)))
 
 
+def find_devices() -> list[jax.Device]:
+    """All devices that JAX can use.
+
+    Raises:
+      DeviceError: if it has none, as with a JAX_PLATFORMS that this machine lacks.
+    """
+    try:
+        return list(jax.devices())
+    except (RuntimeError, AssertionError) as error:  # which of them depends on the platform
+        asked = os.environ.get("JAX_PLATFORMS")
+        reason = " ".join(str(error).split())[:300] or "it gives no reason"
+        advice = f"JAX_PLATFORMS={asked} asks for what is not here; unset it to take what there is" if asked else "try JAX_PLATFORMS=cpu"
+        raise DeviceError(f"JAX finds no device: {advice} ({reason})") from error
+
+
 def make_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over the first `num_devices` devices (None: all).
 
     Raises:
-      DeviceError: if there are fewer, if several processes are to leave some out, or if the machine has an NVIDIA driver that this JAX
-        does not use.
+      DeviceError: if there are none or fewer, if several processes are to leave some out, or if the machine has an NVIDIA driver that this
+        JAX does not use.
     """
-    devices = jax.devices()
+    devices = find_devices()
     if devices[0].platform == "cpu" and os.path.exists("/proc/driver/nvidia/version") and os.environ.get("JAX_PLATFORMS", "") != "cpu":
         raise DeviceError(
             "this machine has an NVIDIA driver, but JAX sees only the CPU: install requirements-cuda.txt "
@@ -223,6 +238,7 @@ def gather_over_devices(array: jax.Array) -> jax.Array:
 
 def device_memory_bytes() -> tuple[int, int] | None:
     """Bytes in use and limit of the first local device; None where the backend does not say (the CPU)."""
+    find_devices()  # which says what there is to say if there are none
     statistics = jax.local_devices()[0].memory_stats()
     if not statistics or "bytes_limit" not in statistics:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from agent57_jax import config, folder_lock, memory, parallel, paths, programs, reporting, video
 from agent57_jax.actor import ActMetrics
 from agent57_jax.algorithm.meta_controller import PooledArms
-from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
+from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError, check_folder
 from agent57_jax.config import Settings, SettingsError
 from agent57_jax.console import Console
 from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
@@ -93,6 +93,7 @@ class Trainer:
           SettingsError: for settings that the task, the devices or the memory cannot serve.
           CheckpointError: for a checkpoint that does not fit the settings.
         """
+        check_folder(workdir)
         self.settings, self.workdir, self.shutdown = settings, pathlib.Path(workdir), shutdown
         self.mesh = parallel.make_mesh(settings.num_devices)
         found = config.device_problems(settings, self.mesh.size)

@@ -15,11 +15,12 @@ import numpy as np
 from absl import flags
 
 from agent57_jax import command_line
+from agent57_jax.config import MAX_SEED
 from agent57_jax.pictures import Moment, caption, draw
 
 _WORKDIR = command_line.define_path("workdir", "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", None, "greedy episodes to play; default: until Ctrl-C", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the environment and of the few random actions", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the environment and of the few random actions", lower_bound=0, upper_bound=MAX_SEED)
 _SPEED = flags.DEFINE_float("speed", 1.0, "of the game, as a multiple of its own", lower_bound=0.01)
 _TERMINAL = flags.DEFINE_bool("terminal", False, "play in the terminal even where there is a window")
 
@@ -239,11 +240,11 @@ def main() -> None:
         )
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, judging, types
+    from agent57_jax import checkpoint, config, judging, parallel, types
 
     try:
         run = judging.open_run(_WORKDIR.value, 1, _SEED.value, is_watched=True)
-    except (config.SettingsError, OSError, checkpoint.CheckpointError) as error:
+    except (config.SettingsError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     game = judging.game_name(run.settings)
     if display is None:  # only now, since it hides what was printed before

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from agent57_jax import command_line, paths
-from agent57_jax.config import SettingsError
+from agent57_jax.config import MAX_SEED, SettingsError
 from agent57_jax.environments import atari57
 from reproductions import common
 from reproductions.common import DamageError, ReproductionError, Training
@@ -114,8 +114,8 @@ def main() -> None:
     check_games(options.games)
     gpus = visible_gpus()
     workers = max(1, len(gpus)) if options.workers is None else options.workers
-    if min(workers, options.episodes) < 1 or min(options.seeds) < 0:
-        command_line.fail("--workers and --episodes must be at least 1, --seeds at least 0")
+    if min(workers, options.episodes) < 1 or min(options.seeds) < 0 or max(options.seeds) > MAX_SEED:
+        command_line.fail(f"--workers and --episodes must be at least 1, --seeds at least 0 and at most {MAX_SEED}")
     if gpus and workers > len(gpus):
         command_line.fail(f"--workers={workers}, but there {'is' if len(gpus) == 1 else 'are'} {len(gpus)} GPU{'s' * (len(gpus) > 1)}")
     profile = options.profile or ("paper" if gpus else "laptop")

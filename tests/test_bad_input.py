@@ -49,7 +49,11 @@ OVERRIDES = [
     ("environment=5", "environment"),
     ("seed=1e6", "invalid literal for int() with base 10: '1e6'"),
     ("seed=1.5", "1.5"),
-    ("seed=-1", "seed is -1, but must be at least 0"),
+    ("seed=-1", "seed is -1, but must lie in [0, 4294967295]"),
+    ("seed=4294967296", "seed is 4294967296, but must lie in [0, 4294967295]"),
+    ("seed=99999999999999999999", "seed is 99999999999999999999, but must lie in [0, 4294967295]"),
+    ("environment.max_episode_steps=2147483648", "environment.max_episode_steps is 2147483648, but must be at most 2147483647"),
+    ("network.conv_features=(32,64,99999999999)", "network.conv_features is [32, 64, 99999999999], but must be at most 2147483647"),
     ("total_steps=0", "total_steps is 0, but must be at least 1"),
     ("num_devices=0", "num_devices is 0, but must be at least 1"),
     ("environment.kind=atari", "value should be one of <envpool|"),
@@ -197,3 +201,34 @@ def test_a_config_file_that_returns_nothing(tmp_path: pathlib.Path) -> None:
 def test_several_problems_are_a_line_each() -> None:
     done = run("train.py", ZAXXON, "--config.seed=-1", "--config.replay.eta=2", "--config.checkpoint.keep=0")
     expect_refusal(done, "replay.eta is 2", problems=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed=4294967296"], "--seed=4294967296"),
+        (["--seed=99999999999999999999"], "--seed=99999999999999999999"),
+        (["--seed=-1"], "--seed=-1"),
+        (["--episodes=2147483648"], "--episodes=2147483648"),
+    ],
+    ids=str,
+)
+def test_numbers_of_an_evaluation(arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:
+    expect_refusal(run("evaluate.py", *arguments, f"--workdir={tmp_path}"), message)
+
+
+def test_seeds_of_somebody_who_watches(tmp_path: pathlib.Path) -> None:
+    expect_refusal(run("-m", "agent57_jax.watch", "--seed=4294967296", f"--workdir={tmp_path}"), "--seed=4294967296")
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "gpu", "rocm", "gpo"])
+def test_devices_that_are_not_here(platforms: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    expect_refusal(run("train.py", COIN, f"--workdir={tmp_path}/run"), f"JAX finds no device: JAX_PLATFORMS={platforms} asks for what")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backslash_in_the_name_of_a_folder(tmp_path: pathlib.Path) -> None:
+    expect_refusal(run("train.py", COIN, f"--workdir={tmp_path}/a\\b"), "has a backslash in its name")
+    assert not list(tmp_path.iterdir())

@@ -277,6 +277,58 @@ def test_failed_write_in_the_background_is_reported(store, monkeypatch):
     assert store.latest() is None
 
 
+@pytest.mark.parametrize(
+    "name", ["zaxxon[seed0]", "[!x]", "a*", "a?b", "**", "{a,b}", "a[", "%d", "~", "$HOME", "a b\n", "é\u4e2d", "a#b?c=d"]
+)
+def test_a_folder_may_have_any_name(tmp_path, name):
+    """Libraries must not take it for a pattern; nor must they find what lies in a folder that such a pattern fits."""
+    expected = placed(host_state(), 4)
+    for folder in (tmp_path / "zaxxons" / "run", tmp_path / name / "run"):
+        store = Checkpoints(folder, keep=1)
+        store.save(1, {"learner": expected}, {"folder": str(folder)})
+        store.close()
+    arrays, meta = Checkpoints(tmp_path / name / "run", keep=1, read_only=True).restore(1, {"learner": target_of(expected)})
+    assert meta == {"folder": str(tmp_path / name / "run")}
+    assert_same(arrays["learner"], host_state())
+
+
+def test_a_name_that_cannot_serve_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(CheckpointError, match="has a backslash in its name, which TensorStore takes for a slash"):
+        Checkpoints(tmp_path / "a\\b", keep=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lost", ["manifest.ocdbt", "_METADATA", ""])
+def test_what_was_saved_is_read_back_before_it_counts(store, tmp_path, monkeypatch, lost):
+    arrays = {"learner": {"x": np.zeros(2, np.float32)}}
+    store.save(1, arrays, {})
+    store.wait()
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "moved")
+    store.save(2, arrays, {})
+    rename = store._manager.wait_until_finished
+
+    def lose():
+        rename()
+        for path in (tmp_path / "checkpoints" / "2" / "learner").rglob(lost or "*"):
+            if path.is_file():
+                path.unlink()
+
+    monkeypatch.setattr(store._manager, "wait_until_finished", lose)
+    with pytest.raises(CheckpointError, match=r"^item 'learner' of checkpoint 2 in \S+ cannot be read: "):
+        store.wait()
+    store.wait()  # it is said once
+    assert store.save(3, {"learner": {"x": np.zeros(3, np.float32)}}, {})
+    monkeypatch.undo()
+    store.wait()
+
+
+def test_a_checkpoint_that_a_person_has_removed_is_no_failure(store, tmp_path):
+    store.save(1, {"learner": {"x": np.zeros(2, np.float32)}}, {})
+    store._manager.wait_until_finished()
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "moved")
+    store.wait()
+
+
 def test_saves_leave_nothing_behind(store):
     """A save took 120 Python objects for ever, through statistics that TensorStore kept."""
     arrays = {"learner": {str(i): jnp.full(3, i, jnp.float32) for i in range(10)}}

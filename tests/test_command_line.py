@@ -9,9 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 
 import pytest
+
+from agent57_jax import command_line, judging
+from agent57_jax.config import finalise
+from agent57_jax.evaluator import Episode
+from tests.tiny import coin_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -121,3 +127,56 @@ def test_a_signal_saves_and_the_same_command_resumes(
     with training(tmp_path, *COIN) as again:
         resumed = wait_for(again, r"resumed from checkpoint (\d+) .*: (\d+) updates")
     assert resumed.group(1) == saved.group(1) and int(resumed.group(2)) > 0
+
+
+SWITCHES = (
+    "from agent57_jax import command_line; command_line.prepare_jax(whole_device=False)\n"
+    "import jax, jax.numpy as jnp, numpy as np\n"
+    "assert jnp.asarray(np.zeros(1)).dtype == np.float32 and jax.random.key_data(jax.random.key(0)).shape == (2,)\n"
+    "assert (jnp.zeros(1, jnp.int32) + jnp.zeros(1)).dtype == np.float32\n"
+)
+
+
+@pytest.mark.parametrize("before", ["", "import jax; jax.config.update('jax_enable_x64', True)\n"], ids=["variables", "a config file"])
+def test_switches_of_jax_with_which_nothing_would_work_are_not_heeded(before: str) -> None:
+    given = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    command = [sys.executable, "-c", before + SWITCHES]
+    done = subprocess.run(command, cwd=ROOT, env=environment() | given, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[1] for line in done.stderr.splitlines()] == [f" {name}={value} is not heeded" for name, value in given.items()]
+
+
+@pytest.mark.parametrize("value", ["", "0", "False", "off"])
+def test_switches_that_change_nothing_are_not_mentioned(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in command_line._JAX_SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAX_ENABLE_X64", value)
+    command_line._fix_switches()
+    assert capsys.readouterr().err == "" and os.environ["JAX_ENABLE_X64"] == "false"
+
+
+def test_a_config_file_that_changes_the_folder_changes_no_path(tmp_path: pathlib.Path) -> None:
+    lines = ("import os", "from configs import random_coin", "def get_config():", f"    os.chdir({str(tmp_path)!r})")
+    (tmp_path / "own.py").write_text("\n".join((*lines, "    return random_coin.get_config('smoke')\n")))
+    code = (
+        "import os; from agent57_jax import command_line as c; c.define_config(); c.parse_flags(['x', '--config=%s']); print(os.getcwd())"
+    )
+    done = run("-c", code % (tmp_path / "own.py"))
+    assert done.stdout.strip() == str(ROOT), done.stderr
+
+
+def test_a_score_that_cannot_be_written_is_still_a_score(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = [Episode(0, True, 1, 2.5, 7, {}), Episode(1, True, 1, 3.5, 9, {})]
+    settings = finalise(coin_settings())
+    opened = types.SimpleNamespace(settings=settings, meta={"counters": {"frames": 1, "updates": 2}}, step=3)
+    monkeypatch.setattr(judging, "open_run", lambda *arguments, **named: opened)
+    monkeypatch.setattr(judging, "play", lambda *arguments: iter(played))
+    (tmp_path / "evaluation.json").mkdir()  # which no user can write to, root included
+    assert command_line.writing_problem(tmp_path / "evaluation.json") == "it is a folder"
+    assert command_line.writing_problem(tmp_path / "other.json") is None
+    assert command_line.writing_problem(pathlib.Path("/proc/evaluation.json")) is not None
+    result = judging.evaluate(tmp_path, episodes=2, seed=0)
+    assert (result["mean"], result["path"]) == (3.0, None) and "Is a directory" in result["problem"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json"]

@@ -1,6 +1,6 @@
 """Returns with traces under an invertible value transform, for one stream of transitions.
 
-Retrace(lambda) (NGU App. E; Munos et al. 2016) and soft Watkins' Q(lambda) (Kapturowski et al. 2022, MEME, at second hand) share everything but
+Retrace(lambda) (NGU App. E; Munos et al. 2016) and soft Watkins' Q(lambda) (Kapturowski et al. 2022, MEME, at second hand) share all but
 the coefficient c_t, which says how far the return goes on.
 """
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from agent57_jax.algorithm.value_transform import ValueTransform
 
 
-def retrace_coefficients(target_policy: jax.Array, actions: jax.Array, behaviour_probabilities: jax.Array, trace_lambda: float) -> jax.Array:
+def retrace_coefficients(
+    target_policy: jax.Array, actions: jax.Array, behaviour_probabilities: jax.Array, trace_lambda: float
+) -> jax.Array:
     """c_t = lambda min(1, pi(a_t|x_t) / mu_t), [T].
 
     Args:

@@ -17,18 +17,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agent57_jax.environments import gymnasium_process
-from agent57_jax.environments.gymnasium_process import Task
+from agent57_jax.environments.gymnasium_process import Description, Task
 from agent57_jax.environments.host import Episodes, available_cpus, checked_actions
 from agent57_jax.types import EnvironmentSpec, HostEnvironmentError, TimeStep
 
 END_SECONDS = 10.0  # that processes have, all together, for closing their environments
 
 
-class _Worker(NamedTuple):
-    """A process with some of the environments."""
+class _Process(NamedTuple):
+    """An interpreter that runs an environment's code."""
 
     process: subprocess.Popen[bytes]  # first of a group of its own, with what the environments start
     end: int  # file descriptor that becomes readable when the process ends
+    connection: Connection
+
+
+class _Worker(NamedTuple):
+    """A process with some of the environments."""
+
+    process: subprocess.Popen[bytes]
+    end: int
     connection: Connection
     observations: np.ndarray  # its rows, in shared memory
     rows: slice  # of the batch
@@ -71,8 +79,8 @@ class GymnasiumEnvironment:
         if len(seeds) != num_envs:
             raise ValueError(f"{num_envs} environments need {num_envs} seeds, not {len(seeds)}")
         task = Task(task_id, max_episode_steps, render_mode is not None)
-        # Made here once, for its spaces and so that what is wrong with it is said at once.
-        self._description = gymnasium_process.describe(task)
+        # Made once before, for its spaces and so that what is wrong with it is said at once.
+        self._description = _describe(task)
         self.spec = EnvironmentSpec(
             observation_shape=self._description.observation_shape,
             observation_dtype=self._description.observation_dtype,
@@ -92,24 +100,14 @@ class GymnasiumEnvironment:
         self._end = weakref.finalize(self, _end, self._workers)
 
     def _start(self, task: Task, rows: slice, seeds: Sequence[int]) -> _Worker:
-        """A process with the environments of some rows. A new interpreter: a fork of this one would copy locks that JAX's threads hold."""
+        """A process with the environments of some rows."""
         own = list(seeds[rows])
         memory = os.memfd_create("observations")
         os.truncate(memory, len(own) * math.prod(self.spec.observation_shape) * self.spec.observation_dtype.itemsize)
-        ours, theirs = multiprocessing.Pipe()
-        files = theirs.fileno(), memory
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from {gymnasium_process.__name__} import serve; serve{files}"],
-            pass_fds=files,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C is for the trainer alone
-        )
-        theirs.close()  # else its end would not be seen here
-        with contextlib.suppress(OSError):  # a process that is gone already; its answer will say so
-            ours.send((task, self._description, own))
-        observations = gymnasium_process.as_rows(mmap.mmap(memory, 0), self._description)
+        worker = _Worker(*_run("serve", memory), gymnasium_process.as_rows(mmap.mmap(memory, 0), self._description), rows)
         os.close(memory)
-        return _Worker(process, os.pidfd_open(process.pid), ours, observations, rows)
+        self._ask(worker, task, self._description, own)
+        return worker
 
     def reset(self) -> None:
         """Starts an episode in every environment, whatever went on there; `recv` then returns FIRST everywhere."""
@@ -191,20 +189,64 @@ class GymnasiumEnvironment:
             worker.connection.send(question)
 
     def _answer(self, worker: _Worker) -> Any:
-        try:
-            # A process that was forked off holds the channel open, so that its end alone does not tell.
-            if worker.connection not in wait([worker.connection, worker.end]) and not worker.connection.poll():
-                raise EOFError
-            state, answer = worker.connection.recv()
-        except (EOFError, OSError) as error:
-            wait([worker.end], END_SECONDS)  # its channel may be closed a moment before
-            code = _kill(worker)
-            raise HostEnvironmentError(
-                f"a process of {self._task_id} is gone (exit code {code}; -9: killed, perhaps for memory)"
-            ) from error
+        state, answer = _received(self._task_id, worker)
         if state == "failed":
             raise HostEnvironmentError(f"{self._task_id} failed: {answer}")
         return answer
+
+
+def _run(function: str, *files: int) -> _Process:
+    """Calls a function of `gymnasium_process` with a channel to here and these files.
+
+    In a new interpreter: a fork of this one would copy locks that JAX's threads hold.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    passed = theirs.fileno(), *files
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from {gymnasium_process.__name__} import {function}; {function}{passed}"],
+        pass_fds=passed,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,  # Ctrl-C is for the trainer alone
+    )
+    theirs.close()  # else its end would not be seen here
+    return _Process(process, os.pidfd_open(process.pid), ours)
+
+
+def _describe(task: Task) -> Description:
+    """What a process of its own says of the environment.
+
+    Raises:
+      ValueError: one line, for an environment that can't be made, ends its process, or that no network here takes.
+    """
+    started = _run("tell")
+    try:
+        with contextlib.suppress(OSError):  # a process that is gone; its answer will say so
+            started.connection.send(task)
+        state, answer = _received(task.task_id, started)
+    except HostEnvironmentError as error:
+        raise ValueError(str(error)) from error
+    finally:
+        _kill(started)  # and what it has left behind
+        started.connection.close()
+        os.close(started.end)
+    if state == "failed":
+        raise ValueError(answer)
+    description: Description = answer
+    return description
+
+
+def _received(task_id: str, worker: _Process | _Worker) -> tuple[str, Any]:
+    """The next answer of a process; a HostEnvironmentError if it is gone."""
+    try:
+        # A process that was forked off holds the channel open, so that its end alone does not tell.
+        if worker.connection not in wait([worker.connection, worker.end]) and not worker.connection.poll():
+            raise EOFError
+        state, answer = worker.connection.recv()
+        return state, answer
+    except (EOFError, OSError) as error:
+        wait([worker.end], END_SECONDS)  # its channel may be closed a moment before
+        code = _kill(worker)
+        raise HostEnvironmentError(f"a process of {task_id} is gone (exit code {code}; -9: killed, perhaps for memory)") from error
 
 
 def _end(workers: Sequence[_Worker]) -> None:
@@ -219,7 +261,7 @@ def _end(workers: Sequence[_Worker]) -> None:
         os.close(worker.end)
 
 
-def _kill(worker: _Worker) -> int:
+def _kill(worker: _Process | _Worker) -> int:
     """Ends a process and all that it started, and returns its exit code; one that had ended keeps that."""
     if worker.process.returncode is None:  # until it is waited for, nobody else gets its number
         with contextlib.suppress(ProcessLookupError):

@@ -59,6 +59,7 @@ class Description(NamedTuple):
     observation_shape: tuple[int, ...]  # [height, width, channels] or [size]
     observation_dtype: np.dtype  # uint8 or float32
     first_action: int  # what the environment calls action 0
+    action_dtype: np.dtype  # of what its action space draws
     action_names: tuple[str, ...]
     steps_per_second: float | None  # as a person is to see them; None: it does not say
 
@@ -185,7 +186,7 @@ def _description(task_id: str, environment: gymnasium.Env[Any, Any]) -> Descript
     shape, dtype = _observation(task_id, observation)
     with _blaming(task_id, "can't be used"):
         names, speed = _action_names(environment, start, count), float(_metadata(environment).get("render_fps") or 0)
-    return Description(shape, dtype, start, names, speed or None)
+    return Description(shape, dtype, start, np.dtype(action.dtype), names, speed or None)
 
 
 def _observation(task_id: str, space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype]:
@@ -222,7 +223,13 @@ def _action_names(environment: gymnasium.Env[Any, Any], start: int, count: int) 
         names = [str(name) for name in meanings()]
     elif isinstance(members, type) and issubclass(members, enum.IntEnum):
         names = [member.name for member in sorted(members)]
-    return tuple(names) if len(names) == len(set(names)) == count else tuple(str(start + action) for action in range(count))
+    is_usable = len(names) == len(set(names)) == count and all(map(_is_name, names))
+    return tuple(names) if is_usable else tuple(str(start + action) for action in range(count))
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can be a part of a metric's key."""
+    return bool(text.strip()) and text.isprintable() and not set(text) & set("{}")
 
 
 def summary(error: BaseException) -> str:
@@ -304,7 +311,9 @@ class Batch:
             if over[index]:
                 observation, _ = _returned("reset", 2, environment.reset())
             else:
-                step = environment.step(actions[index] + self._description.first_action)
+                # Of the type that its space draws: an environment may compute with it.
+                action = self._description.action_dtype.type(int(actions[index]) + self._description.first_action)
+                step = environment.step(action)
                 observation, reward, terminated, truncated, _ = _returned("step", 5, step)
             self._show(index, observation)
             self._rewards[index] = _fitting("step() returned the reward", _number("reward", reward))
@@ -314,7 +323,12 @@ class Batch:
     def render(self, index: int) -> np.ndarray | None:
         """The picture of one environment, uint8 [height, width, 3]; None when it draws none."""
         environment = self._environments[index]
-        return np.asarray(environment.render(), np.uint8) if environment.render_mode == "rgb_array" else None
+        if environment.render_mode != "rgb_array":
+            return None
+        picture = np.asarray(environment.render())
+        if picture.dtype.kind not in "biu" or not picture.size or picture.min() < 0 or picture.max() > 255:
+            raise ValueError(f"its picture is {picture.dtype}{list(picture.shape)}, and not of whole numbers in 0..255")
+        return picture.astype(np.uint8)
 
     def close(self) -> None:
         """Ends the environments, whatever they think of it."""
@@ -325,7 +339,8 @@ class Batch:
     def _show(self, index: int, observation: Any) -> None:
         shown, rows = np.asarray(observation), self._observations
         shape = rows.shape[1:]
-        if shown.size != rows[index].size or shown.shape != shape[: shown.ndim] or not np.can_cast(shown.dtype, rows.dtype, "same_kind"):
+        fits = np.can_cast(shown.dtype, rows.dtype, "safe" if rows.dtype == np.uint8 else "same_kind")  # vectors are rounded to float32
+        if shown.size != rows[index].size or shown.shape != shape[: shown.ndim] or not fits:
             raise ValueError(
                 f"an observation is {shown.dtype}{list(shown.shape)}, but the environment's space makes it {rows.dtype}{list(shape)}"
             )
@@ -335,6 +350,30 @@ class Batch:
 def as_rows(memory: mmap.mmap, description: Description) -> np.ndarray:
     """The observations [n, *observation_shape] that lie in shared memory."""
     return np.frombuffer(memory, description.observation_dtype).reshape(-1, *description.observation_shape)
+
+
+def _ignore_signals() -> None:
+    """A scheduler, or Ctrl-C, may signal every process; these end with their channel, when the trainer has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def tell(channel: int) -> None:
+    """The life of a process that makes an environment to `describe` it: what that does to a process must not be done to the trainer's.
+
+    The message is the task, the answer ("done", its description) or ("failed", one line).
+
+    Args:
+      channel: file descriptor of a connection.
+    """
+    connection = Connection(channel)
+    answer: tuple[str, Description | str]
+    try:
+        answer = "done", describe(connection.recv())
+    except Exception as error:  # also the environment's code, which can raise anything
+        answer = "failed", summary(error)
+    with contextlib.suppress(OSError):
+        connection.send(answer)
 
 
 def serve(channel: int, memory: int) -> None:
@@ -347,13 +386,14 @@ def serve(channel: int, memory: int) -> None:
       channel: file descriptor of a connection.
       memory: that of shared memory for the observations.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler may signal every process; these end with their channel
-    warnings.simplefilter("ignore")  # the trainer's process has shown what comes with making one
+    _ignore_signals()
+    warnings.simplefilter("ignore")  # the process that described one has shown what comes with making it
     connection = Connection(channel)
     batch: Batch | None = None
     try:
         task, description, seeds = connection.recv()
         batch = Batch(task, description, seeds, mmap.mmap(memory, 0))
+        _ignore_signals()  # an environment may have taken them
         while True:
             name, *values = connection.recv()
             try:

@@ -48,6 +48,24 @@ def complete(folder: pathlib.Path) -> list[int]:
     return Checkpoints(folder / "checkpoints", 2, read_only=True).steps()
 
 
+def test_a_run_that_cannot_be_written_to_is_judged_all_the_same(tmp_path: pathlib.Path) -> None:
+    with small_disk(tmp_path / "disk", 200) as disk:
+        train = [sys.executable, "train.py", *COIN, "--config.total_steps=2000", f"--workdir={disk}/run"]
+        assert subprocess.run(train, cwd=ROOT, env=environment(), capture_output=True, timeout=600, check=False).returncode == 0
+        assert can("mount", "-o", "remount,ro", str(disk))
+        judge = [sys.executable, "evaluate.py", f"--workdir={disk}/run", "--episodes=3"]
+        done = subprocess.run(judge, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert "over 3 greedy episodes (not written)" in done.stdout
+        before, after = done.stderr.splitlines()
+        assert before.endswith("evaluation.json cannot be written, the score will only be shown: Read-only file system")
+        assert after.startswith("error: the score stands, but it could not be written: [Errno 30] Read-only file system")
+        videos = subprocess.run(
+            [*judge, f"--video={disk}/best.mp4"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert videos.returncode == 2 and videos.stderr == f"error: {disk}/best.mp4 cannot be written: Read-only file system\n"
+
+
 def test_a_full_disk_ends_in_words_with_the_last_checkpoint_intact(tmp_path: pathlib.Path) -> None:
     """Every episode of an evaluator is being recorded meanwhile: what the disk does not take is lost, and what is kept is whole."""
     command = [sys.executable, "-u", "train.py", *COIN, "--config.total_steps=100000000", "--config.checkpoint.period_seconds=2"]

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from agent57_jax import metrics
 from agent57_jax.config import EnvironmentKind, EnvironmentSettings, SettingsError
 from agent57_jax.environments import factory, gymnasium_process
 from agent57_jax.environments import gymnasium as adapter
@@ -68,7 +71,11 @@ def test_spec_of_a_vector(make: Make) -> None:
     assert (spec.observation_shape, spec.observation_dtype, spec.num_actions, spec.frames_per_step) == ((4,), np.float32, 4, 1)
     assert spec.action_names == ("5", "6", "7", "8") and spec.extras == ()
     assert make("Named").spec.action_names == ("NOOP", "UP", "DOWN", "FIRE")
-    assert make("Renamed").spec.action_names == ("5", "6", "7", "8")
+    for unusable in ("Renamed", "Blank", "Braced", "Broad", "Undecoded"):
+        assert make(unusable).spec.action_names == ("5", "6", "7", "8")
+    for name in make("Foreign").spec.action_names:
+        metrics.check_key(f"action/ratio_{name}")
+    assert make("Foreign").spec.action_names == ("何もしない", "go up", "DOWN/LEFT", "FIRE")
     assert (make("Drawn").spec.steps_per_second, spec.steps_per_second) == (25, 10)
 
 
@@ -239,9 +246,57 @@ def test_a_signal_to_every_process_does_not_end_them(make: Make) -> None:
     environment = make("Clock")
     start(environment)
     for pid in processes(environment):
-        os.kill(pid, signal.SIGTERM)
-        assert os.getsid(pid) != os.getsid(0)  # Ctrl-C does not reach it
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+        assert os.getsid(pid) != os.getsid(0)  # nor does Ctrl-C reach it
     assert (step(environment, 0).step_type == MID).all()
+
+
+def test_what_an_environment_does_to_its_process_is_not_done_to_the_trainers(make: Make) -> None:
+    def state() -> list[Any]:
+        os.umask(mask := os.umask(0o22))
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        return [os.getcwd(), mask, dict(os.environ), list(sys.path), list(warnings.filters), sys.excepthook, np.geterr(), handlers]
+
+    before, threads = state(), threading.active_count()
+    environment = make("Meddles")
+    assert (start(environment).step_type == FIRST).all()
+    assert state() == before and threading.active_count() == threads
+    for pid in processes(environment):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+    assert (step(environment, 0).step_type == MID).all()
+
+
+@pytest.mark.parametrize(("name", "actions"), [("Shifts", [40, 62, 0]), ("FarShifts", [0, 1, 2]), ("Clock", [0, 1, 3])])
+def test_an_action_is_of_the_type_that_its_space_draws(make: Make, name: str, actions: list[int]) -> None:
+    shown = {"Shifts": lambda a: 2.0**a, "FarShifts": lambda a: float(np.float32(2**40 + a)), "Clock": lambda a: 5 + a}[name]
+    environment = make(name)
+    start(environment)
+    assert step(environment, *actions).observation[:, 3].tolist() == [shown(action) for action in actions]
+
+
+def test_bytes_may_be_shown_as_what_fits_into_them(make: Make) -> None:
+    environment = make("Yes")
+    assert start(environment).observation.dtype == np.uint8
+    assert step(environment, 0).observation[0, 0, 0].tolist() == [0, 1, 1]
+
+
+def test_what_is_printed_meets_no_observation() -> None:
+    """With standard files closed, the numbers 0 to 2 would go to the next files that are opened."""
+    code = (
+        "import os, sys\nfrom agent57_jax import command_line\n"
+        "def main():\n"
+        "    import numpy as np\n"
+        "    from agent57_jax.environments.gymnasium import GymnasiumEnvironment as G\n"
+        f"    e = G('{TOYS}Prints', 1, [7], num_processes=1)\n    e.reset()\n    e.recv()\n"
+        "    e.send(np.array([2]))\n    os.write(1, b'x' * 4096)\n    print('said')\n    print('said', file=sys.stderr)\n"
+        "    shown = e.recv().observation.tolist()\n    e.close()\n    sys.exit(0 if shown == [[7, 1, 1, 7]] else 9)\n"
+        "command_line.run(main)\n"
+    )
+    for closed in (">&-", "2>&-", "<&-", "<&- >&- 2>&-"):
+        command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False).returncode == 0, closed
 
 
 def test_render(make: Make) -> None:
@@ -310,6 +365,7 @@ def test_render(make: Make) -> None:
         (f"{TOYS}FloatImage", r"it shows Box float32\[8, 8, 3\].*RescaleObservation to 0..255 and DtypeObservation"),
         (f"{TOYS}Matrix", r"it shows Box float32\[8, 8\].*FlattenObservation"),
         ("FrozenLake-v1", r"FrozenLake-v1 is not supported: it shows Discrete\(16\)"),
+        (f"{TOYS}Quits", r"a process of tests.environments.toys:Quits is gone \(exit code 5"),
         ("", r"Gymnasium has no environment ''"),
     ],
 )
@@ -317,6 +373,20 @@ def test_what_cannot_work_is_refused_in_one_line(make: Make, task_id: str, messa
     with pytest.raises(ValueError, match=message) as error:
         GymnasiumEnvironment(task_id, 1, [1])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("DrawnFloats", r"its picture is float64\[5, 4, 3\], and not of whole"), ("DrawnTooBright", r"its picture is int64\[5, 4, 3\]")],
+)
+def test_pictures_that_would_be_cut_are_refused(make: Make, name: str, message: str) -> None:
+    environment = make(name, render_mode="rgb_array")
+    start(environment)
+    with pytest.raises(HostEnvironmentError, match=message):
+        environment.render(0)
+    numbers = make("DrawnNumbers", render_mode="rgb_array")
+    start(numbers)
+    assert numbers.render(0).dtype == np.uint8 and (numbers.render(0) == 255).all()
 
 
 def test_what_cannot_be_drawn_is_refused_in_the_same_line(make: Make) -> None:
@@ -368,6 +438,7 @@ def test_an_environment_need_not_say_anything_of_itself(make: Make) -> None:
         ("four_cells", r"toys:four_cells failed: step\(\) must return five values: observation, reward, terminated, truncated, info$"),
         ("Bare", r"toys:Bare failed: reset\(\) must take seed and options, and must return two values: observation, info$"),
         ("Seedless", r"toys:Seedless failed: reset\(\) must take seed and options"),
+        ("Wide", r"toys:Wide failed: an observation is uint16\[2, 3, 3\], but the environment's space makes it uint8\[2, 3, 3\]"),
         ("Floats", r"toys:Floats failed: an observation is float64\[2, 3, 3\], but the environment's space makes it uint8\[2, 3, 3\]"),
     ],
 )
@@ -477,10 +548,11 @@ def test_the_factory_gives_streams_seeds_of_their_own() -> None:
     assert len(np.unique(shown)) == 8
 
 
-def test_the_factory_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_factory_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="did you mean CartPole-v1"):
         factory.make_host_environment(settings("CartPoll-v1"), 2, 0, "training")
-    monkeypatch.setitem(sys.modules, "minigrid", None)
+    (tmp_path / "minigrid.py").write_text("raise ModuleNotFoundError(name='minigrid')\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SettingsError, match=r"needs the package minigrid: pip install -e '\.\[gymnasium\]' in the repository"):
         factory.make_host_environment(settings("MiniGrid-Empty-5x5-v0"), 2, 0, "training")
     monkeypatch.setitem(sys.modules, "agent57_jax.environments.gymnasium", None)

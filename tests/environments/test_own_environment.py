@@ -3,13 +3,16 @@
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from agent57_jax import pictures
+from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.environments.gymnasium import GymnasiumEnvironment
 from agent57_jax.types import LAST
 from tests.test_command_line import ROOT, environment, run
@@ -90,6 +93,40 @@ def test_the_example_is_trained_and_judged_by_the_commands_on_the_page(tmp_path:
     assert (result["game"], len(result["returns"]), result["hns"]) == ("corridor:Corridor", 100, None)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["steps"] >= 3000 and lines[-1]["updates"] > 0 and "action/ratio_1" in {key for line in lines for key in line}
+
+
+@pytest.mark.slow
+def test_what_an_environment_does_costs_a_run_nothing(tmp_path: pathlib.Path) -> None:
+    """It changes its folder and takes the signals, and prints where output is closed; the run's folder has an odd name and no root."""
+    folders = environment() | {"PYTHONPATH": str(ROOT)}
+    own = [f"--config={ROOT}/configs/gymnasium.py:smoke", "--config.environment.task_id=tests.environments.toys:Meddles"]
+    train = [sys.executable, str(ROOT / "train.py"), *own, "--config.checkpoint.period_seconds=1", "--workdir=run[0]"]
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh"]
+
+    def checkpoints() -> list[int]:
+        return Checkpoints(tmp_path / "run[0]" / "checkpoints", 1, read_only=True).steps()
+
+    with subprocess.Popen([*closed, *train, "--config.total_steps=1000000000"], cwd=tmp_path, env=folders) as process:
+        deadline = time.monotonic() + 600
+        while not checkpoints() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=300) == 0
+    saved = checkpoints()[-1]
+    lines = [json.loads(line) for line in (tmp_path / "run[0]" / "metrics.jsonl").read_text().splitlines()]
+    done = subprocess.run(
+        [*train, f"--config.total_steps={lines[-1]['steps'] + 500}"],
+        cwd=tmp_path,
+        env=folders,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0 and f"resumed from checkpoint {saved} of run[0]" in done.stdout, done.stdout + done.stderr
+    judge = [*closed, sys.executable, str(ROOT / "evaluate.py"), "--workdir=run[0]", "--episodes=2"]
+    assert subprocess.run(judge, cwd=tmp_path, env=folders, timeout=600, check=False).returncode == 0
+    assert json.loads((tmp_path / "run[0]" / "evaluation.json").read_text())["checkpoint"] == checkpoints()[-1] > saved
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@
 import atexit
 import fractions
 import os
+import signal
 import sys
+import threading
 import time
+import warnings
 from typing import Any
 
 import gymnasium
@@ -188,6 +191,104 @@ class Far(Clock):
         return super().show(action) + (1e300 if self.time == 1 else 0.0)
 
 
+class Wide(Picture):
+    """Shows numbers that are larger than the bytes of its space."""
+
+    def show(self, action: int) -> Any:
+        return super().show(action).astype(np.uint16) + 300
+
+
+class Yes(Picture):
+    """Shows whether, where its space says bytes, which loses nothing."""
+
+    def show(self, action: int) -> Any:
+        return super().show(action) > 10
+
+
+class DrawnFloats(Drawn):
+    """Draws floats."""
+
+    def render(self) -> Any:
+        return np.full((5, 4, 3), 0.5)
+
+
+class DrawnTooBright(Drawn):
+    """Draws more than a byte holds."""
+
+    def render(self) -> Any:
+        return np.full((5, 4, 3), 256)
+
+
+class DrawnNumbers(Drawn):
+    """Draws bytes as larger numbers."""
+
+    def render(self) -> Any:
+        return np.full((5, 4, 3), 255)
+
+
+class Shifts(Clock):
+    """Computes with its action, in more bits than 32."""
+
+    action_space: Any = spaces.Discrete(63)
+
+    def show(self, action: int) -> Any:
+        return np.array([self.stream, self.episode, self.time, 1 << action if self.time else 0], np.float64)
+
+    def step(self, action: Any) -> Any:
+        assert type(action) is type(self.action_space.sample())
+        return super().step(action)
+
+
+class FarShifts(Shifts):
+    """Calls its actions by larger numbers than others do."""
+
+    action_space = spaces.Discrete(3, start=2**40)
+
+    def show(self, action: int) -> Any:
+        return np.array([self.stream, self.episode, self.time, action], np.float64)
+
+
+class Prints(Clock):
+    """Prints on both streams, as native code does too."""
+
+    def step(self, action: Any) -> Any:
+        os.write(1, b"x" * 4096)
+        os.write(2, b"y" * 4096)
+        print("z" * 4096, flush=True)
+        return super().step(action)
+
+
+class Meddles(Clock):
+    """Does to its process what it should not; says what it finds of it on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        os.chdir("/")
+        os.umask(0o777)
+        os.environ["JAX_PLATFORMS"] = "nothing"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: os._exit(9))
+        sys.path.clear()
+        warnings.simplefilter("error")
+        np.seterr(all="raise")
+        sys.excepthook = lambda *_: None
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+    def show(self, action: int) -> Any:
+        return super().show(action) * [0, 1, 1, 1]
+
+    def step(self, action: Any) -> Any:
+        os.write(1, b"printed by native code, as it were\n")
+        return super().step(action)
+
+
+class Quits(Clock):
+    """Ends its process when it is made."""
+
+    def __init__(self) -> None:
+        os._exit(5)
+
+
 class Unmade(Clock):
     """Lacks an argument."""
 
@@ -295,6 +396,39 @@ class Untold(Clock):
     """Says nothing of itself."""
 
     metadata = None  # type: ignore[assignment]
+
+
+class Blank(Clock):
+    """Has names that say nothing."""
+
+    names: tuple[str, ...] = ("", "UP", "DOWN", "FIRE")
+
+    def get_action_meanings(self) -> list[str]:
+        return list(self.names)
+
+
+class Braced(Blank):
+    """Has names that look like something else."""
+
+    names = "{noop}", "UP", "DOWN", "FIRE"
+
+
+class Broad(Blank):
+    """Has names of several lines."""
+
+    names = "NOOP", "UP\nUP", "DOWN", "FIRE"
+
+
+class Undecoded(Blank):
+    """Has names that cannot be written."""
+
+    names = "NOOP", "\udcff", "DOWN", "FIRE"
+
+
+class Foreign(Blank):
+    """Has names in another script, with a space."""
+
+    names = "何もしない", "go up", "DOWN/LEFT", "FIRE"
 
 
 class Nameless(Clock):

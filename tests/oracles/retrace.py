@@ -1,4 +1,4 @@
-"""Twin of transformed returns with traces: the explicit double sum with its products (NGU App. E), Retrace's and soft Watkins' coefficients."""
+"""Twin of transformed returns with traces: the explicit double sum (NGU App. E), with Retrace's and soft Watkins' coefficients."""
 
 from collections.abc import Callable
 
