@@ -99,7 +99,7 @@ def checks(settings: Settings | None, workdir: pathlib.Path) -> Iterator[Check]:
     yield "disk", lambda: judge_disk(workdir, *disk(workdir), 0 if parts is None or settings is None else checkpoint_bytes(settings, parts))
     yield "cpu", lambda: judge_cpus(*cpus(), None if settings is None else settings.environment.num_threads)
     yield "files", lambda: judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    yield "cache", lambda: judge_cache(pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+    yield "cache", lambda: judge_cache(os.environ.get("JAX_COMPILATION_CACHE_DIR"))
     yield "extras", lambda: judge_extras(extras(), wants_wandb=settings is not None and settings.logging.wandb)
 
 
@@ -424,8 +424,11 @@ def judge_files(limit: int) -> Finding:
     return Finding(FAIL if limit < MIN_FILES else WARN, f"only {limit} open files, and checkpoints open many: {advice}")
 
 
-def judge_cache(folder: pathlib.Path) -> Finding:
-    """The folder of compiled programs."""
+def judge_cache(name: str | None) -> Finding:
+    """The folder of compiled programs; None for a user without a home."""
+    if name is None:
+        return Finding(WARN, "no folder for compiled programs, so every start compiles anew: set JAX_COMPILATION_CACHE_DIR to one")
+    folder = pathlib.Path(name)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     if not can_write(folder):

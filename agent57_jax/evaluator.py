@@ -1,4 +1,4 @@
-"""The evaluator: plays with the learner's parameters, for the score (Agent57 App. D).
+"""The evaluator: plays with the learner's parameters, for the score (Agent57 §4, App. D).
 
 It runs on one device, whatever the mesh: a few environments need no more, and its bandit is then the same for every number of devices.
 During training its acts are interleaved with those of the actors; `evaluate.py` runs it alone.

@@ -131,8 +131,9 @@ def test_what_others_hold_of_gpus_is_asked(
 
 def test_a_file_where_the_cache_should_be_is_found(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    assert doctor.judge_cache(tmp_path / "file" / "cache").level == WARN
-    assert doctor.judge_cache(tmp_path / "new" / "cache") == Finding(OK, f"compiled programs are kept in {tmp_path}/new/cache")
+    assert doctor.judge_cache(str(tmp_path / "file" / "cache")).level == WARN
+    assert doctor.judge_cache(str(tmp_path / "new" / "cache")) == Finding(OK, f"compiled programs are kept in {tmp_path}/new/cache")
+    assert doctor.judge_cache(None).level == WARN  # no home, no variable
 
 
 def test_the_disk_is_that_of_the_nearest_folder_that_exists(tmp_path: pathlib.Path) -> None:

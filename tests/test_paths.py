@@ -109,6 +109,7 @@ class NeverStops:
 def train(folder: pathlib.Path, steps: int) -> None:
     settings = tiny.coin_settings()
     settings.total_steps = steps
+    settings.checkpoint.period_seconds = 1e6  # however slow this machine is, one checkpoint at the end
     trainer.Trainer(config.finalise(settings), folder, NeverStops()).run()  # type: ignore[arg-type]
 
 

@@ -250,7 +250,7 @@ class EnvPoolEnvironment:
         """Starts the next episodes of rows whose last timestep was LAST, at once and without a step of the others.
 
         Args:
-          rows: [R] integers, each once, rising.
+          rows: [R] integers, each once, rising; may be none.
 
         Returns:
           Their first observations [R, ...]; their next timesteps are those after FIRST.

@@ -338,7 +338,7 @@ def test_rows_that_ended_can_be_restarted_without_a_step_of_the_others(make: Mak
         assert sum(kind == LAST for _, kind, _, _ in found[row]) > 0
     with pytest.raises(ValueError, match="has ended"):
         other.restart(np.flatnonzero(timestep.step_type != LAST)[:1])
-    assert other.restart([]).shape == (0, *other.spec.observation_shape)  # EnvPool itself would wait for ever
+    assert other.restart([]).shape == (0, *other.spec.observation_shape)
     step(other, actions[:, 0])
 
 
