@@ -90,7 +90,7 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint that is there, but whose files cannot be read. An older one may serve."""
 
 
-def check_folder(path: Path | str) -> None:
+def check_folder(path: str | os.PathLike[str]) -> None:
     """Raises CheckpointError for a folder that a run's checkpoints cannot lie in."""
     if "\\" in str(Path(path).absolute()):
         raise CheckpointError(f"{path} has a backslash in its name, which TensorStore takes for a slash: choose another folder")
