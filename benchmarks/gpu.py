@@ -53,7 +53,8 @@ PONG = {
     "network.torso_size": 512,
     "network.lstm_size": 512,
     "network.head_size": 512,
-    "bandit.group_size": 128,
+    "bandit.group_size": 64,
+    "bandit.window_episodes": 160,
     "replay.capacity": 1_000_000,
     "replay.trace": 40,
     "replay.period": 20,
@@ -84,7 +85,11 @@ class Job(NamedTuple):
 def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
     """All jobs, in order."""
     profile = ["--config=configs/zaxxon.py", "--config.num_devices=1"] if is_full else ["--config=configs/zaxxon.py:smoke", *SMALL]
-    bfloat16, float32 = "--config.precision.compute=bfloat16", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    # At the tiny size all jobs share their programs, so that they are compiled once.
+    bfloat16 = ["--config.precision.compute=bfloat16"] if is_full else []
+    float32 = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"} if is_full else {}
+    if out.is_relative_to(records.ROOT):
+        out = out.relative_to(records.ROOT)  # jobs run there, and records name no folder of this machine
 
     def job(name: str, seconds: float, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Job:
         return Job(name, [*command, *profile, f"--json={out / name}.json"], seconds, environment or {})
@@ -96,18 +101,20 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
         few = ("--repeats=3",) if is_full else FEW
         return job(f"C_{name}", seconds, ["-m", "benchmarks.throughput", f"--parts={parts}", *more, *few], environment)
 
-    envs = ENVIRONMENTS if is_full else (8, 16)
+    envs = ENVIRONMENTS if is_full else (16,)
     ratios = "--ratios=1.5,6"
     # What comes first has most to tell if the time is short: each figure at 256 environments, then how they grow.
-    throughput = [rates(f"{envs[0]}_bfloat16", 130, "environments,device,acting,learner,together", ratios, bfloat16, *_envs(envs[0]))]
+    throughput = [rates(f"{envs[0]}_bfloat16", 130, "environments,device,acting,learner,together", ratios, *bfloat16, *_envs(envs[0]))]
     throughput += [
         rates(f"{envs[0]}_tf32", 80, "device,learner"),  # what XLA makes of float32 on a GPU unless it is told
         rates(f"{envs[0]}_float32", 80, "device,learner", environment=float32),
     ]
     for count in envs[1:]:
-        throughput.append(rates(f"{count}_bfloat16", 90, "environments,device,acting,together", ratios, bfloat16, *_envs(count)))
-    throughput.append(rates("compile", 120, "compile", bfloat16))
-    precision = ["--config.replay.capacity=102400"] if is_full else ["--updates=1", "--batches=1"]
+        throughput.append(rates(f"{count}_bfloat16", 90, "environments,device,acting,together", ratios, *bfloat16, *_envs(count)))
+    throughput.append(rates("compile", 120, "compile", *bfloat16))
+    # All of its replay is overwritten by acts first.
+    small = ["--config.replay.capacity=102400", "--config.replay.min_sequences=16"]
+    precision = small if is_full else ["--updates=1", "--batches=1"]
     pong = PONG if is_full else {"total_steps": 1_000_000, "logging.period_seconds": 1, "video.period_episodes": 0}
     train = ["train.py", f"--config=configs/pong.py:{'laptop' if is_full else 'smoke'}", f"--workdir={out / 'pong'}"]
     return [
@@ -116,7 +123,7 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
         check("B_oracles", 150, environment=float32),
         job("B_precision", 90, ["-m", "benchmarks.precision", *precision], float32),
         *throughput,
-        job("D_trace", 100, ["-m", "benchmarks.gpu_trace", bfloat16, *(["--config.replay.capacity=1000000"] if is_full else ["--few"])]),
+        job("D_trace", 100, ["-m", "benchmarks.gpu_trace", *bfloat16, *(["--config.replay.capacity=1000000"] if is_full else ["--few"])]),
         check("E_checkpoint", 240, *([] if is_full else ["--frames=10"])),
         Job("F_pong", [*train, *(f"--config.{name}={value}" for name, value in pong.items())], 240, is_endless=True),
     ]
