@@ -18,7 +18,7 @@ def write(out: pathlib.Path) -> None:
         figure, axis = pyplot.subplots(figsize=(6.0, 4.0), layout="constrained")
         for key in ("training", "greedy"):
             points = [(row["seconds"] / 60, row[key]) for row in curve if row[key] is not None]
-            axis.plot(*zip(*points, strict=True), ".-", label=key)
+            axis.plot([x for x, _ in points], [y for _, y in points], ".-", label=key)
         axis.set(xlabel="minutes of training", ylabel="return", title="Pong")
         axis.legend()
         figure.savefig(out / "F_pong.png", dpi=120)
@@ -27,7 +27,7 @@ def write(out: pathlib.Path) -> None:
         units = sorted({unit for _, unit in rates})
         figure, axes = pyplot.subplots(1, len(units), figsize=(6.0 * len(units), 4.0), layout="constrained", squeeze=False)
         for (what, unit), points in rates.items():
-            axes[0][units.index(unit)].plot(*zip(*sorted(points), strict=True), "o-", label=what)
+            axes[0][units.index(unit)].plot([x for x, _ in sorted(points)], [y for _, y in sorted(points)], "o-", label=what)
         for axis, unit in zip(axes[0], units, strict=True):
             axis.set(xlabel="environments", ylabel=f"{unit}s a second", yscale="log")
             axis.set_xscale("log", base=2)

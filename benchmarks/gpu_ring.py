@@ -47,7 +47,8 @@ def checked(run: Parts) -> dict[str, Any]:
     wrong = list(found["wrong"])
     if found["slots with a wrong end"]:
         wrong.append(f"{found['slots with a wrong end']} slots do not hold what was appended")
-    for name, mask in (("anywhere", 1.0), ("in the last environment", last_environment(run))):
+    masks: dict[str, Any] = {"anywhere": 1.0, "in the last environment": last_environment(run)}
+    for name, mask in masks.items():
         draws = drawn(run, state._replace(priority=state.priority * mask))
         found[f"drawn {name}"] = draws
         if draws["wrong timesteps"]:
@@ -135,7 +136,8 @@ def last_environment(run: Parts) -> jax.Array:
     """[G, E, 1] float32, 1 for the environment whose ring lies at the far end."""
     mask = np.zeros((run.store.num_groups, run.store.envs_per_group, 1), np.float32)
     mask[-1, -1] = 1
-    return parallel.upload(run.mesh, parallel.BY_GROUPED_ENVIRONMENT, mask)  # type: ignore[no-any-return]
+    uploaded: jax.Array = parallel.upload(run.mesh, parallel.BY_GROUPED_ENVIRONMENT, mask)
+    return uploaded
 
 
 def drawn(run: Parts, state: ReplayState, batches: int = 2) -> dict[str, int]:

@@ -69,7 +69,7 @@ def traced(work: Callable[[], Any]) -> dict[str, Any]:
     """The table of what `work` does and waits for."""
     import jax
 
-    asked = jax.profiler.ProfileOptions()  # type: ignore[no-untyped-call]
+    asked = jax.profiler.ProfileOptions()
     asked.python_tracer_level = 0  # which would slow down what it watches
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=asked):
@@ -89,6 +89,7 @@ def reduced(planes: Iterable[Any], seconds: float) -> dict[str, Any]:
     gaps = [gap for gap in between(kernels) if gap > GAP_NS]
     table = totals(kernels, seconds)
     return {
+        "devices": [plane.name for plane in devices],
         "kernels": sum(1 for event in kernels if not COPY.search(event.name)),
         "busy": sum(end - start for start, end in merged(kernels)) / 1e9 / seconds,
         "gaps": {"count": len(gaps), "ms": sum(gaps) / 1e6, "longest ms": max(gaps, default=0.0) / 1e6},
@@ -103,8 +104,10 @@ def totals(events: Iterable[Any], seconds: float) -> list[dict[str, Any]]:
     found: dict[str, list[float]] = collections.defaultdict(list)
     for event in events:
         found[event.name].append(event.duration_ns)
-    rows = [{"name": name, "count": len(ns), "ms": sum(ns) / 1e6, "share": sum(ns) / 1e9 / seconds} for name, ns in found.items()]
-    return sorted(rows, key=lambda row: -float(str(row["ms"])))
+    rows: list[dict[str, Any]] = [
+        {"name": name, "count": len(ns), "ms": sum(ns) / 1e6, "share": sum(ns) / 1e9 / seconds} for name, ns in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row["ms"])
 
 
 def merged(events: Iterable[Any]) -> Iterator[tuple[float, float]]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from agent57_jax import config
-from benchmarks import gpu, gpu_ring, gpu_trace, parts
+from benchmarks import gpu, gpu_report, gpu_ring, gpu_trace, parts
 from reproductions import records
 from tests import tiny
 
@@ -130,6 +130,25 @@ def test_a_ring_that_holds_something_else_is_found() -> None:
     drawn = gpu_ring.drawn(run, state._replace(priority=jax.device_put(only, state.priority.sharding)))
     assert drawn["wrong timesteps"] == drawn["timesteps"] > 0
     assert {name for name, value in gpu_ring.digest(state).items() if value != before[name]} == {"experience.observation"}
+
+
+def test_pictures_show_what_there_is(tmp_path: pathlib.Path) -> None:
+    gpu_report.write(tmp_path)  # nothing yet
+    assert not list(tmp_path.iterdir())
+    for count in (256, 512):
+        rows = [{"part": part, "name": "act", "unit": "step", "median": 2.0 * count} for part in ("machine", "device")]
+        records.write_json(tmp_path / f"C_{count}_tf32.json", {"rows": rows, "settings": {"environment": {"num_envs": count}}})
+    assert gpu_report.throughput(tmp_path) == {("device: act, tf32", "step"): [(256, 512.0), (512, 1024.0)]}
+    (tmp_path / "pong").mkdir()
+    lines = [{"seconds": 5.0 * i, "steps": i, "updates": i, "episode/return": -21.0 + i} for i in range(3)]
+    (tmp_path / "pong" / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    gpu_report.write(tmp_path)
+    assert [(row["seconds"], row["training"], row["greedy"]) for row in records.read_json(tmp_path / "F_pong.json")["curve"]] == [
+        (0, -21, None),
+        (5, -20, None),
+        (10, -19, None),
+    ]
+    assert all((tmp_path / name).stat().st_size > 5_000 for name in ("F_pong.png", "C_throughput.png"))
 
 
 @pytest.mark.slow
