@@ -11,8 +11,8 @@ F  Pong for the time that is left; a later start goes on with it
 
 Each job of a part is a process of its own with a time limit, and writes OUT/NAME.json as soon as it is done; OUT/NAME.log has what it said.
 A job that fails, crashes or hangs does not keep the next one from running. The same command goes on with the jobs that have no result yet,
-those that failed last; --part does one part again. OUT/summary.json has what became of each job. With --size=tiny all of it runs on a CPU
-in minutes, and its figures mean nothing.
+those that failed once behind the others and not those that failed twice; --part does one part again. OUT/summary.json has what became of
+each job. With --size=tiny all of it runs on a CPU in minutes, and its figures mean nothing.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ _SIZE = flags.DEFINE_enum("size", "full", ["tiny", "full"], "the paper's sizes o
 PARTS = "ABCDEF"
 GRACE_SECONDS = 30.0  # a process that is told to end may save for so long before it is killed
 DONE, FAILED, TIMED_OUT, WAITS = "done", "failed", "timed out", "waits for the next start"
+ATTEMPTS = 2
 WHOLE_MINUTES = 30.0  # which the limits below add up to; more time makes them longer
 SMALL = ("--config.replay.capacity=4000", "--config.replay.min_sequences=16", "--config.learner.batch_size=4")
 FEW = ("--repeats=1", "--seconds=0", "--updates_per_run=1")
@@ -159,10 +160,11 @@ def report(out: pathlib.Path) -> None:
 
 
 def pending(jobs: Sequence[Job], out: pathlib.Path) -> list[Job]:
-    """Jobs without a result: in order, but those that have failed before come last."""
+    """Jobs without a result: in order, then those that have failed once, then the endless one. What failed twice is left to --part."""
     failures = {name: row["failures"] for name, row in summary(out).items()}
     left = [job for job in jobs if job.is_endless or records.read_json(out / f"{job.name}.json") is None]
-    return sorted(left, key=lambda job: failures.get(job.name, 0))
+    left = [job for job in left if failures.get(job.name, 0) < ATTEMPTS]
+    return sorted(left, key=lambda job: (job.is_endless, failures.get(job.name, 0)))
 
 
 def summary(out: pathlib.Path) -> dict[str, Any]:

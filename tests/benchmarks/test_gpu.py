@@ -63,9 +63,11 @@ def test_a_second_start_does_what_has_no_result_and_what_failed_comes_last(tmp_p
     # Without the time for half of it C is left for later; D still fits; F needs a minute.
     found = gpu.run_all(gpu.pending(jobs, tmp_path), tmp_path, gpu.GRACE_SECONDS + 50.0, {})
     assert found == [gpu.DONE, gpu.FAILED, gpu.WAITS, gpu.DONE, gpu.WAITS]
-    assert [one.name for one in gpu.pending(jobs, tmp_path)] == ["C_long", "F_endless", "B_raises"]
+    assert [one.name for one in gpu.pending(jobs, tmp_path)] == ["C_long", "B_raises", "F_endless"]
     (tmp_path / "A_good.json").write_text('{"cut')  # a file that is no record is no result
-    assert [one.name for one in gpu.pending(jobs, tmp_path)] == ["A_good", "C_long", "F_endless", "B_raises"]
+    assert [one.name for one in gpu.pending(jobs, tmp_path)] == ["A_good", "C_long", "B_raises", "F_endless"]
+    assert gpu.run_all([jobs[1]], tmp_path, gpu.GRACE_SECONDS + 50.0, {}) == [gpu.FAILED]
+    assert [one.name for one in gpu.pending(jobs, tmp_path)] == ["A_good", "C_long", "F_endless"]  # what failed twice is left to --part
 
 
 def test_an_endless_job_is_told_to_end_and_may_save(tmp_path: pathlib.Path) -> None:
