@@ -9,6 +9,7 @@ without so many devices XLA_FLAGS=--xla_force_host_platform_device_count=8 simul
 import json
 import math
 import re
+from typing import Any
 
 from agent57_jax import command_line, config
 from benchmarks import options
@@ -34,25 +35,16 @@ def counted(program: str) -> tuple[int, int]:
     return number, size
 
 
-def main() -> None:
-    """Compiles both programs for the settings' devices."""
-    settings = command_line.complete_settings(_CONFIG.value)
-    command_line.prepare_jax(whole_device=False)
-
+def lowered(run: Any) -> dict[str, Any]:
+    """The update and the act of `parts.Parts`, lowered for the arguments that a run gives them."""
     import jax
     import numpy as np
 
     from agent57_jax.learner import acting_parameters
     from agent57_jax.types import TimeStep
-    from benchmarks import parts
 
-    found = config.device_problems(settings, settings.num_devices or len(jax.devices()))
-    if found:
-        command_line.fail("; ".join(found))
-    run = parts.Parts(settings, with_environments=False)
     number = np.uint32(0)
-    update = run.programs.update.lower(run.learner, run.replay, run.update_metrics, run.root, number, np.int32(1)).compile().as_text()
-    rows = settings.envs_per_group
+    rows = run.settings.envs_per_group
 
     def row(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *shape), dtype)
@@ -62,10 +54,28 @@ def main() -> None:
     timestep = TimeStep(row(run.spec.observation_dtype.type, *run.spec.observation_shape), *numbers, extras=extras)
     state, shared = run.programs.init_actor(run.programs.actor_index(0)), run.programs.init_shared()
     acting = acting_parameters(run.learner)
-    act = run.programs.act.lower(acting, state, shared, run.replay, timestep, run.root, number, np.int32(0)).compile().as_text()
+    return {
+        "an update": run.programs.update.lower(run.learner, run.replay, run.update_metrics, run.root, number, np.int32(1)),
+        "an act": run.programs.act.lower(acting, state, shared, run.replay, timestep, run.root, number, np.int32(0)),
+    }
+
+
+def main() -> None:
+    """Compiles both programs for the settings' devices."""
+    settings = command_line.complete_settings(_CONFIG.value)
+    command_line.prepare_jax(whole_device=False)
+
+    import jax
+
+    from benchmarks import parts
+
+    found = config.device_problems(settings, settings.num_devices or len(jax.devices()))
+    if found:
+        command_line.fail("; ".join(found))
+    run = parts.Parts(settings, with_environments=False)
     record: dict[str, float] = {}
-    for name, program in (("an update", update), ("an act", act)):
-        count, size = counted(program)
+    for name, program in lowered(run).items():
+        count, size = counted(program.compile().as_text())
         record[f"collectives {name}"], record[f"MB {name}"] = count, size / 1e6
     print(json.dumps(record))
 

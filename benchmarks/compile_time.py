@@ -5,7 +5,6 @@
 Prints one line of JSON: the seconds by stage, and in all. Replay and fleet may be small: that changes little in how long programs compile.
 """
 
-import collections
 import json
 import time
 
@@ -20,19 +19,12 @@ def main() -> None:
     settings = command_line.complete_settings(_CONFIG.value)
     command_line.prepare_jax(whole_device=False)
 
-    import jax
-
     from agent57_jax import evaluator
     from agent57_jax.environments import factory
     from agent57_jax.learner import acting_parameters
-    from benchmarks import parts
+    from benchmarks import measure, parts
 
-    stages: dict[str, float] = collections.defaultdict(float)
-
-    def add(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        stages[event] += duration_secs
-
-    jax.monitoring.register_event_duration_secs_listener(add)
+    clock = measure.CompileClock()
     start = time.perf_counter()
     run = parts.Parts(settings)
     run.act()
@@ -48,17 +40,8 @@ def main() -> None:
     elapsed = time.perf_counter() - start
     judge.close()
     run.close()
-    names = {
-        "/jax/core/compile/jaxpr_trace_duration": "tracing",
-        "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
-        "/jax/core/compile/backend_compile_duration": "compiling or reading the cache",
-    }
-    found = {label: stages[name] for name, label in names.items()}
-    print(
-        json.dumps(
-            {"seconds": round(sum(found.values()), 3), "stages": {k: round(v, 3) for k, v in found.items()}, "start": round(elapsed, 3)}
-        )
-    )
+    stages = clock.stages()
+    print(json.dumps({"seconds": round(sum(stages.values()), 3), "stages": stages, "start": round(elapsed, 3)}))
 
 
 if __name__ == "__main__":

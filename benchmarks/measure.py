@@ -1,5 +1,6 @@
 """How benchmarks measure: repeats in turn, medians with their spread, and the machine's roofs."""
 
+import collections
 import resource
 import statistics
 import time
@@ -99,3 +100,34 @@ def peak_device_bytes() -> int | None:
     """The most memory that the first device has given out; None on a device that does not say, as a CPU."""
     found = jax.local_devices()[0].memory_stats()
     return None if not found else int(found["peak_bytes_in_use"])
+
+
+STAGES = {
+    "/jax/core/compile/jaxpr_trace_duration": "tracing",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
+    "/jax/core/compile/backend_compile_duration": "compiling or reading the cache",
+}
+
+
+class CompileClock:
+    """What this process spends on its programs from now on."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = collections.defaultdict(float)
+        self._events: dict[str, int] = collections.defaultdict(int)
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+        jax.monitoring.register_event_listener(self._count)
+
+    def _add(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        self._seconds[event] += duration_secs
+
+    def _count(self, event: str, **kwargs: str | int) -> None:
+        self._events[event] += 1
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage."""
+        return {label: round(self._seconds[event], 3) for event, label in STAGES.items()}
+
+    def found_in_cache(self) -> int:
+        """Programs that an earlier process had compiled."""
+        return self._events["/jax/compilation_cache/cache_hits"]

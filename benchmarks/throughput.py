@@ -5,7 +5,8 @@
 Parts: environments (EnvPool alone and through our adapter), acting (environments, the act program and the append to the replay), device
 (the act program alone), learner (updates alone), together (acting and learning at the settings' ratio), baseline (the act program and the
 update beside the same sizes in plain PyTorch, which requirements-bench.txt brings), compile (all programs, without and with the cache of
-an earlier start). Rates are medians of several runs. The replay is full from the start, so that learning need not wait.
+an earlier start). `--ratios=1.5,6` measures `together` at several replay ratios: samples of a sequence for each insert. Rates are medians
+of several runs. The replay is full from the start, so that learning need not wait.
 """
 
 import functools
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax import command_line, config
 from agent57_jax.config import Precision, Settings
 from benchmarks import options
 
@@ -29,6 +30,7 @@ _REPEATS = options.repeats()
 _SECONDS = options.seconds()
 _FILL = flags.DEFINE_integer("fill", 1_000, "embeddings in each episodic memory while the act program is measured alone", lower_bound=0)
 _UPDATES = flags.DEFINE_integer("updates_per_run", 4, "updates of a run of learning, and of acting and learning together", lower_bound=1)
+_RATIOS = flags.DEFINE_list("ratios", [], "replay ratios at which acting and learning together are measured; default: the settings' one")
 _JSON = options.json()
 
 PARTS = ("environments", "device", "acting", "learner", "together", "baseline", "compile")
@@ -60,11 +62,13 @@ def main() -> None:
     from benchmarks.baseline_process import BaselineError
     from reproductions import records
 
+    clock = measure.CompileClock()
     try:
         rows, facts = measured(settings, set(_PARTS.value))
     except (SettingsError, DeviceError, BaselineError, OSError) as error:
         command_line.fail(str(error))
     facts |= {"peak host bytes": measure.peak_host_bytes(), "peak device bytes": measure.peak_device_bytes()}
+    facts |= {"seconds of this process": clock.stages(), "of its programs found in the cache": clock.found_in_cache()}
     if cold is not None:
         facts["compile seconds"] = cold
     print(reports.aligned(table(rows)))
@@ -137,9 +141,12 @@ def measured(settings: Settings, wanted: set[str]) -> tuple[list[Row], dict[str,
         rows.append(Row("learner", "update", "update", rate, update_roof, "matrix products"))
     if "together" in wanted:
         run.fill_memories(min(_FILL.value, settings.novelty.memory_capacity))
-        steps, updates = together(run, repeats)
-        rows.append(Row("together", "acting while learning", "step", steps, None, ""))
-        rows.append(Row("together", "learning while acting", "update", updates, None, ""))
+        for ratio in [float(x) for x in _RATIOS.value] or [settings.replay.samples_per_insert]:
+            run.settings = config.changed(run.settings, {"replay.samples_per_insert": ratio})
+            steps, updates = together(run, repeats)
+            at = f" at ratio {ratio:g}" if _RATIOS.value else ""
+            rows.append(Row("together", f"acting while learning{at}", "step", steps, None, ""))
+            rows.append(Row("together", f"learning while acting{at}", "update", updates, None, ""))
     run.close()
     if "baseline" in wanted:
         rows += beside_baseline(settings, run, repeats, seconds)

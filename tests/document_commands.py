@@ -258,6 +258,7 @@ BENCHMARKS = {
 COLLECT = "PYTEST_ADDOPTS=--collect-only --quiet"
 FIGURES = "tests/test_slow_runs.py::test_every_figure_can_be_made"
 GAMES = "tests/reproductions/test_atari57.py::test_two_games_are_trained_evaluated_and_judged"
+GPU = "tests/benchmarks/test_gpu.py::test_all_parts_run_on_a_cpu"
 LEARNING = "tests/benchmarks/test_learning.py::test_a_real_run_is_trained_stopped_resumed_and_judged"
 OWN_ENVIRONMENT = "tests/environments/test_own_environment.py::test_the_example_is_trained_and_judged_by_the_commands_on_the_page"
 PROCESSES = "tests/test_processes.py::test_two_processes_compute_what_one_does"
@@ -265,6 +266,7 @@ WORDS = "tests/shipping/test_image.py::test_a_program_behind_a_word_is_the_one_w
 # Programs of the project that `test_a_command_runs` leaves to others: how they are run, and where.
 ELSEWHERE = {
     "agent57_jax": ("", WORDS),
+    "benchmarks.gpu": ("at the tiny size, on a CPU", GPU),
     "benchmarks.guard": ("at the end of `make test-slow`", ""),
     "benchmarks.learning": ("one agent, smoke profile", LEARNING),
     "reproductions.atari57": ("two games, smoke profile", GAMES),
