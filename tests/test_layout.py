@@ -23,7 +23,7 @@ LAYERS = (
     ("evaluator", "drivers", "memory"),
     ("reporting", "judging"),
     ("trainer", "command_line", "doctor"),
-    ("scoreboard", "export", "watch"),
+    ("scoreboard", "export", "pack", "watch"),
     ("__main__",),
     ("train", "evaluate"),
 )
