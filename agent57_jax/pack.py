@@ -61,6 +61,8 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
     checkpoints = Checkpoints(target / "checkpoints", keep=1)
     checkpoints.save(run.step, {name: tree for name, tree in arrays.items() if tree is not None}, run.meta)
     checkpoints.close()
+    for path in target.rglob("commit_success.txt"):  # names the folder where it was written, and nothing here reads it
+        path.unlink()
     for name in ("config.json", "evaluation.json"):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)

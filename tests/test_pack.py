@@ -20,6 +20,7 @@ def test_a_packed_agent_plays_like_its_run(decay: float, tmp_path: pathlib.Path)
     trainer.Trainer(config.finalise(settings), run, Stop()).run()  # type: ignore[arg-type]
     expected = judging.evaluate(run, episodes=8, seed=3)
     size = pack.pack(run, agent)
+    assert not list(agent.rglob("commit_success.txt"))  # it would name this machine's folders
     assert size < 0.6 * sum(path.stat().st_size for path in (run / "checkpoints").rglob("*") if path.is_file())
     assert json.loads((agent / "evaluation.json").read_text())["returns"] == expected["returns"]
     found = judging.evaluate(agent, episodes=8, seed=3)
@@ -36,3 +37,15 @@ def test_a_folder_without_a_run_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(SettingsError, match="holds no run"):
         pack.pack(tmp_path, tmp_path / "agent")
     assert not (tmp_path / "agent").exists()
+
+
+AGENTS = sorted(path.parent for path in (pathlib.Path(__file__).parents[1] / "agents").glob("*/config.json"))
+
+
+@pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)
+def test_agents_of_the_repository_fit_this_version(folder: pathlib.Path) -> None:
+    run = judging.open_run(folder, 1, 0, is_watched=False)
+    run.environment.close()
+    score = json.loads((folder / "evaluation.json").read_text())
+    assert score["checkpoint"] == run.step and score["episodes"] == 100
+    assert f"| `{folder.name}` | {score['mean']:.1f} " in (folder.parent / "README.md").read_text()
