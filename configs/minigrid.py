@@ -5,7 +5,7 @@ python train.py --config=configs/minigrid.py:laptop --workdir=runs/minigrid
 Any other: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks whose mission is a text that changes are refused: the agent cannot
 read. The papers have no such task.
 
-DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: not learnt in 300 thousand steps (one
+DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: not learnt in 350 thousand steps (one
 seed). smoke: 20,000 steps, to see that all works.
 """
 
