@@ -65,7 +65,6 @@ def main() -> None:
         command_line.fail(str(error), code=1)
     score = "" if result["hns"] is None else f", human-normalised {result['hns']:.3f}"
     where = result["path"] or "not written"
-    where = result["path"] or "not written"
     print(f"{result['game']}: mean return {result['mean']:.2f} over {len(result['returns'])} greedy episodes{score} ({where})")
     for episode in watched:
         if episode.problem is not None or episode.best is None:

@@ -97,11 +97,18 @@ def main() -> None:
         command_line.fail(f"{_OUT.value} is there already: remove it, or choose another --out")
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, types
+    from agent57_jax import checkpoint, config, parallel, types
 
     try:
         size = pack(_WORKDIR.value, _OUT.value)
-    except (config.SettingsError, OSError, checkpoint.CheckpointError, types.HostEnvironmentError, ValueError) as error:
+    except (
+        config.SettingsError,
+        OSError,
+        checkpoint.CheckpointError,
+        parallel.DeviceError,
+        types.HostEnvironmentError,
+        ValueError,
+    ) as error:
         command_line.fail(str(error))
     print(f"packed {_WORKDIR.value} into {_OUT.value}: {size / 1e6:.1f} MB")
 
