@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from agent57_jax.config import Embedding, IntrinsicReward, Precision, Settings, Targets, Torso
+from agent57_jax.config import Embedding, IntrinsicReward, NormalisedErrors, Precision, Settings, Targets, Torso
 from agent57_jax.types import EnvironmentSpec
 
 
@@ -23,7 +23,9 @@ def _beyond_the_reference(settings: Settings) -> str | None:
         "no intrinsic reward of episodic novelty": settings.novelty.reward is not IntrinsicReward.NGU,
         "an embedding that is not learnt": settings.novelty.embedding is not Embedding.LEARNT,
         "one network": not settings.policy.separate_networks,
-        "n-step targets": settings.learner.targets is not Targets.RETRACE,
+        "a shared torso": settings.network.shared_torso,
+        "other targets than Retrace's": settings.learner.targets is not Targets.RETRACE,
+        "normalised errors": settings.learner.normalise_errors is not NormalisedErrors.NOWHERE,
         "a burn-in": settings.replay.burn_in > 0,
         "a dense torso": settings.network.torso is not Torso.CONVOLUTIONS,
         "another precision": settings.precision.compute is not Precision.FLOAT32,
