@@ -159,9 +159,10 @@ class Console:
         self.show([title, *header_lines])
         # A terminal that cannot move its cursor, or an output that is no terminal, gets lines.
         if self._terminal.is_terminal and self._terminal.is_interactive and not self._terminal.is_dumb_terminal:
-            self._live = Live(console=self._terminal, auto_refresh=False)  # auto_refresh would be a thread
+            live = Live(console=self._terminal, auto_refresh=False)  # auto_refresh would be a thread
             with self._output():
-                self._live.start()
+                live.start()
+                self._live = live  # one that began on an output which is gone cannot be ended
         if not self._terminal.quiet:
             self._listener = _Listener(self)
 

@@ -6,19 +6,19 @@ The folder holds the settings, the last checkpoint's networks, novelty statistic
 with at most 200 lines. `evaluate.py` and `agent57_jax.watch` take it like the run itself; a run cannot go on from it.
 """
 
+import argparse
 import json
 import os
 import pathlib
 import shutil
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from agent57_jax import command_line
+from agent57_jax import command_line, paths
 
 if TYPE_CHECKING:
     from agent57_jax.learner import LearnerState
-
-_WORKDIR = command_line.define_path("workdir", "folder of the run")
-_OUT = command_line.define_path("out", "folder to make")
 
 LINES = 200  # of metrics
 CURVE = (
@@ -89,18 +89,26 @@ def without_training(state: "LearnerState") -> "LearnerState":
     )
 
 
-def main() -> None:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        command_line.fail(message)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Packs a run."""
-    if not _WORKDIR.value or not _OUT.value:
-        command_line.fail("--workdir, the folder of the run, and --out, the folder to make, are needed")
-    if pathlib.Path(_OUT.value).exists():
-        command_line.fail(f"{_OUT.value} is there already: remove it, or choose another --out")
+    command_line.open_standard_files()
+    parser = _Parser(prog="python -m agent57_jax.pack", description="a small folder of a run's agent, to play and to evaluate")
+    parser.add_argument("--workdir", metavar="RUN", type=paths.path, required=True, help="the run's folder")
+    parser.add_argument("--out", metavar="FOLDER", type=paths.path, required=True, help="folder to make")
+    given = parser.parse_args(arguments)
+    if given.out.exists():
+        command_line.fail(f"{given.out} is there already: remove it, or choose another --out")
     command_line.prepare_jax(whole_device=False)
 
     from agent57_jax import checkpoint, config, parallel, types
 
     try:
-        size = pack(_WORKDIR.value, _OUT.value)
+        size = pack(given.workdir, given.out)
     except (
         config.SettingsError,
         OSError,
@@ -110,8 +118,8 @@ def main() -> None:
         ValueError,
     ) as error:
         command_line.fail(str(error))
-    print(f"packed {_WORKDIR.value} into {_OUT.value}: {size / 1e6:.1f} MB")
+    print(f"packed {given.workdir} into {given.out}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    main(sys.argv[1:])

@@ -299,6 +299,17 @@ def test_what_cannot_be_printed_is_said_once(error, monkeypatch, capsys):
     assert capsys.readouterr().err.count("the run goes on") == 1
 
 
+def test_a_terminal_may_be_gone_before_the_panel_begins(monkeypatch, capsys):
+    def fail(terminal, show):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Terminal, "show_cursor", fail)  # the first that the panel writes
+    console, _ = live()
+    console.say("a line")
+    console.close()
+    assert capsys.readouterr().err.count("the run goes on") == 1
+
+
 def test_warnings_of_others_stay_in_the_panel():
     root, show = logging.getLogger(), warnings.showwarning
     mine = logging.StreamHandler(sys.stderr)

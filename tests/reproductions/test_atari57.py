@@ -81,7 +81,7 @@ def test_more_steps_let_a_finished_run_go_on(tmp_path: pathlib.Path) -> None:
     longer = suite(tmp_path, *choice, "--config.total_steps=16000")
     assert longer.returncode == 0 and "Pong-0: goes on after 8,000 steps" in longer.stdout
     other = suite(tmp_path, *choice, "--config.policy.beta_max=0.5")
-    assert other.returncode == 2 and "other settings (policy.beta_max was 0.1, is 0.5" in other.stderr and other.stderr.count("\n") == 1
+    assert other.returncode == 2 and "other settings (policy.beta_max was 0.01, is 0.5" in other.stderr and other.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
