@@ -1,5 +1,6 @@
 """What train.py and evaluate.py share: flags that fail in one line, and settings that are complete before JAX starts."""
 
+import argparse
 import ctypes
 import dataclasses
 import difflib
@@ -29,6 +30,14 @@ def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     """Ends the process with one clear message on standard error."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser for programs without absl's flags, whose mistakes end in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process."""
+        fail(message)
 
 
 def fail_at_once(message: str, code: int) -> NoReturn:

@@ -3,7 +3,6 @@
 python -m agent57_jax.export RUN [--csv=FILE] [--keys=GLOB]
 """
 
-import argparse
 import csv
 import fnmatch
 import os
@@ -11,7 +10,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from agent57_jax import command_line, paths
 from agent57_jax.metrics import COUNTERS, read_lines
@@ -45,14 +44,9 @@ def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
     return rows
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        command_line.fail(message)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Exports a run's folder, all or nothing."""
-    parser = _Parser(prog="python -m agent57_jax.export", description="metrics.jsonl of a run as CSV, one column a key")
+    parser = command_line.Parser(prog="python -m agent57_jax.export", description="metrics.jsonl of a run as CSV, one column a key")
     parser.add_argument("run", metavar="RUN", type=paths.path, help="the run's folder")
     parser.add_argument("--csv", type=paths.local, metavar="FILE", help='where to; "-" is standard output; default: RUN/metrics.csv')
     parser.add_argument("--keys", metavar="GLOB", default="*", help='which keys besides the counters, such as "evaluation/*"; default: all')

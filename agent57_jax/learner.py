@@ -237,8 +237,9 @@ class Learner:
         rewards = rewards_of_values(x.extrinsic_reward[:, 1:], intrinsic, beta[:, :-1], self.q_network.num_values)
         discounts = return_discounts(gamma, x.discount[:, 1:], self.q_network.num_values, self.novelty.ends_with_episode)
         combined = jax.lax.stop_gradient(combined)
-        coefficients = self._trace_coefficients(combined, x)  # [B, T]
-        targets = self._targets(target, combined, coefficients, rewards, discounts, valid, x)  # [V, B, T]
+        policy = epsilon_greedy_probabilities(combined, jnp.float32(self.settings.target_epsilon))  # [B, T + 1, A], learnt about
+        coefficients = self._trace_coefficients(combined, policy, x)  # [B, T]
+        targets = self._targets(target, combined, policy, coefficients, rewards, discounts, valid, x)  # [V, B, T]
 
         taken = jnp.take_along_axis(online[:, :, :-1], x.action[None, :, :-1, None], axis=-1)[..., 0]
         errors = jnp.where(valid[None], targets - taken, 0.0)  # [V, B, T]
@@ -276,16 +277,12 @@ class Learner:
         sums = parallel.sum_over_devices(error_sums(errors, valid, policy, len(self.family.betas)))
         return error_scale(variance, sums)[:, policy], update_variance(variance, sums)
 
-    def _target_policy(self, combined: jax.Array) -> jax.Array:
-        """The policy that is learnt about, [B, T + 1, A]."""
-        return epsilon_greedy_probabilities(combined, jnp.float32(self.settings.target_epsilon))
-
-    def _trace_coefficients(self, combined: jax.Array, x: Experience) -> jax.Array | None:
+    def _trace_coefficients(self, combined: jax.Array, policy: jax.Array, x: Experience) -> jax.Array | None:
         """How much of a return goes on behind each transition, c_t [B, T]; None for n-step targets."""
         s = self.settings
         if s.targets is Targets.N_STEP:
             return None
-        policy, action = self._target_policy(combined), x.action[:, :-1]
+        action = x.action[:, :-1]
         if s.targets is Targets.SOFT_WATKINS:
             soft = functools.partial(soft_watkins_coefficients, trace_lambda=s.trace_lambda, tolerance=s.trace_tolerance)
             return jax.vmap(soft)(combined, policy, action)
@@ -296,6 +293,7 @@ class Learner:
         self,
         target: jax.Array,
         combined: jax.Array,
+        policy: jax.Array,
         coefficients: jax.Array | None,
         rewards: jax.Array,
         discounts: jax.Array,
@@ -306,7 +304,8 @@ class Learner:
 
         Args:
           target: [V, B, T + 1, A] values of the target network.
-          combined: [B, T + 1, A] online values, whose greedy policy is learnt about.
+          combined: [B, T + 1, A] online values, whose greedy action n-step targets take.
+          policy: [B, T + 1, A], which traces learn about.
           coefficients: [B, T] of the traces; None for n-step targets.
           rewards: [V, B, T] of x_1..x_T.
           discounts: [V, B, T] gamma d.
@@ -318,7 +317,7 @@ class Learner:
             over_streams = jax.vmap(n_step)
             return jax.vmap(over_streams, in_axes=(0, None, 0, 0, None))(target, combined, rewards, discounts, valid)
         traced = jax.vmap(functools.partial(transformed_trace_targets, transform=self._transform))
-        shared = (self._target_policy(combined), x.action[:, :-1], coefficients)
+        shared = (policy, x.action[:, :-1], coefficients)
         return jax.vmap(traced, in_axes=(0, None, None, None, 0, 0, None))(target, *shared, rewards, discounts, valid)
 
     def _embedding_loss(self, embedding: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array]:

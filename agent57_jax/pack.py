@@ -2,36 +2,25 @@
 
 python -m agent57_jax.pack --workdir=RUN --out=agents/NAME
 
-The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the curve: metrics.jsonl
-with at most 200 lines. `evaluate.py` and `agent57_jax.watch` take it like the run itself; a run cannot go on from it.
+The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the curve: the lines
+of metrics.jsonl that have a return. `evaluate.py` and `agent57_jax.watch` take it like the run itself; a run cannot go on from it.
 """
 
-import argparse
 import json
 import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from agent57_jax import command_line, paths
 
 if TYPE_CHECKING:
     from agent57_jax.learner import LearnerState
 
-LINES = 200  # of metrics
-CURVE = (
-    "frames",
-    "steps",
-    "updates",
-    "episodes",
-    "seconds",
-    "episode/return",
-    "episode/length",
-    "evaluation/return",
-    "evaluation/episodes",
-)
+COUNTERS = ("frames", "steps", "updates", "episodes", "seconds")
+RETURNS = ("episode/return", "evaluation/return")
 
 
 def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
@@ -66,10 +55,10 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
     for name in ("config.json", "evaluation.json"):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
-    lines = [{key: line[key] for key in CURVE if key in line} for line in metrics.read_lines(source / "metrics.jsonl")]
     with (target / "metrics.jsonl").open("w", encoding="utf-8") as file:
-        for line in lines[:: -(-len(lines) // LINES) or 1]:
-            file.write(json.dumps(line) + "\n")
+        for line in metrics.read_lines(source / "metrics.jsonl"):
+            if any(key in line for key in RETURNS):
+                file.write(json.dumps({key: line[key] for key in (*COUNTERS, *RETURNS) if key in line}) + "\n")
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
@@ -89,15 +78,10 @@ def without_training(state: "LearnerState") -> "LearnerState":
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        command_line.fail(message)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Packs a run."""
     command_line.open_standard_files()
-    parser = _Parser(prog="python -m agent57_jax.pack", description="a small folder of a run's agent, to play and to evaluate")
+    parser = command_line.Parser(prog="python -m agent57_jax.pack", description="a small folder of a run's agent, to play and to evaluate")
     parser.add_argument("--workdir", metavar="RUN", type=paths.path, required=True, help="the run's folder")
     parser.add_argument("--out", metavar="FOLDER", type=paths.path, required=True, help="folder to make")
     given = parser.parse_args(arguments)

@@ -29,7 +29,7 @@ EPISODES = 100  # greedy episodes of the final score
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The command line and its overrides of settings; a mistake ends the process with one line."""
-    parser = atari57.Parser(prog="python -m benchmarks.learning", allow_abbrev=False)
+    parser = command_line.Parser(prog="python -m benchmarks.learning", allow_abbrev=False)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), required=True, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--agents", nargs="+", choices=AGENTS, required=True, metavar="AGENT", help=", ".join(AGENTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")

@@ -30,7 +30,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from agent57_jax import paths
+from agent57_jax import command_line, paths
 from agent57_jax.metrics import MetricsWriter
 from benchmarks import peer_environments, peer_settings
 from benchmarks.learning_tasks import PEERS, POINTS, TASKS, Budget, Run
@@ -363,7 +363,7 @@ def _load_statistics(normalizer: Any, folder: pathlib.Path) -> None:
 
 def main() -> None:
     """Does what the command line asks."""
-    parser = atari57.Parser(prog="python -m benchmarks.peers", allow_abbrev=False)
+    parser = command_line.Parser(prog="python -m benchmarks.peers", allow_abbrev=False)
     parser.add_argument("--task", choices=list(TASKS), required=True)
     parser.add_argument("--agent", choices=PEERS, required=True)
     parser.add_argument("--seed", type=int, default=0)

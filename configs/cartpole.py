@@ -10,7 +10,7 @@ steps, to see that all works.
 """
 
 from agent57_jax.config import Settings, Torso
-from configs.profiles import parse, small_budget
+from configs.profiles import parse, small_budget, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -32,9 +32,6 @@ def get_config(argument: str = "paper") -> Settings:
         settings.network.head_size = 64
         settings.total_steps = 400_000
     if profile == "smoke":
-        settings.bandit.group_size = 2  # also on several devices
-        settings.replay.min_sequences = 64
-        settings.logging.period_seconds = 5.0
-        settings.total_steps = 20_000
+        smoke_run(settings)
     agent(settings)
     return settings

@@ -7,7 +7,7 @@ The papers have no such task: the network is chosen for it, the algorithm is the
 """
 
 from agent57_jax.config import Settings, Torso
-from configs.profiles import parse, small_budget
+from configs.profiles import parse, small_budget, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -32,9 +32,6 @@ def get_config(argument: str = "paper") -> Settings:
         settings.network.head_size = 128
         settings.total_steps = 1_500_000
     if profile == "smoke":
-        settings.bandit.group_size = 2  # also on several devices
-        settings.replay.min_sequences = 64
-        settings.logging.period_seconds = 5.0
-        settings.total_steps = 20_000
+        smoke_run(settings)
     agent(settings)
     return settings

@@ -10,7 +10,7 @@ seed). smoke: 20,000 steps, to see that all works.
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import grid_network, parse, small_budget, small_grid_network
+from configs.profiles import grid_network, parse, small_budget, small_grid_network, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -30,9 +30,6 @@ def get_config(argument: str = "paper") -> Settings:
         settings.novelty.memory_capacity = 640
         settings.total_steps = 1_500_000
     if profile == "smoke":
-        settings.bandit.group_size = 2  # also on several devices
-        settings.replay.min_sequences = 64
-        settings.logging.period_seconds = 5.0
-        settings.total_steps = 20_000
+        smoke_run(settings)
     agent(settings)
     return settings

@@ -106,6 +106,14 @@ def small_budget(settings: Settings) -> None:
     small_evaluator(settings)
 
 
+def smoke_run(settings: Settings) -> None:
+    """A small profile cut to 20,000 steps, to see that all works, also on several devices."""
+    settings.bandit.group_size = 2
+    settings.replay.min_sequences = 64
+    settings.logging.period_seconds = 5.0
+    settings.total_steps = 20_000
+
+
 def small_evaluator(settings: Settings) -> None:
     """An evaluator for runs in which it plays some hundred episodes: it tries arms again that were bad when the agent knew nothing.
 

@@ -8,7 +8,6 @@ resume. A run that fails does not keep the others from running; it is named at t
 `python -m agent57_jax.scoreboard` judges what came out.
 """
 
-import argparse
 import ast
 import difflib
 import functools
@@ -17,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from agent57_jax import command_line, paths
 from agent57_jax.config import MAX_SEED, SettingsError
@@ -27,13 +26,6 @@ from reproductions.common import DamageError, ReproductionError, Training
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
 
 EPISODES = 100  # greedy episodes of an evaluation, as evaluate.py has it
-
-
-class Parser(argparse.ArgumentParser):
-    """Mistakes end in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        command_line.fail(message)
 
 
 def visible_gpus() -> list[str]:
@@ -102,7 +94,7 @@ def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> tu
 
 def main() -> None:
     """Runs what the command line asks for; exit codes as in `reproductions.common.reproduce`."""
-    parser = Parser(prog="python -m reproductions.atari57", allow_abbrev=False)
+    parser = command_line.Parser(prog="python -m reproductions.atari57", allow_abbrev=False)
     parser.add_argument("--games", nargs="+", default=list(atari57.SCORES), help="EnvPool's names, such as Pong-v5; default: all 57")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--profile", help="paper, laptop or smoke, and an agent as in laptop,ngu; default: paper with a GPU, else laptop")

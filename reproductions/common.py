@@ -4,7 +4,6 @@ A module of a figure states what the paper shows and how each profile tests it, 
 under runs/reproductions/FIGURE/PROFILE/NAME. The same command goes on where it was stopped, and skips what is finished.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import enum
@@ -17,7 +16,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from agent57_jax import command_line, config, metrics, paths
 from agent57_jax.config import Settings, SettingsError
@@ -145,12 +144,7 @@ def reproduce(figure: Figure, arguments: Sequence[str] | None = None) -> None:
 
 def parse(figure: Figure, arguments: Sequence[str]) -> Options:
     """Reads the command line; a mistake ends the process with one line and exit code 2."""
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            command_line.fail(message)
-
-    parser = Parser(prog=f"python -m reproductions.{figure.name}", allow_abbrev=False)
+    parser = command_line.Parser(prog=f"python -m reproductions.{figure.name}", allow_abbrev=False)
     parser.add_argument("--profile", choices=[name for name in PROFILES if name in figure.profiles], default="cpu", help="default: cpu")
     parser.add_argument("--partial", action="store_true", help="train nothing; draw what is there")
     parser.add_argument("--redraw", action="store_true", help="draw the picture from the record that is there")

@@ -22,6 +22,7 @@ def retrace_coefficients(
       behaviour_probabilities: [T] mu_t of those actions.
       trace_lambda: lambda in [0, 1].
     """
+    chex.assert_rank([target_policy, actions, behaviour_probabilities], [2, 1, 1])
     pi_a = jnp.take_along_axis(target_policy[: actions.shape[0]], actions[:, None], axis=-1)[:, 0]
     return trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities)
 
@@ -29,7 +30,7 @@ def retrace_coefficients(
 def soft_watkins_coefficients(
     action_values: jax.Array, target_policy: jax.Array, actions: jax.Array, trace_lambda: float, tolerance: float
 ) -> jax.Array:
-    """c_t = lambda sum_a pi(a|x_t) 1[Q(x_t, a_t) >= Q(x_t, a) - kappa |Q(x_t, a)|], [T] (MEME §3.2; formula at second hand, kappa too).
+    """c_t = lambda sum_a pi(a|x_t) 1[Q(x_t, a_t) >= Q(x_t, a) - kappa |Q(x_t, a)|], [T] (MEME; formula and kappa at second hand).
 
     An action that is nearly as good as the greedy one does not end the return, as it does with Retrace when pi is almost greedy and the
     values of actions differ little. kappa = 0 is Watkins' Q(lambda) with ties; kappa -> infinity never cuts.
@@ -41,27 +42,11 @@ def soft_watkins_coefficients(
       trace_lambda: lambda in [0, 1].
       tolerance: kappa >= 0.
     """
+    chex.assert_rank([action_values, target_policy, actions], [2, 2, 1])
     action_values, target_policy = action_values[: actions.shape[0]], target_policy[: actions.shape[0]]
     taken = jnp.take_along_axis(action_values, actions[:, None], axis=-1)
     good_enough = taken >= action_values - tolerance * jnp.abs(action_values)
     return trace_lambda * jnp.sum(jnp.where(good_enough, target_policy, 0.0), axis=-1)
-
-
-def transformed_retrace_targets(
-    target_action_values: jax.Array,
-    target_policy: jax.Array,
-    actions: jax.Array,
-    behaviour_probabilities: jax.Array,
-    rewards: jax.Array,
-    discounts: jax.Array,
-    valid: jax.Array,
-    trace_lambda: float,
-    transform: ValueTransform,
-) -> jax.Array:
-    """`transformed_trace_targets` with the coefficients of Retrace; arguments and result as there."""
-    chex.assert_rank([target_action_values, target_policy, actions, behaviour_probabilities], [2, 2, 1, 1])
-    coefficients = retrace_coefficients(target_policy, actions, behaviour_probabilities, trace_lambda)
-    return transformed_trace_targets(target_action_values, target_policy, actions, coefficients, rewards, discounts, valid, transform)
 
 
 def transformed_trace_targets(

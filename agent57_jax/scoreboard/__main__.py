@@ -6,28 +6,21 @@ RUNS are folders of runs, or folders that hold them. Writes scoreboard.md, score
 nothing else, to FOLDER, and prints the first (docs/scoreboard.md).
 """
 
-import argparse
 import io
 import json
 import pathlib
 import sys
-from typing import NoReturn
 
 from agent57_jax import command_line, paths
 from agent57_jax.config import SettingsError
 from agent57_jax.scoreboard import board, markdown, page, runs
 
 
-class Parser(argparse.ArgumentParser):
-    """Mistakes end in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        command_line.fail(message)
-
-
 def main() -> None:
     """Reads, computes, writes."""
-    parser = Parser(prog="python -m agent57_jax.scoreboard", description="Judges runs beside published scores.", allow_abbrev=False)
+    parser = command_line.Parser(
+        prog="python -m agent57_jax.scoreboard", description="Judges runs beside published scores.", allow_abbrev=False
+    )
     parser.add_argument("runs", nargs="+", type=paths.path, metavar="RUNS", help="folders of runs, or folders that hold them")
     parser.add_argument("--out", type=paths.path, default=pathlib.Path("runs/scoreboard"), help="default: runs/scoreboard")
     options = parser.parse_args()

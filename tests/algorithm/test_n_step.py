@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
-from agent57_jax.algorithm.retrace import transformed_retrace_targets
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform
+from tests.algorithm.test_retrace import transformed_retrace_targets
 from tests.oracles import n_step as oracle
 from tests.oracles import value_transform as value_oracle
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent57_jax.algorithm.retrace import soft_watkins_coefficients, transformed_retrace_targets, transformed_trace_targets
+from agent57_jax.algorithm.retrace import retrace_coefficients, soft_watkins_coefficients, transformed_trace_targets
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform
 from tests.oracles import retrace as oracle
 from tests.oracles import value_transform as value_oracle
@@ -28,6 +28,15 @@ TRANSFORMS: dict[str, tuple[ValueTransform, Callable[[float], float], Callable[[
     "squashed": (SQUASHED, value_oracle.squash, value_oracle.unsquash),
     "identity": (IDENTITY, value_oracle.identity, value_oracle.identity),
 }
+
+
+def transformed_retrace_targets(
+    values: Any, policy: Any, actions: Any, mu: Any, rewards: Any, discounts: Any, valid: Any, trace_lambda: Any, transform: ValueTransform
+) -> jax.Array:
+    """Targets with the coefficients of Retrace, as the learner composes them."""
+    coefficients = retrace_coefficients(policy, actions, mu, trace_lambda)
+    return transformed_trace_targets(values, policy, actions, coefficients, rewards, discounts, valid, transform)
+
 
 targets = jax.jit(transformed_retrace_targets, static_argnames="transform")
 
