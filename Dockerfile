@@ -49,6 +49,6 @@ USER 1000:1000
 VOLUME /runs
 # The trainer saves and exits on SIGTERM, and Python must be process 1 to receive it.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=60s --timeout=10s --start-period=60s --retries=3 CMD ["python", "-m", "agent57_jax.healthcheck"]
+HEALTHCHECK --interval=60s --timeout=10s --start-period=60s --retries=3 CMD ["python", "-m", "agent57_jax", "healthcheck"]
 ENTRYPOINT ["python", "-m", "agent57_jax"]
 CMD ["--help"]

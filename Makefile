@@ -41,7 +41,7 @@ doctor: $(READY)  ## check driver, JAX, emulators, memory, disk and threads: CON
 	@.venv/bin/python train.py --doctor --config=$(PROFILED) --workdir=$(WORKDIR)
 
 watch: $(READY)  ## play an agent in a window or in the terminal: AGENT=boxing, or WORKDIR=runs/NAME, and ARGS="--speed=2"
-	@exec $(RUN) agent57_jax.watch --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
+	@exec $(RUN) agent57_jax watch --workdir=$(WORKDIR)$(if $(ARGS), $(ARGS))
 
 test: lint types  ## lint, types and the fast tests
 	$(RUN) pytest -n 2 --dist worksteal
@@ -70,7 +70,7 @@ types: $(READY)  ## check types
 docs: $(READY)  ## write what is generated of docs/ anew and build the site into site/
 	$(RUN) docs.describe_settings
 	$(RUN) docs.number_lines
-	$(RUN) agent57_jax.metrics
+	$(RUN) agent57_jax.monitoring.metrics
 	$(RUN) tests.document_commands --write=docs/commands.md
 	$(RUN) mkdocs build --strict --quiet
 

@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from agent57_jax.config import MAX_INT, MAX_SEED
 
 _WORKDIR = command_line.define_path("workdir", "folder of the run")
@@ -42,7 +42,10 @@ def main() -> None:
     files = output(_VIDEO.value, ".mp4"), output(_CONTACT_SHEET.value, ".png")
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, judging, parallel, types, video
+    from agent57_jax import config, parallel, types
+    from agent57_jax.commands import judging
+    from agent57_jax.monitoring import video
+    from agent57_jax.training import checkpoint
 
     missing = video.missing_packages() if any(files) else None
     if missing is not None:

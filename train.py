@@ -13,7 +13,7 @@ import traceback
 
 from absl import flags
 
-from agent57_jax import command_line, doctor
+from agent57_jax.commands import command_line, doctor
 
 _CONFIG = command_line.define_config()
 _WORKDIR = command_line.define_path("workdir", "folder of the run; default: runs/ and the config's name")
@@ -53,7 +53,8 @@ def main() -> None:
 
     import jax
 
-    from agent57_jax import checkpoint, config, folder_lock, parallel, trainer
+    from agent57_jax import config, parallel
+    from agent57_jax.training import checkpoint, folder_lock, trainer
 
     shutdown = trainer.Shutdown()
     try:

@@ -1,4 +1,4 @@
-"""The words that the container understands: python -m agent57_jax WORD [FLAGS]."""
+"""Command-line entry point, also the container's: python -m agent57_jax WORD [FLAGS]."""
 
 import difflib
 import importlib.util
@@ -14,14 +14,17 @@ WORDS = {
     "evaluate": ("evaluate.py",),
     "doctor": ("train.py", "--doctor"),
     "scoreboard": ("agent57_jax.scoreboard",),
-    "watch": ("agent57_jax.watch",),
+    "watch": ("agent57_jax.commands.watch",),
+    "export": ("agent57_jax.commands.export",),
+    "pack": ("agent57_jax.commands.pack",),
+    "healthcheck": ("agent57_jax.commands.healthcheck",),
     "tensorboard": ("tensorboard.main",),
 }
 USAGE = f"usage: python -m agent57_jax {{{','.join(WORDS)}}} [FLAGS], each with --help"
 
 
 def _fail(message: str) -> NoReturn:
-    from agent57_jax import command_line
+    from agent57_jax.commands import command_line
 
     command_line.fail(message)
 

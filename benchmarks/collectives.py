@@ -11,7 +11,8 @@ import math
 import re
 from typing import Any
 
-from agent57_jax import command_line, config
+from agent57_jax import config
+from agent57_jax.commands import command_line
 from benchmarks import options
 
 _CONFIG = options.config()
@@ -40,7 +41,7 @@ def lowered(run: Any) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from agent57_jax.learner import acting_parameters
+    from agent57_jax.agent.learner import acting_parameters
     from agent57_jax.types import TimeStep
 
     number = np.uint32(0)

@@ -8,7 +8,7 @@ Prints one line of JSON: the seconds by stage, and in all. Replay and fleet may 
 import json
 import time
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from benchmarks import options
 
 _CONFIG = options.config()
@@ -19,9 +19,9 @@ def main() -> None:
     settings = command_line.complete_settings(_CONFIG.value)
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import evaluator
+    from agent57_jax.agent.learner import acting_parameters
     from agent57_jax.environments import factory
-    from agent57_jax.learner import acting_parameters
+    from agent57_jax.training import evaluator
     from benchmarks import measure, parts
 
     clock = measure.CompileClock()

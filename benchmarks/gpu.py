@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from reproductions import records
 
 _MINUTES = flags.DEFINE_float("minutes", 30.0, "wall-clock time for everything", lower_bound=0.0)

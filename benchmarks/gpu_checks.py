@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from agent57_jax.config import Settings
 from benchmarks import options
 
@@ -66,7 +66,7 @@ def machine(settings: Settings) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from agent57_jax import doctor
+    from agent57_jax.commands import doctor
     from benchmarks import measure
 
     found: dict[str, Any] = {
@@ -167,7 +167,7 @@ def checkpoint(settings: Settings) -> dict[str, Any]:
     """The full replay on disk and back, with frames of the game, which compress as frames do."""
     import jax
 
-    from agent57_jax.checkpoint import Checkpoints
+    from agent57_jax.training.checkpoint import Checkpoints
     from benchmarks import gpu_ring, measure, parts
 
     run = parts.Parts(settings)

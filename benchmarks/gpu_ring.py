@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agent57_jax import parallel, replay
-from agent57_jax.memory import tree_bytes
-from agent57_jax.replay import ReplayState
+from agent57_jax import parallel
+from agent57_jax.agent import replay
+from agent57_jax.agent.replay import ReplayState
+from agent57_jax.training.memory import tree_bytes
 from agent57_jax.types import Batch, Experience
 from benchmarks import collectives
 from benchmarks.measure import peak_device_bytes

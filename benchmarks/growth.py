@@ -21,7 +21,8 @@ from typing import Any
 
 from absl import flags
 
-from agent57_jax import command_line, config
+from agent57_jax import config
+from agent57_jax.commands import command_line
 from agent57_jax.config import Settings
 from benchmarks import options
 

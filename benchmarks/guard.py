@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from agent57_jax.config import Settings
 from benchmarks import options
 

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent57_jax import command_line, paths
+from agent57_jax import paths
+from agent57_jax.commands import command_line
 from agent57_jax.config import SettingsError
 from benchmarks import learning_report, learning_runs
 from benchmarks.learning_tasks import AGENTS, TASKS, Budget, Run

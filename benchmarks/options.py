@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 
 
 @functools.cache

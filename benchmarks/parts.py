@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agent57_jax import config, memory, parallel, programs, replay
-from agent57_jax.actor import ActorState
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs, replay
+from agent57_jax.agent.actor import ActorState
+from agent57_jax.agent.learner import acting_parameters
+from agent57_jax.agent.replay import ReplayState
 from agent57_jax.algorithm.episodic_novelty import EpisodicMemory
 from agent57_jax.config import EnvironmentKind, Settings
-from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.environments import factory
-from agent57_jax.learner import acting_parameters
-from agent57_jax.replay import ReplayState
-from agent57_jax.schedule import Counters, Schedule
-from agent57_jax.stopwatch import Stopwatch
+from agent57_jax.training import memory
+from agent57_jax.training.drivers import Driver, HostDriver, SimulationDriver
+from agent57_jax.training.schedule import Counters, Schedule
+from agent57_jax.training.stopwatch import Stopwatch
 from agent57_jax.types import MID, Batch, EnvironmentSpec, TimeStep
 
 

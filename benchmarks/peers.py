@@ -30,8 +30,9 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from agent57_jax import command_line, paths
-from agent57_jax.metrics import MetricsWriter
+from agent57_jax import paths
+from agent57_jax.commands import command_line
+from agent57_jax.monitoring.metrics import MetricsWriter
 from benchmarks import peer_environments, peer_settings
 from benchmarks.learning_tasks import PEERS, POINTS, TASKS, Budget, Run
 from benchmarks.peer_settings import Linear, Peer
@@ -218,8 +219,8 @@ class Training:
             reporter.close()
 
     def evaluate(self, episodes: int) -> None:
-        """Plays greedy episodes with the last checkpoint, as agent57_jax/judging.py does, and writes evaluation.json."""
-        from agent57_jax import judging
+        """Plays greedy episodes with the last checkpoint, as agent57_jax/commands/judging.py does, and writes evaluation.json."""
+        from agent57_jax.commands import judging
 
         if self.checkpoint is None:
             raise common.ReproductionError(f"{self.workdir} holds no complete checkpoint yet")
@@ -319,7 +320,7 @@ class Reporter(BaseCallback):
         self._metrics.write({name: getattr(counters, name) for name in names}, values)
 
     def _evaluate(self) -> None:
-        from agent57_jax import judging
+        from agent57_jax.commands import judging
 
         quota = judging.quotas(EPISODES)
         if self._environments is None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from agent57_jax.config import Settings
 from benchmarks import options
 
@@ -107,9 +107,10 @@ def sizes_of(settings: Settings, gpus: int) -> tuple[Sizes, float, float]:
     import jax
     import numpy as np
 
-    from agent57_jax import memory, programs
+    from agent57_jax.agent import programs
+    from agent57_jax.agent.learner import acting_parameters
     from agent57_jax.environments import factory
-    from agent57_jax.learner import acting_parameters
+    from agent57_jax.training import memory
     from benchmarks import work
 
     if not settings.is_host_environment:

@@ -12,7 +12,8 @@ from typing import Any
 
 from absl import flags
 
-from agent57_jax import command_line, config
+from agent57_jax import config
+from agent57_jax.commands import command_line
 from agent57_jax.config import Precision, Settings
 from benchmarks import options
 
@@ -49,9 +50,10 @@ def compared(settings: Settings) -> list[dict[str, Any]]:
     import jax
     import numpy as np
 
-    from agent57_jax import parallel, programs, replay
-    from agent57_jax.learner import Learner, LearnerState
-    from agent57_jax.replay import ReplayState
+    from agent57_jax import parallel
+    from agent57_jax.agent import programs, replay
+    from agent57_jax.agent.learner import Learner, LearnerState
+    from agent57_jax.agent.replay import ReplayState
     from benchmarks import parts
 
     run = parts.Parts(config.changed(settings, {"precision.compute": Precision.FLOAT32.value}))

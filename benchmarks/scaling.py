@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from benchmarks import options
 
 _CONFIG = options.config()

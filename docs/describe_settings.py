@@ -14,7 +14,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from agent57_jax import config, trainer
+from agent57_jax import config
+from agent57_jax.training import trainer
 from configs import atari, profiles
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""Renews the line numbers in the links of docs/algorithm.md: [`Actor.act`](../agent57_jax/actor.py) gets #L and the line of that name.
+"""Renews the line numbers in the links of docs/algorithm.md: [`Actor.act`](../agent57_jax/agent/actor.py) gets #L and its line.
 
 python -m docs.number_lines            # `make docs` does this, and builds the site
 """

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent57_jax import command_line, paths
+from agent57_jax import paths
+from agent57_jax.commands import command_line
 from agent57_jax.config import MAX_SEED, SettingsError
 from agent57_jax.environments import atari57
 from reproductions import common

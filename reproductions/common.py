@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from agent57_jax import command_line, config, metrics, paths
+from agent57_jax import config, paths
+from agent57_jax.commands import command_line
 from agent57_jax.config import Settings, SettingsError
+from agent57_jax.monitoring import metrics
 from reproductions import records
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
 from reproductions.records import ROOT

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from reproductions import plots
 from reproductions.common import Figure, Profile, Run, Training, late_mean, remembered, reproduce
 from reproductions.records import expectation

@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from reproductions import plots
 from reproductions.common import Figure, Profile, Run, Training, late_mean, mean, remembered, reproduce
 from reproductions.records import expectation

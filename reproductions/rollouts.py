@@ -13,15 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agent57_jax import evaluator, judging, parallel, programs
-from agent57_jax.actor import ActorState
+from agent57_jax import parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.actor import ActorState
+from agent57_jax.agent.learner import LearnerState, evaluation_parameters
+from agent57_jax.agent.novelty import NoveltyStatistics
 from agent57_jax.algorithm.meta_controller import BanditState
+from agent57_jax.commands import judging
+from agent57_jax.commands.judging import Restored, root_key
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import factory
 from agent57_jax.environments.disco_maze import MOVES, VISITED_FRACTION
-from agent57_jax.judging import Restored, root_key
-from agent57_jax.learner import LearnerState, evaluation_parameters
-from agent57_jax.novelty import NoveltyStatistics
+from agent57_jax.training import evaluator
 from agent57_jax.types import FIRST, LAST, ActingParameters, Array, JaxEnvironment
 
 GRID_WORLDS = (EnvironmentKind.RANDOM_COIN, EnvironmentKind.DISCO_MAZE)

@@ -263,9 +263,10 @@ LEARNING = "tests/benchmarks/test_learning.py::test_a_real_run_is_trained_stoppe
 OWN_ENVIRONMENT = "tests/environments/test_own_environment.py::test_the_example_is_trained_and_judged_by_the_commands_on_the_page"
 PROCESSES = "tests/test_processes.py::test_two_processes_compute_what_one_does"
 WORDS = "tests/shipping/test_image.py::test_a_program_behind_a_word_is_the_one_without_it"
+OWN_WORDS = ("export", "pack", "watch")  # words behind `python -m agent57_jax` that are its only form
 # Programs of the project that `test_a_command_runs` leaves to others: how they are run, and where.
 ELSEWHERE = {
-    "agent57_jax": ("", WORDS),
+    "agent57_jax": ("", WORDS),  # but for OWN_WORDS
     "benchmarks.gpu": ("at the tiny size, on a CPU", GPU),
     "benchmarks.guard": ("at the end of `make test-slow`", ""),
     "benchmarks.learning": ("one agent, smoke profile", LEARNING),
@@ -302,7 +303,7 @@ def tried(words: Sequence[str]) -> Tried | None:
             return Tried("ours", False, "on this machine", PROCESSES, elsewhere=True)
         if any(re.fullmatch(r"--config\.environment\.task_id=.*:.*", word) for word in words):
             return Tried("ours", False, "with the page's file", OWN_ENVIRONMENT, elsewhere=True)
-        if ours in ELSEWHERE:
+        if ours in ELSEWHERE and not set(words[1:4]) & set(OWN_WORDS):
             return Tried("ours", False, *ELSEWHERE[ours], elsewhere=True)
         if ours.startswith("reproductions."):
             return Tried("ours", False, "smoke profile", FIGURES, elsewhere=True)
@@ -407,7 +408,7 @@ def parse(words: Sequence[str]) -> str | None:
     from absl import app, flags
 
     def flags_only(main: Any, argv: Any = None, flags_parser: Any = None, **_: Any) -> None:
-        from agent57_jax import command_line
+        from agent57_jax.commands import command_line
 
         (flags_parser or flags.FLAGS)(sys.argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:

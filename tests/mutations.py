@@ -65,7 +65,7 @@ MUTATIONS = (
     ),
     Mutation(
         "episodic memory is not reset at FIRST",
-        "agent57_jax/novelty.py",
+        "agent57_jax/agent/novelty.py",
         "memory = episodic_novelty.reset_memory(memory, is_first)",
         "memory = episodic_novelty.reset_memory(memory, is_first & False)",
         ("tests/test_actor.py",),
@@ -100,7 +100,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no discount at termination",
-        "agent57_jax/learner.py",
+        "agent57_jax/agent/learner.py",
         "discounts = return_discounts(gamma, x.discount[:, 1:], self.q_network.num_values",
         "discounts = return_discounts(gamma, jnp.ones_like(x.discount[:, 1:]), self.q_network.num_values",
         ("tests/test_learner.py",),
@@ -128,14 +128,14 @@ MUTATIONS = (
     ),
     Mutation(
         "priorities are not written back",
-        "agent57_jax/programs.py",
+        "agent57_jax/agent/programs.py",
         "store = self.store.write_priorities(store, sequence, out.priorities)",
         "self.store.write_priorities(store, sequence, out.priorities)",
         ("tests/test_programs.py",),
     ),
     Mutation(
         "target network is never copied",
-        "agent57_jax/learner.py",
+        "agent57_jax/agent/learner.py",
         "target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),",
         "target_q=state.target_q,",
         ("tests/test_learner.py",),
@@ -156,7 +156,7 @@ MUTATIONS = (
     ),
     Mutation(
         "importance weights are not used",
-        "agent57_jax/learner.py",
+        "agent57_jax/agent/learner.py",
         "* batch.importance_weight[None]",
         "* jnp.ones_like(batch.importance_weight)[None]",
         ("tests/test_learner.py",),
@@ -170,21 +170,21 @@ MUTATIONS = (
     ),
     Mutation(
         "border LAST -> FIRST counts as experience",
-        "agent57_jax/learner.py",
+        "agent57_jax/agent/learner.py",
         "valid = ~is_first[:, 1:]  # [B, T]",
         "valid = ~is_first[:, 1:] | True  # [B, T]",
         ("tests/test_learner.py",),
     ),
     Mutation(
         "embedding is not refreshed for the actors",
-        "agent57_jax/learner.py",
+        "agent57_jax/agent/learner.py",
         'acting_embedding=every(1, parameters.embedding["embedding"], state.acting_embedding)',
         "acting_embedding=state.acting_embedding",
         ("tests/test_learner.py",),
     ),
     Mutation(
         "embedding changes within an episode",
-        "agent57_jax/novelty.py",
+        "agent57_jax/agent/novelty.py",
         "is_new = generation == embeddings.number",
         "is_new = generation >= 0",
         ("tests/test_acting_embeddings.py",),
@@ -198,7 +198,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an actor's error one transition late",
-        "agent57_jax/replay.py",
+        "agent57_jax/agent/replay.py",
         "slots = (index - jnp.arange(self.settings.trace)) % self.capacity_per_env",
         "slots = (index - 1 - jnp.arange(self.settings.trace)) % self.capacity_per_env",
         ("tests/test_replay.py",),

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies
 
-from agent57_jax import config, parallel, programs
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.learner import acting_parameters
+from agent57_jax.agent.novelty import ActingEmbeddings, Novelty
 from agent57_jax.config import NoveltySettings
 from agent57_jax.environments import factory
-from agent57_jax.evaluator import Evaluator
-from agent57_jax.learner import acting_parameters
-from agent57_jax.novelty import ActingEmbeddings, Novelty
+from agent57_jax.training.evaluator import Evaluator
 from agent57_jax.types import ActingParameters
 from tests import tiny
 from tests.oracles.acting_embeddings import Generations

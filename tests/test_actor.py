@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from agent57_jax import config, parallel, programs
-from agent57_jax.actor import Actor, ActOutput
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.actor import Actor, ActOutput
+from agent57_jax.agent.learner import acting_parameters
 from agent57_jax.algorithm import lifelong_novelty
 from agent57_jax.algorithm.meta_controller import PooledArms
 from agent57_jax.config import Chooser, Combination, FirstPriority, IntrinsicReward, Settings, Torso
-from agent57_jax.learner import acting_parameters
 from agent57_jax.networks.q_network import QInputs
 from agent57_jax.types import FIRST, LAST, MID, ActingParameters, EnvironmentSpec, Experience, TimeStep
 from tests.oracles import learner, policy_family, q_network, sequence_priority, value_transform

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from agent57_jax import adam
+from agent57_jax.agent import adam
 from tests.oracles import learner as oracle
 
 RATE, B1, B2, EPSILON, MAX_NORM = 3e-2, 0.8, 0.95, 1e-2, 5.0

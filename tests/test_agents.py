@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax import config, memory, parallel, programs
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.learner import LearnerState, acting_parameters
 from agent57_jax.config import Embedding, IntrinsicReward, Settings
 from agent57_jax.environments import factory
-from agent57_jax.learner import LearnerState, acting_parameters
-from agent57_jax.metrics import is_declared
+from agent57_jax.monitoring.metrics import is_declared
 from agent57_jax.networks import convolutions
+from agent57_jax.training import memory
 from agent57_jax.types import EnvironmentSpec, TimeStep
 from configs import profiles
 from tests import tiny

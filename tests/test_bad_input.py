@@ -218,7 +218,7 @@ def test_numbers_of_an_evaluation(arguments: list[str], message: str, tmp_path: 
 
 
 def test_seeds_of_somebody_who_watches(tmp_path: pathlib.Path) -> None:
-    expect_refusal(run("-m", "agent57_jax.watch", "--seed=4294967296", f"--workdir={tmp_path}"), "--seed=4294967296")
+    expect_refusal(run("-m", "agent57_jax", "watch", "--seed=4294967296", f"--workdir={tmp_path}"), "--seed=4294967296")
 
 
 @pytest.mark.parametrize("platforms", ["cuda", "gpu", "rocm", "gpo"])

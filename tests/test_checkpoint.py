@@ -18,8 +18,8 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agent57_jax import checkpoint
-from agent57_jax.checkpoint import CheckpointError, Checkpoints
+from agent57_jax.training import checkpoint
+from agent57_jax.training.checkpoint import CheckpointError, Checkpoints
 
 ROWS = PartitionSpec("data")
 ALL = PartitionSpec()
@@ -399,7 +399,7 @@ import os
 import sys
 import time
 import numpy as np
-from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.training.checkpoint import Checkpoints
 
 checkpoints = Checkpoints(sys.argv[1], keep=2)
 random = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent57_jax import command_line, judging
+from agent57_jax.commands import command_line, judging
 from agent57_jax.config import finalise
-from agent57_jax.evaluator import Episode
+from agent57_jax.training.evaluator import Episode
 from tests.tiny import coin_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -83,7 +83,9 @@ COIN = ("--config=configs/random_coin.py:smoke", "--config.total_steps=10000000"
 
 
 def test_a_locale_without_utf_8_costs_no_program() -> None:
-    script = "import sys; from agent57_jax import command_line; sys.argv = ['x']; command_line.run(lambda: print('\\u2580 \\udcff'))"
+    script = (
+        "import sys; from agent57_jax.commands import command_line; sys.argv = ['x']; command_line.run(lambda: print('\\u2580 \\udcff'))"
+    )
     for encoding in ("ascii", "utf-8"):
         command = [sys.executable, "-c", script]
         variables = environment() | {"PYTHONIOENCODING": encoding}
@@ -93,7 +95,7 @@ def test_a_locale_without_utf_8_costs_no_program() -> None:
 
 
 def test_a_process_that_ends_at_once_needs_no_output() -> None:
-    script = "from agent57_jax import command_line; print('not written'); command_line.fail_at_once('lost', 3)"
+    script = "from agent57_jax.commands import command_line; print('not written'); command_line.fail_at_once('lost', 3)"
     variables = environment() | {"PYTHONUNBUFFERED": ""}  # so that what is printed waits in a buffer
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-c", script]
@@ -130,7 +132,7 @@ def test_a_signal_saves_and_the_same_command_resumes(
 
 
 SWITCHES = (
-    "from agent57_jax import command_line; command_line.prepare_jax(whole_device=False)\n"
+    "from agent57_jax.commands import command_line; command_line.prepare_jax(whole_device=False)\n"
     "import jax, jax.numpy as jnp, numpy as np\n"
     "assert jnp.asarray(np.zeros(1)).dtype == np.float32 and jax.random.key_data(jax.random.key(0)).shape == (2,)\n"
     "assert (jnp.zeros(1, jnp.int32) + jnp.zeros(1)).dtype == np.float32\n"
@@ -161,7 +163,8 @@ def test_a_config_file_that_changes_the_folder_changes_no_path(tmp_path: pathlib
     lines = ("import os", "from configs import random_coin", "def get_config():", f"    os.chdir({str(tmp_path)!r})")
     (tmp_path / "own.py").write_text("\n".join((*lines, "    return random_coin.get_config('smoke')\n")))
     code = (
-        "import os; from agent57_jax import command_line as c; c.define_config(); c.parse_flags(['x', '--config=%s']); print(os.getcwd())"
+        "import os; from agent57_jax.commands import command_line as c; c.define_config(); "
+        "c.parse_flags(['x', '--config=%s']); print(os.getcwd())"
     )
     done = run("-c", code % (tmp_path / "own.py"))
     assert done.stdout.strip() == str(ROOT), done.stderr

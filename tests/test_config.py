@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent57_jax import config
+from agent57_jax.agent.replay import Replay
 from agent57_jax.config import (
     Embedding,
     EnvironmentKind,
@@ -23,7 +24,6 @@ from agent57_jax.config import (
     Targets,
     Torso,
 )
-from agent57_jax.replay import Replay
 from agent57_jax.types import EnvironmentSpec
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent57_jax import config, programs
+from agent57_jax import config
+from agent57_jax.agent import programs
 from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, Settings, Targets
 from configs import profiles
 from tests.oracles import policy_family

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console as Terminal
 
-from agent57_jax.console import PLAIN_WIDTH, Console, duration, short
+from agent57_jax.monitoring.console import PLAIN_WIDTH, Console, duration, short
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -231,7 +231,7 @@ def test_no_threads():
 
 SCRIPT = """
 import sys
-from agent57_jax.console import Console
+from agent57_jax.monitoring.console import Console
 console = Console(100, "title", ["header"])
 console.update({"frames": 4, "steps": 50, "updates": 1, "episodes": 1, "seconds": 1.0}, {"episode/return": 3.0})
 print("from elsewhere")
@@ -243,7 +243,7 @@ console.close()
 # What a run does, with output that goes away after the first line.
 GOING_ON = """
 import sys, time
-from agent57_jax.console import Console
+from agent57_jax.monitoring.console import Console
 console = Console(100, "title", ["header"])
 input()
 for step in range(3):

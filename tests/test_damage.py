@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from absl import flags
 
-from agent57_jax import command_line, config, judging, trainer
-from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
-from agent57_jax.trainer import Trainer
+from agent57_jax import config
+from agent57_jax.commands import command_line, judging
+from agent57_jax.training import trainer
+from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
+from agent57_jax.training.trainer import Trainer
 from tests import tiny
 from tests.test_command_line import ROOT
 

@@ -14,11 +14,12 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.layout_pb2 import Layout
 
-from agent57_jax import metrics, reporting
+from agent57_jax.agent.replay import PRIORITY_EDGES
 from agent57_jax.config import SettingsError
-from agent57_jax.dashboards import Histogram
-from agent57_jax.metrics import MetricsWriter
-from agent57_jax.replay import PRIORITY_EDGES
+from agent57_jax.monitoring import metrics
+from agent57_jax.monitoring.dashboards import Histogram
+from agent57_jax.monitoring.metrics import MetricsWriter
+from agent57_jax.training import reporting
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -142,8 +143,8 @@ def test_without_dashboards_nothing_is_drawn(tmp_path: pathlib.Path, monkeypatch
 WANDB = """
 import sys
 import numpy as np
-from agent57_jax.dashboards import Histogram
-from agent57_jax.metrics import MetricsWriter
+from agent57_jax.monitoring.dashboards import Histogram
+from agent57_jax.monitoring.metrics import MetricsWriter
 for resume, steps in ((None, (10, 20)), (10, (15, 30))):
     writer = MetricsWriter(sys.argv[1], resume, False, "a_project", {"replay.trace": 160})
     for step in steps:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from agent57_jax import config, doctor
+from agent57_jax import config
+from agent57_jax.commands import doctor
+from agent57_jax.commands.doctor import FAIL, OK, WARN, Finding
 from agent57_jax.config import SettingsError
-from agent57_jax.doctor import FAIL, OK, WARN, Finding
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -204,7 +205,7 @@ def test_this_machine_passes_without_a_config(tmp_path: pathlib.Path) -> None:
 
 
 def test_few_open_files_fail_for_real(tmp_path: pathlib.Path) -> None:
-    command = f"ulimit -n 200; exec {sys.executable} -c 'import sys; from agent57_jax import doctor; import resource; " + (
+    command = f"ulimit -n 200; exec {sys.executable} -c 'import sys; from agent57_jax.commands import doctor; import resource; " + (
         "print(doctor.judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]).level)'"
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -138,7 +138,7 @@ def test_wrong_arguments_are_seen() -> None:
         ["python", "evaluate.py", "--episode=1"],
         ["python", "-m", "benchmarks.guards"],
         ["python", "-m", "reproductions.random_coin", "--profile=tpu"],
-        ["python", "-m", "agent57_jax.replay"],
+        ["python", "-m", "agent57_jax.agent.replay"],
     ]
     assert all(documents.parse_all(wrong))
     assert documents.parse_all([["python", "train.py", "--config=configs/zaxxon.py"], ["python", "evaluate.py", "--episodes=1"]]) == [
@@ -211,7 +211,7 @@ def run(words: list[str], folder: pathlib.Path) -> None:
     command = [sys.executable if words[0].startswith("python") else words[0], *(word.replace("FOLDER", str(folder)) for word in words[1:])]
     if words[0] == "tensorboard":
         return shown_by_a_server(command, environment)
-    if "agent57_jax.watch" in words or (words[0] == "make" and "watch" in words):  # plays in a terminal, which `script` makes
+    if "watch" in words:  # plays in a terminal, which `script` makes
         environment |= {"TERM": "xterm-256color"}
         command = ["script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null"]
     done = subprocess.run(

@@ -11,10 +11,12 @@ import tomllib
 import pytest
 import yaml
 
-from agent57_jax import command_line, config, memory, trainer
-from agent57_jax.console import Console
+from agent57_jax import config
+from agent57_jax.commands import command_line
+from agent57_jax.monitoring.console import Console
+from agent57_jax.training import memory, trainer
 from docs import describe_settings, number_lines, site
-from tests import document_commands
+from tests import document_commands, test_layout
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "agent57_jax"
@@ -53,7 +55,8 @@ def test_it_is_said_where_python_has_the_packages_before_it_is_called(page: str)
 def test_make_docs_writes_all_that_is_generated() -> None:
     done = subprocess.run(["make", "-n", "-o", ".venv/ready-cpu", "docs"], cwd=ROOT, capture_output=True, text=True, check=True)
     order = [
-        done.stdout.index(f"-m {module}") for module in ("docs.number_lines", "agent57_jax.metrics", "tests.document_commands", "mkdocs")
+        done.stdout.index(f"-m {module}")
+        for module in ("docs.number_lines", "agent57_jax.monitoring.metrics", "tests.document_commands", "mkdocs")
     ]
     assert order == sorted(order) and "-m docs.describe_settings" in done.stdout
 
@@ -196,7 +199,7 @@ def test_the_table_of_programs_is_complete() -> None:
         names, where, donates, _ = row.split(" | ")
         listed |= {(name, where.strip("`")): donates != "nothing" for name in re.findall(r"`([^`]+)`", names)}
     of_start = [place for place in listed if place[0].endswith("*")]
-    assert of_start == [("Programs.init_*", "programs.py")]
+    assert of_start == [("Programs.init_*", "agent/programs.py")]
     in_code = {
         (name, file.relative_to(PACKAGE).as_posix()): donates
         for file in PACKAGE.rglob("*.py")
@@ -204,7 +207,7 @@ def test_the_table_of_programs_is_complete() -> None:
         for name, donates in programs_in(file.read_text()).items()
         if not name.startswith("Programs.init_")
     }
-    assert ("Programs.act", "programs.py") in in_code
+    assert ("Programs.act", "agent/programs.py") in in_code
     assert {place: donates for place, donates in listed.items() if place not in of_start} == in_code
 
 
@@ -216,8 +219,11 @@ def test_programs_are_found() -> None:
 
 def test_the_table_of_modules_is_complete() -> None:
     table = (ROOT / "docs/architecture.md").read_text().split("## The jitted programs")[0]
-    rows = "".join(re.findall(r"(?m)^\| (`[^|]*)\|", table))
-    parts = [path for path in PACKAGE.iterdir() if not path.name.startswith("_") and (path.is_dir() or path.suffix == ".py")]
+    rows = "".join(first + second for first, second in re.findall(r"(?m)^\|([^|]*)\|([^|]*)\|", table))
+    folders = [PACKAGE, *(PACKAGE / room for room in test_layout.ROOMS)]
+    parts = [
+        path for folder in folders for path in folder.iterdir() if not path.name.startswith("_") and (path.is_dir() or path.suffix == ".py")
+    ]
     assert not [path.name for path in parts if f"`{path.stem}{'/' * path.is_dir()}`" not in rows]
 
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax.drivers import HostDriver, SimulationDriver
-from agent57_jax.schedule import Counters
-from agent57_jax.stopwatch import Stopwatch
+from agent57_jax.training.drivers import HostDriver, SimulationDriver
+from agent57_jax.training.schedule import Counters
+from agent57_jax.training.stopwatch import Stopwatch
 
 
 class Clock:
@@ -45,7 +45,7 @@ class Environment:
 @pytest.mark.parametrize("kind", [HostDriver, SimulationDriver])
 def test_updates_before_an_act_are_waited_for_first(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("agent57_jax.stopwatch.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("agent57_jax.training.stopwatch.time.monotonic", lambda: clock.now)
     get = jax.device_get
 
     def fetch(array: Any) -> Any:
@@ -53,7 +53,7 @@ def test_updates_before_an_act_are_waited_for_first(kind: Any, monkeypatch: pyte
         return get(array)
 
     updates, environment = Updates(clock), Environment()
-    monkeypatch.setattr("agent57_jax.drivers.jax.device_get", fetch)
+    monkeypatch.setattr("agent57_jax.training.drivers.jax.device_get", fetch)
     driver = kind.__new__(kind)
     driver._stopwatch = Stopwatch()
     spec = type("Spec", (), {"frames_per_step": 4})

@@ -11,7 +11,7 @@ import sys
 import pandas
 import pytest
 
-from agent57_jax import export
+from agent57_jax.commands import export
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNTERS = {"frames": 40, "steps": 10, "updates": 1, "episodes": 0, "seconds": 0.5}
@@ -56,7 +56,7 @@ def test_a_line_that_is_being_written_is_left_out(run: pathlib.Path) -> None:
 
 def test_a_reader_that_has_had_enough_ends_it_silently(run: pathlib.Path) -> None:
     (run / "metrics.jsonl").write_text((json.dumps(LINES[0]) + "\n") * 20_000)  # more than a pipe holds
-    command = [sys.executable, "-m", "agent57_jax.export", str(run), "--csv=-"]
+    command = [sys.executable, "-m", "agent57_jax", "export", str(run), "--csv=-"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith(b"frames,")

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from agent57_jax import folder_lock
-from agent57_jax.trainer import Trainer
+from agent57_jax.training import folder_lock
+from agent57_jax.training.trainer import Trainer
 from tests import test_trainer, tiny
 
 HOLD = """
 import pathlib, sys, time
-from agent57_jax import folder_lock
+from agent57_jax.training import folder_lock
 file = folder_lock.hold(pathlib.Path(sys.argv[1]), print, lambda: False)
 print("held", flush=True)
 time.sleep(600)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agent57_jax import heat_map
-from agent57_jax.heat_map import MAX_COLUMNS, ArmHistory
+from agent57_jax.monitoring import heat_map
+from agent57_jax.monitoring.heat_map import MAX_COLUMNS, ArmHistory
 
 
 def line(number: int, pulls: list[float]) -> dict[str, float | None]:

@@ -9,8 +9,8 @@ import struct
 import pytest
 from rich.console import Console as Terminal
 
-from agent57_jax import metrics
-from agent57_jax.console import Console
+from agent57_jax.monitoring import metrics
+from agent57_jax.monitoring.console import Console
 from docs import make_images
 
 ROOT = make_images.ROOT

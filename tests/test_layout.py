@@ -10,36 +10,48 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "agent57_jax"
 
-# From bottom to top. A part is a module of the package, a folder of it, or an entry file beside it. It may import itself and the parts
-# of lower layers; parts of one layer never import each other.
+# From bottom to top. A part is a module of the package, a folder of it, a module of a room ("agent.actor"), or an entry file beside it.
+# It may import itself and the parts of lower layers; parts of one layer never import each other.
 LAYERS = (
     ("types",),
     ("config",),
-    ("algorithm", "parallel", "heat_map"),
-    ("networks", "dashboards"),
-    ("novelty", "adam", "folder_lock", "pictures", "paths"),
-    ("environments", "actor", "replay", "learner", "schedule", "stopwatch", "checkpoint", "metrics", "console", "video", "healthcheck"),
-    ("programs",),
-    ("evaluator", "drivers", "memory"),
-    ("reporting", "judging"),
-    ("trainer", "command_line", "doctor"),
-    ("scoreboard", "export", "pack", "watch"),
+    ("algorithm", "parallel", "paths"),
+    ("networks",),
+    ("environments",),
+    ("monitoring.heat_map", "monitoring.pictures"),
+    ("monitoring.console", "monitoring.dashboards", "monitoring.video"),
+    ("monitoring.metrics",),
+    ("agent.adam", "agent.novelty"),
+    ("agent.actor", "agent.learner", "agent.replay"),
+    ("agent.programs",),
+    ("training.checkpoint", "training.folder_lock", "training.schedule", "training.stopwatch"),
+    ("training.drivers", "training.evaluator", "training.memory"),
+    ("training.reporting",),
+    ("training.trainer",),
+    ("commands.command_line", "commands.healthcheck", "commands.judging"),
+    ("commands.doctor", "commands.export", "commands.pack", "commands.watch"),
+    ("scoreboard",),
     ("__main__",),
     ("train", "evaluate"),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+ROOMS = sorted({part.split(".")[0] for part in HEIGHT if "." in part})
 ENTRY_FILES = LAYERS[-1]
 
-# Arrows that point down and are still unwanted.
+# Arrows that point down and are still unwanted, of a part or of a whole room.
 FORBIDDEN = {
     "algorithm": ("absl", "flax", "ml_collections", f"{PACKAGE}.config"),  # pure functions: no settings, no networks
     "networks": (f"{PACKAGE}.parallel",),
+    "monitoring": tuple(f"{PACKAGE}.{name}" for name in ("algorithm", "networks", "environments")),  # shows numbers and frames
+    "agent": tuple(f"{PACKAGE}.{name}" for name in ("environments", "monitoring")),  # the loop brings them together
+    "training.checkpoint": (f"{PACKAGE}.agent",),
+    "commands.command_line": tuple(f"{PACKAGE}.{name}" for name in ("agent", "monitoring", "training")),  # runs before JAX starts
 }
 # The only module that may import a package.
 DOORS = {
     "envpool": f"{PACKAGE}.environments.envpool",
-    "orbax": f"{PACKAGE}.checkpoint",
-    "tensorstore": f"{PACKAGE}.checkpoint",
+    "orbax": f"{PACKAGE}.training.checkpoint",
+    "tensorstore": f"{PACKAGE}.training.checkpoint",
     "gymnasium": f"{PACKAGE}.environments.gymnasium_process",
 }
 
@@ -48,11 +60,13 @@ LOGIC = (ast.Call, ast.Lambda, ast.comprehension, ast.IfExp, ast.If, ast.For, as
 
 
 def part_of(module: str) -> str | None:
-    """Returns the part that a module belongs to: None for other packages and for the package itself."""
+    """Returns the part that a module belongs to: None for other packages, for the package itself and for a room itself."""
     if module in ENTRY_FILES:
         return module
     head, *rest = module.split(".")
-    return rest[0] if head == PACKAGE and rest else None
+    if head != PACKAGE or not rest or rest in [[room] for room in ROOMS]:
+        return None
+    return ".".join(rest[: 1 + (rest[0] in ROOMS)])
 
 
 def imports_of(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]:
@@ -64,8 +78,9 @@ def imports_of(module: str, tree: ast.Module, is_package: bool) -> Iterator[str]
             up = node.level - is_package
             parents = module.split(".")[: -up or None] if node.level else []
             base = ".".join([*parents, *filter(None, [node.module])])
-            # `from agent57_jax import actor` names a module, `from agent57_jax.types import Batch` does not: only the first needs the name.
-            yield from (f"{base}.{alias.name}" for alias in node.names) if base == PACKAGE else (base,)
+            # `from agent57_jax import config` names a module, `from agent57_jax.types import Batch` does not.
+            names_modules = base in (PACKAGE, *(f"{PACKAGE}.{room}" for room in ROOMS))
+            yield from (f"{base}.{alias.name}" for alias in node.names) if names_modules else (base,)
 
 
 def violations(sources: dict[str, str]) -> list[str]:
@@ -74,18 +89,19 @@ def violations(sources: dict[str, str]) -> list[str]:
     for name, source in sources.items():
         module = name.removesuffix(".__init__")
         part = part_of(module)
-        if module != PACKAGE and part not in HEIGHT:
-            found.append(f"{module} has no layer: add {part or module} to LAYERS")
+        if part is not None and part not in HEIGHT:
+            found.append(f"{module} has no layer: add {part} to LAYERS")
             continue
+        forbidden = [taboo for place in {part, (part or "").split(".")[0]} for taboo in FORBIDDEN.get(place, ())]
         for target in imports_of(module, ast.parse(source, name), is_package=name != module):
             other = part_of(target)
             if part is None and other is not None:
-                found.append(f"{module} imports {target}: the package itself imports none of its parts")
+                found.append(f"{module} imports {target}: a package itself imports none of its parts")
             elif other is not None and other not in HEIGHT:
                 found.append(f"{module} imports {target}, which has no layer: add {other} to LAYERS")
             elif other is not None and other != part and HEIGHT[other] >= HEIGHT[part]:
                 found.append(f"{module} imports {target}: the arrow does not point down")
-            elif any(target == taboo or target.startswith(f"{taboo}.") for taboo in FORBIDDEN.get(part, ())):
+            elif any(target == taboo or target.startswith(f"{taboo}.") for taboo in forbidden):
                 found.append(f"{module} imports {target}: {part} does without")
             elif module != DOORS.get(target.split(".")[0], module):
                 found.append(f"{module} imports {target}: only {DOORS[target.split('.')[0]]} may")
@@ -137,21 +153,26 @@ def test_entry_files_are_wiring_only(name):
         ("agent57_jax.algorithm.retrace", "import flax.linen as nn"),
         ("agent57_jax.parallel", "from agent57_jax.algorithm import retrace"),
         ("agent57_jax.networks.torsos", "from agent57_jax import parallel"),
-        ("agent57_jax.networks.torsos", "def late():\n    from agent57_jax import actor"),
-        ("agent57_jax.networks.torsos", "from ..trainer import run"),
-        ("agent57_jax.networks.__init__", "from ..trainer import run"),
-        ("agent57_jax.actor", "from .replay import append"),
-        ("agent57_jax.actor", "from . import learner"),
-        ("agent57_jax.learner", "from agent57_jax import types, metrics"),
-        ("agent57_jax.environments.random_coin", "import agent57_jax.actor as actor"),
+        ("agent57_jax.networks.torsos", "def late():\n    from agent57_jax.agent import actor"),
+        ("agent57_jax.networks.torsos", "from ..training.trainer import run"),
+        ("agent57_jax.networks.__init__", "from ..training import trainer"),
+        ("agent57_jax.agent.actor", "from .replay import append"),
+        ("agent57_jax.agent.actor", "from . import learner"),
+        ("agent57_jax.agent.learner", "from agent57_jax import types; from agent57_jax.monitoring import metrics"),
+        ("agent57_jax.agent.programs", "from agent57_jax.environments import factory"),
+        ("agent57_jax.monitoring.metrics", "from agent57_jax.environments import factory"),
+        ("agent57_jax.commands.command_line", "from ..training import trainer"),
+        ("agent57_jax.environments.random_coin", "import agent57_jax.agent.actor as actor"),
         ("agent57_jax.environments.gymnasium", "from envpool.python import protocol"),
-        ("agent57_jax.checkpoint", "from agent57_jax.replay import Replay"),
-        ("agent57_jax.programs", "from agent57_jax import evaluator"),
-        ("agent57_jax.trainer", "import orbax.checkpoint as ocp"),
-        ("agent57_jax.trainer", "import train"),
+        ("agent57_jax.training.checkpoint", "from agent57_jax.agent.replay import Replay"),
+        ("agent57_jax.agent.programs", "from agent57_jax.training import evaluator"),
+        ("agent57_jax.training.trainer", "import orbax.checkpoint as ocp"),
+        ("agent57_jax.training.trainer", "import train"),
         ("agent57_jax.__init__", "from agent57_jax.types import Batch"),
+        ("agent57_jax.agent.__init__", "from . import actor"),
         ("agent57_jax.helpers", "import jax"),
-        ("agent57_jax.trainer", "from agent57_jax.helpers import everything"),
+        ("agent57_jax.agent.helpers", "import jax"),
+        ("agent57_jax.training.trainer", "from agent57_jax.helpers import everything"),
     ],
 )
 def test_checker_sees_an_unwanted_import(module, source):
@@ -164,10 +185,10 @@ def test_checker_sees_an_unwanted_import(module, source):
         ("agent57_jax.algorithm.intrinsic_reward", "import jax\nfrom agent57_jax.algorithm import episodic_novelty"),
         ("agent57_jax.environments.envpool", "import envpool\nfrom agent57_jax.types import TimeStep"),
         ("agent57_jax.environments.__init__", "from .envpool import make"),
-        ("agent57_jax.replay", "from agent57_jax import config, parallel, types"),
-        ("agent57_jax.checkpoint", "import orbax.checkpoint as ocp\nfrom agent57_jax import parallel"),
-        ("agent57_jax.evaluator", "from agent57_jax import programs"),
-        ("train", "from agent57_jax.trainer import run"),
+        ("agent57_jax.agent.replay", "from agent57_jax import config, parallel, types"),
+        ("agent57_jax.training.checkpoint", "import orbax.checkpoint as ocp\nfrom agent57_jax import parallel"),
+        ("agent57_jax.training.evaluator", "from agent57_jax.agent import programs"),
+        ("train", "from agent57_jax.training.trainer import run"),
     ],
 )
 def test_checker_lets_a_wanted_import_pass(module, source):
@@ -189,4 +210,7 @@ def test_checker_sees_logic_in_types(source):
 
 def test_every_layer_names_a_part_once():
     assert len(HEIGHT) == sum(map(len, LAYERS))
+    for room in ROOMS:  # one room lies wholly above or below another
+        own = {height for part, height in HEIGHT.items() if part.startswith(f"{room}.")}
+        assert {part.split(".")[0] for height in range(min(own), max(own) + 1) for part in LAYERS[height]} == {room}
     assert not set(HEIGHT) & sys.stdlib_module_names - {"types"}  # a part named like a standard module would hide it from its neighbours

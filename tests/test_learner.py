@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from agent57_jax import config, learner, parallel, programs
+from agent57_jax import config, parallel
+from agent57_jax.agent import learner, programs
+from agent57_jax.agent.learner import LearnerState, UpdateOutput
 from agent57_jax.config import Combination, Embedding, IntrinsicReward, NormalisedErrors, RewardInputs, Settings, Targets, Torso, Transform
-from agent57_jax.learner import LearnerState, UpdateOutput
 from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 from tests.oracles import error_scale
 from tests.oracles import learner as oracle

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config, judging
+from agent57_jax import config
+from agent57_jax.commands import judging
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
 from agent57_jax.networks.q_network import QInputs
-from agent57_jax.trainer import Shutdown, Trainer
+from agent57_jax.training.trainer import Shutdown, Trainer
 from configs.profiles import small_evaluator
 
 

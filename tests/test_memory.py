@@ -5,11 +5,13 @@ import pathlib
 import jax
 import pytest
 
-from agent57_jax import config, memory, programs
+from agent57_jax import config
+from agent57_jax.agent import programs
+from agent57_jax.agent.programs import Parts
 from agent57_jax.config import Settings
 from agent57_jax.environments import factory
-from agent57_jax.programs import Parts
-from agent57_jax.trainer import Trainer
+from agent57_jax.training import memory
+from agent57_jax.training.trainer import Trainer
 from tests import tiny
 
 GIB = 2**30

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent57_jax import metrics
-from agent57_jax.metrics import MetricsWriter, check_key, declared
+from agent57_jax.monitoring import metrics
+from agent57_jax.monitoring.metrics import MetricsWriter, check_key, declared
 
 
 def counters(steps):
@@ -184,7 +184,7 @@ def test_tensorboard_gets_scalars_by_steps_and_purges_on_resume(tmp_path):
 
 def test_tensorboardx_is_imported_only_if_wanted(tmp_path):
     script = (
-        "import sys; from agent57_jax.metrics import MetricsWriter; "
+        "import sys; from agent57_jax.monitoring.metrics import MetricsWriter; "
         f"MetricsWriter({str(tmp_path)!r}, None, tensorboard=False).close(); assert 'tensorboardX' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)

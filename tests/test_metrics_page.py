@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from agent57_jax import metrics
+from agent57_jax.monitoring import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "metrics.md"
@@ -19,7 +19,10 @@ PAGE = ROOT / "docs" / "metrics.md"
 SHAPES = """
 import sys
 import jax
-from agent57_jax import config, memory, metrics, parallel, programs
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.monitoring import metrics
+from agent57_jax.training import memory
 from agent57_jax.environments import factory
 from tests import tiny
 settings = config.finalise(tiny.coin_settings())
@@ -32,7 +35,8 @@ assert programs.__file__.startswith(sys.argv[2])
 """
 RUN = """
 import sys
-from agent57_jax import config, trainer
+from agent57_jax import config
+from agent57_jax.training import trainer
 from configs import profiles
 from tests import tiny
 settings = tiny.coin_settings()
@@ -47,7 +51,7 @@ assert trainer.__file__.startswith(sys.argv[2])
 def test_the_table_is_current(tmp_path: pathlib.Path) -> None:
     copy = shutil.copy(PAGE, tmp_path / "metrics.md")
     metrics.document(copy)
-    assert copy.read_text() == PAGE.read_text(), "run: python -m agent57_jax.metrics"
+    assert copy.read_text() == PAGE.read_text(), "run: python -m agent57_jax.monitoring.metrics"
     for metric in metrics.declared():
         assert f"| `{metric.key}` | {metric.sentence} | {metric.unit} |" in PAGE.read_text()
 
@@ -63,9 +67,9 @@ def run_with_the_example(script: str, folder: pathlib.Path) -> None:
     declaration, measurement = re.findall(r"```python\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
     for name in ("agent57_jax", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    insert(folder / "agent57_jax" / "metrics.py", f"    {declaration},\n", '    Metric("learner/td_error_intrinsic"')
+    insert(folder / "agent57_jax" / "monitoring" / "metrics.py", f"    {declaration},\n", '    Metric("learner/td_error_intrinsic"')
     insert(
-        folder / "agent57_jax" / "learner.py",
+        folder / "agent57_jax" / "agent" / "learner.py",
         f"        {measurement}\n",
         "        return jnp.sum(losses), priorities, metrics, error_variance\n",
     )

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from agent57_jax import config
-from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.agent.learner import Learner
 from agent57_jax.config import EnvironmentKind, Settings, Torso
 from agent57_jax.environments import factory
-from agent57_jax.learner import Learner
-from agent57_jax.trainer import Trainer, TrainingError
+from agent57_jax.training.checkpoint import Checkpoints
+from agent57_jax.training.trainer import Trainer, TrainingError
 from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
 from tests import tiny
 

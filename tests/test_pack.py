@@ -5,9 +5,11 @@ import pathlib
 
 import pytest
 
-from agent57_jax import config, judging, pack, trainer
-from agent57_jax.checkpoint import CheckpointError
+from agent57_jax import config
+from agent57_jax.commands import judging, pack
 from agent57_jax.config import SettingsError
+from agent57_jax.training import trainer
+from agent57_jax.training.checkpoint import CheckpointError
 from tests import tiny
 from tests.test_trainer import Stop
 

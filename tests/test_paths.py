@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from agent57_jax import config, healthcheck, paths, trainer
+from agent57_jax import config, paths
+from agent57_jax.commands import healthcheck
 from agent57_jax.config import SettingsError
+from agent57_jax.training import trainer
 from tests import tiny
 from tests.test_bad_input import expect_refusal
 from tests.test_command_line import ROOT, ZAXXON, environment, run
@@ -17,7 +19,9 @@ from tests.test_command_line import ROOT, ZAXXON, environment, run
 NO_HOME = {key: value for key, value in environment().items() if key not in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")}
 # A user without an entry, as of `docker run --user=12345`.
 NOBODY = "import os, pwd\ndef nobody(*_): raise KeyError\npwd.getpwuid = nobody\n"
-PREPARE = "from agent57_jax import command_line; command_line.prepare_jax(True); print(os.environ.get('JAX_COMPILATION_CACHE_DIR'))"
+PREPARE = (
+    "from agent57_jax.commands import command_line; command_line.prepare_jax(True); print(os.environ.get('JAX_COMPILATION_CACHE_DIR'))"
+)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +54,8 @@ PROGRAMS = (
     ("evaluate.py", "--workdir=gs://b/r"),
     ("evaluate.py", "--workdir=x", "--video=s3://b/best.mp4"),
     ("evaluate.py", "--workdir=x", "--contact_sheet=s3://b/best.png"),
-    ("-m", "agent57_jax.watch", "--workdir=gs://b/r"),
-    ("-m", "agent57_jax.export", "gs://b/r"),
+    ("-m", "agent57_jax", "watch", "--workdir=gs://b/r"),
+    ("-m", "agent57_jax", "export", "gs://b/r"),
     ("-m", "agent57_jax.scoreboard", "runs", "--out=gs://b/board"),
     ("-m", "reproductions.random_coin", "--results=gs://b/r"),
 )

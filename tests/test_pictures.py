@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agent57_jax import pictures
+from agent57_jax.monitoring import pictures
 
 
 def moment(step: int = 0, ends: bool = False, score: float = 0.0, size: tuple[int, int] = (210, 160), **others: Any) -> pictures.Moment:

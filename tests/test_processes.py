@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax import config, judging, parallel
-from agent57_jax.checkpoint import Checkpoints
-from agent57_jax.trainer import Trainer
-from agent57_jax.video import recordings
+from agent57_jax import config, parallel
+from agent57_jax.commands import judging
+from agent57_jax.monitoring.video import recordings
+from agent57_jax.training.checkpoint import Checkpoints
+from agent57_jax.training.trainer import Trainer
 from tests import test_command_line as command_line
 
 ROOT = pathlib.Path(__file__).parents[1]

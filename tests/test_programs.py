@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agent57_jax import config, parallel, programs
-from agent57_jax.actor import ActOutput
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.actor import ActOutput
+from agent57_jax.agent.learner import LearnerState, acting_parameters
+from agent57_jax.agent.programs import ACT_STREAM, ENVIRONMENT_STREAM, NONE, SAMPLE_STREAM, Programs, Shared, UpdateMetrics
+from agent57_jax.agent.replay import Replay, ReplayState
 from agent57_jax.algorithm import meta_controller
 from agent57_jax.config import EvaluationArm, FirstPriority, Settings, Torso
-from agent57_jax.learner import LearnerState, acting_parameters
-from agent57_jax.programs import ACT_STREAM, ENVIRONMENT_STREAM, NONE, SAMPLE_STREAM, Programs, Shared, UpdateMetrics
-from agent57_jax.replay import Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, TimeStep
 from tests.oracles.meta_controller import Bandit, Pool
 

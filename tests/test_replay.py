@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from agent57_jax import parallel
-from agent57_jax import replay as replay_module
+from agent57_jax.agent import replay as replay_module
+from agent57_jax.agent.replay import EMPTY, Replay, ReplayState
 from agent57_jax.config import FirstPriority, ReplaySettings
-from agent57_jax.replay import EMPTY, Replay, ReplayState
 from agent57_jax.types import FIRST, MID, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 from tests.oracles import replay as oracle
 

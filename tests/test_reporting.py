@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax import config, programs, reporting
+from agent57_jax import config
+from agent57_jax.agent import programs
 from agent57_jax.config import IntrinsicReward, Settings, Torso
-from agent57_jax.evaluator import Episode
-from agent57_jax.metrics import is_declared
+from agent57_jax.monitoring.metrics import is_declared
+from agent57_jax.training import reporting
+from agent57_jax.training.evaluator import Episode
 from agent57_jax.types import EnvironmentSpec
 
 SPEC = EnvironmentSpec((3,), np.dtype("float32"), 2, ("left", "right"), 1, extras=("visited_fraction", "long_limit"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent57_jax.config import LearnerSettings, ReplaySettings
-from agent57_jax.schedule import Counters, Schedule
+from agent57_jax.training.schedule import Counters, Schedule
 
 
 def make_schedule(samples_per_insert: float = 1.5, period: int = 80, batch_size: int = 64, min_sequences: int = 10) -> Schedule:

@@ -11,9 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax import config, judging, memory, metrics, trainer
+from agent57_jax import config
+from agent57_jax.commands import judging
 from agent57_jax.config import Settings
-from agent57_jax.trainer import Trainer
+from agent57_jax.monitoring import metrics
+from agent57_jax.training import memory, trainer
+from agent57_jax.training.trainer import Trainer
 from configs import profiles
 from tests import tiny
 

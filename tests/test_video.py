@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agent57_jax import config, evaluator, judging, metrics, parallel, pictures, trainer, video, watch
+from agent57_jax import config, parallel
+from agent57_jax.agent.learner import acting_parameters
+from agent57_jax.commands import judging, watch
 from agent57_jax.config import VideoSettings
-from agent57_jax.learner import acting_parameters
+from agent57_jax.monitoring import metrics, pictures, video
+from agent57_jax.training import evaluator, trainer
 from tests import tiny
 from tests.test_command_line import ROOT
 from tests.test_pictures import episode, moment
@@ -366,7 +369,7 @@ def test_a_run_without_the_packages_warns_and_trains(
     [
         (["evaluate.py"], ["--video=x.gif"], "x.gif must end in .mp4"),
         (["evaluate.py"], ["--contact_sheet=nowhere/x.png"], "there is no folder nowhere for x.png"),
-        (["-m", "agent57_jax.watch"], [], "there is neither a window nor a terminal to play in: python evaluate.py --workdir=runs/x"),
+        (["-m", "agent57_jax", "watch"], [], "there is neither a window nor a terminal to play in: python evaluate.py --workdir=runs/x"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_a_line(program: list[str], flags: list[str], message: str) -> None:

@@ -11,7 +11,8 @@ import json
 import pathlib
 import sys
 
-from agent57_jax import command_line, paths
+from agent57_jax import paths
+from agent57_jax.commands import command_line
 from agent57_jax.config import SettingsError
 from agent57_jax.scoreboard import board, markdown, page, runs
 

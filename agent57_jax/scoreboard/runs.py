@@ -7,9 +7,10 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent57_jax import config, video
+from agent57_jax import config
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57
+from agent57_jax.monitoring import video
 
 LARGEST = 1e100  # a larger number is damage, and sums of it would overflow
 MAX_ARMS = 1_000  # an arm beyond is damage

@@ -1,8 +1,8 @@
 """One act step and one learner update of Agent57 in plain PyTorch on a CPU, as a reference for speed.
 
-It computes what `agent57_jax.actor` and `agent57_jax.learner` compute with the paper's settings, written with PyTorch's own modules and
-autograd. Left out, because they take next to no time: the bandit (actor l plays policy l mod N), episode statistics, metrics, and the
-check for non-finite values. Sampling from and writing to a replay are no part of either.
+It computes what `agent57_jax.agent.actor` and `agent57_jax.agent.learner` compute with the paper's settings, written with PyTorch's own
+modules and autograd. Left out, because they take next to no time: the bandit (actor l plays policy l mod N), episode statistics,
+metrics, and the check for non-finite values. Sampling from and writing to a replay are no part of either.
 
 The axes are those of agent57_jax/types.py: E environments, B sequences, T transitions, A actions, N policies, M memory slots,
 K neighbours, D embedding, V = 2 value functions (extrinsic, intrinsic); H, W, C are an image's height, width and channels, L the units of

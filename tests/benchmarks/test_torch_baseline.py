@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from agent57_jax import config, parallel, programs
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.learner import LearnerState, UpdateOutput
+from agent57_jax.agent.novelty import NoveltyOutput
 from agent57_jax.algorithm import policy_family
 from agent57_jax.config import Settings
-from agent57_jax.learner import LearnerState, UpdateOutput
 from agent57_jax.networks.q_network import QInputs
-from agent57_jax.novelty import NoveltyOutput
 from agent57_jax.types import FIRST, LAST, MID, ActingParameters, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 
 torch = pytest.importorskip("torch")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from agent57_jax import config, memory, parallel, programs
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.learner import acting_parameters
 from agent57_jax.config import Settings
-from agent57_jax.learner import acting_parameters
 from agent57_jax.networks import convolutions
+from agent57_jax.training import memory
 from agent57_jax.types import EnvironmentSpec, TimeStep
 from benchmarks import work
 from configs.profiles import AGENTS

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from agent57_jax.checkpoint import Checkpoints
+from agent57_jax.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
 KILLS = int(os.environ.get("AGENT57_KILLS", "60"))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent57_jax.checkpoint import Checkpoints
-from agent57_jax.video import recordings
+from agent57_jax.monitoring.video import recordings
+from agent57_jax.training.checkpoint import Checkpoints
 from tests.test_video import read
 
 pytestmark = pytest.mark.slow

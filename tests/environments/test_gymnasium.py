@@ -15,11 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax import metrics
 from agent57_jax.config import EnvironmentKind, EnvironmentSettings, SettingsError
 from agent57_jax.environments import factory, gymnasium_process
 from agent57_jax.environments import gymnasium as adapter
 from agent57_jax.environments.gymnasium import GymnasiumEnvironment
+from agent57_jax.monitoring import metrics
 from agent57_jax.types import FIRST, LAST, MID, HostEnvironmentError, TimeStep
 
 ROOT = Path(__file__).parents[2]
@@ -285,7 +285,7 @@ def test_bytes_may_be_shown_as_what_fits_into_them(make: Make) -> None:
 def test_what_is_printed_meets_no_observation() -> None:
     """With standard files closed, the numbers 0 to 2 would go to the next files that are opened."""
     code = (
-        "import os, sys\nfrom agent57_jax import command_line\n"
+        "import os, sys\nfrom agent57_jax.commands import command_line\n"
         "def main():\n"
         "    import numpy as np\n"
         "    from agent57_jax.environments.gymnasium import GymnasiumEnvironment as G\n"

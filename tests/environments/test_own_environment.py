@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from agent57_jax import pictures
-from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.environments.gymnasium import GymnasiumEnvironment
+from agent57_jax.monitoring import pictures
+from agent57_jax.training.checkpoint import Checkpoints
 from agent57_jax.types import LAST
 from tests.test_command_line import ROOT, environment, run
 

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agent57_jax import config, judging, memory, parallel, programs
-from agent57_jax.checkpoint import Checkpoints
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.programs import Programs
+from agent57_jax.commands import judging
 from agent57_jax.config import Chooser, EnvironmentKind, IntrinsicReward, Settings, SettingsError
 from agent57_jax.environments import factory
 from agent57_jax.environments.disco_maze import AGENT_COLOUR
-from agent57_jax.programs import Programs
+from agent57_jax.training import memory
+from agent57_jax.training.checkpoint import Checkpoints
 from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec
 from reproductions import rollouts
 from tests import tiny

@@ -21,7 +21,8 @@ SCRIPTS = ("deploy/slurm.sbatch", "deploy/slurm_nodes.sbatch")
 # train.py up to where it would start JAX, then what the settings ask of so many devices.
 PARSE = """
 import sys, train
-from agent57_jax import command_line, config
+from agent57_jax import config
+from agent57_jax.commands import command_line
 sys.argv[0] = "train.py"
 devices = int(sys.argv.pop(1))
 command_line.parse_flags(sys.argv)
@@ -136,7 +137,7 @@ def check_job(job: dict[str, Any]) -> dict[str, Any]:
     assert security["runAsNonRoot"] is True and security["runAsUser"] == security["fsGroup"] == 1000
     (container,) = pod["containers"]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    assert container["livenessProbe"]["exec"]["command"] == ["python", "-m", "agent57_jax.healthcheck"]
+    assert container["livenessProbe"]["exec"]["command"] == ["python", "-m", "agent57_jax", "healthcheck"]
     assert "command" not in container and container["args"][0] == "train"  # the image's entry point stays
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]} and mounts["runs"] == "/runs"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agent57_jax import healthcheck
+from agent57_jax.commands import healthcheck
 
 NOW = 1e9
 LIMIT = 100.0
@@ -62,7 +62,7 @@ def test_the_program_on_a_process(tmp_path: pathlib.Path) -> None:
         assert 1 < healthcheck.age_of_process(sleeping.pid) < 30
 
         def run(seconds: str) -> tuple[int, str]:
-            command = [sys.executable, "-m", "agent57_jax.healthcheck", f"--process={sleeping.pid}", f"--seconds={seconds}"]
+            command = [sys.executable, "-m", "agent57_jax", "healthcheck", f"--process={sleeping.pid}", f"--seconds={seconds}"]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
             return done.returncode, done.stdout
 
@@ -78,6 +78,6 @@ def test_the_program_on_a_process(tmp_path: pathlib.Path) -> None:
 
 
 def test_it_is_light() -> None:
-    code = "import sys, agent57_jax.healthcheck; print(*sys.modules)"
+    code = "import sys, agent57_jax.commands.healthcheck; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "agent57_jax.healthcheck" in loaded and not {"jax", "numpy", "absl", "agent57_jax.config"} & set(loaded)
+    assert "agent57_jax.commands.healthcheck" in loaded and not {"jax", "numpy", "absl", "agent57_jax.config"} & set(loaded)

@@ -11,7 +11,8 @@ import time
 
 from absl import flags
 
-from agent57_jax import command_line, config
+from agent57_jax import config
+from agent57_jax.commands import command_line
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")

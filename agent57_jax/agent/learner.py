@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agent57_jax import adam, parallel
+from agent57_jax import parallel
+from agent57_jax.agent import adam
 from agent57_jax.algorithm.error_scale import error_scale, error_sums, update_variance
 from agent57_jax.algorithm.intrinsic_reward import return_discounts, rewards_of_values
 from agent57_jax.algorithm.n_step import transformed_n_step_targets

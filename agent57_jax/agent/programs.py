@@ -13,21 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from agent57_jax import actor, parallel, replay
-from agent57_jax.actor import ActMetrics, Actor, ActorState
+from agent57_jax import parallel
+from agent57_jax.agent import actor, replay
+from agent57_jax.agent.actor import ActMetrics, Actor, ActorState
+from agent57_jax.agent.learner import Learner, LearnerState, UpdateOutput
+from agent57_jax.agent.novelty import ActingEmbeddings, Novelty, NoveltyStatistics
+from agent57_jax.agent.replay import MAX_ACTIONS, Replay, ReplayState
 from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.cross_mixture import mixed_policies
 from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
 from agent57_jax.algorithm.policy_family import PolicyFamily
 from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED
 from agent57_jax.config import DiscountLadder, FirstPriority, IntrinsicReward, PolicySettings, Settings, SettingsError, Transform
-from agent57_jax.learner import Learner, LearnerState, UpdateOutput
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
 from agent57_jax.networks.q_network import QNetwork
 from agent57_jax.networks.torsos import torso_problem
-from agent57_jax.novelty import ActingEmbeddings, Novelty, NoveltyStatistics
-from agent57_jax.replay import MAX_ACTIONS, Replay, ReplayState
 from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, SequenceId, TimeStep
 
 # Streams of random numbers; each has a counter of its own.

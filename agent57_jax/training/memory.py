@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from agent57_jax import parallel
+from agent57_jax.agent.programs import Parts
+from agent57_jax.agent.replay import Replay
 from agent57_jax.config import IntrinsicReward, SettingsError, Torso
-from agent57_jax.programs import Parts
-from agent57_jax.replay import Replay
 
 DEVICE_SHARE = 0.92  # of the device's limit; the allocator needs room for fragments
 HOST_SHARE = 0.6  # of free host memory when the CPU is the device: emulators, the compiler and checkpoints need theirs

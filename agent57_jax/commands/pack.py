@@ -1,9 +1,9 @@
 """Makes a small folder of a run: its agent to play and to evaluate, without what only training needs.
 
-python -m agent57_jax.pack --workdir=RUN --out=agents/NAME
+python -m agent57_jax pack --workdir=RUN --out=agents/NAME
 
 The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the curve: the lines
-of metrics.jsonl that have a return. `evaluate.py` and `agent57_jax.watch` take it like the run itself; a run cannot go on from it.
+of metrics.jsonl that have a return. `evaluate.py` and `make watch` take it like the run itself; a run cannot go on from it.
 """
 
 import json
@@ -14,10 +14,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent57_jax import command_line, paths
+from agent57_jax import paths
+from agent57_jax.commands import command_line
 
 if TYPE_CHECKING:
-    from agent57_jax.learner import LearnerState
+    from agent57_jax.agent.learner import LearnerState
 
 COUNTERS = ("frames", "steps", "updates", "episodes", "seconds")
 RETURNS = ("episode/return", "evaluation/return")
@@ -33,8 +34,10 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
       SettingsError: if `workdir` holds no run; CheckpointError: if its checkpoint cannot be read or the new one not written;
       FileExistsError: if `out` is there.
     """
-    from agent57_jax import judging, metrics, programs
-    from agent57_jax.checkpoint import Checkpoints
+    from agent57_jax.agent import programs
+    from agent57_jax.commands import judging
+    from agent57_jax.monitoring import metrics
+    from agent57_jax.training.checkpoint import Checkpoints
 
     source, target = pathlib.Path(workdir), pathlib.Path(out)
     run = judging.open_run(source, 1, 0, is_watched=False)
@@ -81,7 +84,7 @@ def without_training(state: "LearnerState") -> "LearnerState":
 def main(arguments: Sequence[str]) -> None:
     """Packs a run."""
     command_line.open_standard_files()
-    parser = command_line.Parser(prog="python -m agent57_jax.pack", description="a small folder of a run's agent, to play and to evaluate")
+    parser = command_line.Parser(prog="python -m agent57_jax pack", description="a small folder of a run's agent, to play and to evaluate")
     parser.add_argument("--workdir", metavar="RUN", type=paths.path, required=True, help="the run's folder")
     parser.add_argument("--out", metavar="FOLDER", type=paths.path, required=True, help="folder to make")
     given = parser.parse_args(arguments)
@@ -89,7 +92,8 @@ def main(arguments: Sequence[str]) -> None:
         command_line.fail(f"{given.out} is there already: remove it, or choose another --out")
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, parallel, types
+    from agent57_jax import config, parallel, types
+    from agent57_jax.training import checkpoint
 
     try:
         size = pack(given.workdir, given.out)

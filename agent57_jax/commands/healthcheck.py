@@ -1,4 +1,4 @@
-"""Whether the training in this container is alive: python -m agent57_jax.healthcheck, which Docker and Kubernetes run every minute.
+"""Whether the training in this container is alive: python -m agent57_jax healthcheck, which Docker and Kubernetes run every minute.
 
 Exit code 0 and a line that says why if it is, 1 if it is not. Imports nothing but the standard library: it costs the training some
 hundredths of a second.
@@ -67,7 +67,7 @@ def _path(text: str) -> pathlib.Path:
 
 def main() -> None:
     """Prints the verdict on a process."""
-    parser = argparse.ArgumentParser(prog="python -m agent57_jax.healthcheck", description="Whether a training writes metrics.")
+    parser = argparse.ArgumentParser(prog="python -m agent57_jax healthcheck", description="Whether a training writes metrics.")
     parser.add_argument("--runs", type=_path, default=pathlib.Path("/runs"), help="folder of the runs (%(default)s)")
     parser.add_argument("--seconds", type=float, default=LIMIT_SECONDS, help="longest silence (%(default)s)")
     parser.add_argument("--process", type=int, default=1, help="the training's process (%(default)s)")

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from agent57_jax import parallel
-from agent57_jax.actor import ActorState
-from agent57_jax.programs import Programs, Shared, Simulation
-from agent57_jax.replay import ReplayState
-from agent57_jax.schedule import Counters
-from agent57_jax.stopwatch import Stopwatch
+from agent57_jax.agent.actor import ActorState
+from agent57_jax.agent.programs import Programs, Shared, Simulation
+from agent57_jax.agent.replay import ReplayState
+from agent57_jax.training.schedule import Counters
+from agent57_jax.training.stopwatch import Stopwatch
 from agent57_jax.types import FIRST, LAST, ActingParameters, HostEnvironment
 
 

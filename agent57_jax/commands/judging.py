@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config, evaluator, parallel, programs
+from agent57_jax import config, parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.learner import LearnerState, evaluation_parameters
+from agent57_jax.agent.novelty import NoveltyStatistics
 from agent57_jax.algorithm.meta_controller import BanditState, PooledArms, pooled_arm_statistics
-from agent57_jax.checkpoint import Checkpoints
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57, factory
-from agent57_jax.learner import LearnerState, evaluation_parameters
-from agent57_jax.novelty import NoveltyStatistics
-from agent57_jax.video import Spectator
+from agent57_jax.monitoring.video import Spectator
+from agent57_jax.training import evaluator
+from agent57_jax.training.checkpoint import Checkpoints
 
 MAX_ENVIRONMENTS = 32
 FILE = "evaluation.json"  # of a run's folder

@@ -32,7 +32,7 @@ GAME = "Zaxxon-v5"
 PROCGEN_GAME = "CoinrunEasy-v0"
 MIN_DISK, GOOD_DISK = 1 * GIB, 10 * GIB  # Choice: a checkpoint of the smallest network, and some of the paper's
 MIN_HOST_MEMORY = 4 * GIB  # Choice: JAX, its compiler and a few emulators
-MAX_GPU_IN_USE = 0.05  # a training takes 95% of each (agent57_jax/command_line.py)
+MAX_GPU_IN_USE = 0.05  # a training takes 95% of each (agent57_jax/commands/command_line.py)
 MIN_FILES, GOOD_FILES = 256, 1_024  # Choice: Orbax opens a file an array while it saves; 1,024 is Linux' own default
 EXTRAS = {
     "video": ("imageio_ffmpeg", "PIL"),
@@ -312,7 +312,7 @@ def make_task(settings: Settings) -> tuple[Finding, Any]:
     parts: list[Any] = []
 
     def check() -> Finding:
-        from agent57_jax import programs
+        from agent57_jax.agent import programs
         from agent57_jax.environments import factory
 
         if not settings.is_host_environment:
@@ -331,7 +331,7 @@ def plan(settings: Settings, parts: Any) -> dict[str, int]:
     """Bytes of a run with these settings and `programs.Parts`, or a SettingsError that says what to lower."""
     import jax
 
-    from agent57_jax import memory
+    from agent57_jax.training import memory
 
     devices = len(jax.devices()) if settings.num_devices is None else settings.num_devices
     return memory.plan(parts, devices)[1]
@@ -373,7 +373,7 @@ def checkpoint_bytes(settings: Settings, parts: Any) -> int:
     import jax
     import numpy as np
 
-    from agent57_jax import memory
+    from agent57_jax.training import memory
 
     learner = memory.tree_bytes(jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32)))
     capacity = min(settings.requested_capacity or settings.replay.auto_limit, settings.replay.auto_limit)

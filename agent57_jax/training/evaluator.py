@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from agent57_jax import parallel, programs
-from agent57_jax.actor import Actor, ActorState, ChosenValues, EpisodeReport
+from agent57_jax import parallel
+from agent57_jax.agent import programs
+from agent57_jax.agent.actor import Actor, ActorState, ChosenValues, EpisodeReport
+from agent57_jax.agent.novelty import ActingEmbeddings, NoveltyStatistics
 from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
-from agent57_jax.novelty import ActingEmbeddings, NoveltyStatistics
-from agent57_jax.pictures import Moment, screen_of
+from agent57_jax.monitoring.pictures import Moment, screen_of
+from agent57_jax.monitoring.video import Spectator
 from agent57_jax.types import FIRST, LAST, ActingParameters, HostEnvironment, JaxEnvironment, TimeStep
-from agent57_jax.video import Spectator
 
 
 class Episode(NamedTuple):

@@ -1,6 +1,6 @@
 """Plays a run's last checkpoint before one's eyes, in a window where there is one, else in the terminal.
 
-python -m agent57_jax.watch --workdir=RUN [--episodes=N] [--seed=S] [--speed=X] [--terminal]
+python -m agent57_jax watch --workdir=RUN [--episodes=N] [--seed=S] [--speed=X] [--terminal]
 """
 
 import os
@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 from absl import flags
 
-from agent57_jax import command_line
+from agent57_jax.commands import command_line
 from agent57_jax.config import MAX_SEED
-from agent57_jax.pictures import Moment, caption, draw
+from agent57_jax.monitoring.pictures import Moment, caption, draw
 
 _WORKDIR = command_line.define_path("workdir", "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", None, "greedy episodes to play; default: until Ctrl-C", lower_bound=1)
@@ -240,7 +240,9 @@ def main() -> None:
         )
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import checkpoint, config, judging, parallel, types
+    from agent57_jax import config, parallel, types
+    from agent57_jax.commands import judging
+    from agent57_jax.training import checkpoint
 
     try:
         run = judging.open_run(_WORKDIR.value, 1, _SEED.value, is_watched=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from agent57_jax.config import SettingsError
-from agent57_jax.heat_map import encode_png
+from agent57_jax.monitoring.heat_map import encode_png
 
 RUN_ID_FILE = "wandb_id"
 WANDB_SECONDS = 30.0  # that its start may take

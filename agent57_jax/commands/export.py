@@ -1,6 +1,6 @@
 """metrics.jsonl as a table for spreadsheets and pandas.
 
-python -m agent57_jax.export RUN [--csv=FILE] [--keys=GLOB]
+python -m agent57_jax export RUN [--csv=FILE] [--keys=GLOB]
 """
 
 import csv
@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from agent57_jax import command_line, paths
-from agent57_jax.metrics import COUNTERS, read_lines
+from agent57_jax import paths
+from agent57_jax.commands import command_line
+from agent57_jax.monitoring.metrics import COUNTERS, read_lines
 
 
 def columns(path: pathlib.Path, pattern: str) -> list[str]:
@@ -46,7 +47,7 @@ def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
 
 def main(arguments: Sequence[str]) -> None:
     """Exports a run's folder, all or nothing."""
-    parser = command_line.Parser(prog="python -m agent57_jax.export", description="metrics.jsonl of a run as CSV, one column a key")
+    parser = command_line.Parser(prog="python -m agent57_jax export", description="metrics.jsonl of a run as CSV, one column a key")
     parser.add_argument("run", metavar="RUN", type=paths.path, help="the run's folder")
     parser.add_argument("--csv", type=paths.local, metavar="FILE", help='where to; "-" is standard output; default: RUN/metrics.csv')
     parser.add_argument("--keys", metavar="GLOB", default="*", help='which keys besides the counters, such as "evaluation/*"; default: all')

@@ -12,21 +12,24 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import config, folder_lock, memory, parallel, paths, programs, reporting, video
-from agent57_jax.actor import ActMetrics
+from agent57_jax import config, parallel, paths
+from agent57_jax.agent import programs
+from agent57_jax.agent.actor import ActMetrics
+from agent57_jax.agent.learner import LearnerState, acting_parameters, evaluation_parameters
+from agent57_jax.agent.replay import ReplayState
 from agent57_jax.algorithm.meta_controller import PooledArms
-from agent57_jax.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError, check_folder
 from agent57_jax.config import Settings, SettingsError
-from agent57_jax.console import Console
-from agent57_jax.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.environments import factory
 from agent57_jax.environments.host import available_cpus
-from agent57_jax.evaluator import Episode, Evaluator
-from agent57_jax.learner import LearnerState, acting_parameters, evaluation_parameters
-from agent57_jax.metrics import MetricsWriter
-from agent57_jax.replay import ReplayState
-from agent57_jax.schedule import Counters, Schedule
-from agent57_jax.stopwatch import Stopwatch
+from agent57_jax.monitoring import video
+from agent57_jax.monitoring.console import Console
+from agent57_jax.monitoring.metrics import MetricsWriter
+from agent57_jax.training import folder_lock, memory, reporting
+from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError, check_folder
+from agent57_jax.training.drivers import Driver, HostDriver, SimulationDriver
+from agent57_jax.training.evaluator import Episode, Evaluator
+from agent57_jax.training.schedule import Counters, Schedule
+from agent57_jax.training.stopwatch import Stopwatch
 from agent57_jax.types import ActingParameters, HostEnvironment, HostEnvironmentError, JaxEnvironment
 
 FOLDERS = ("checkpoints", "videos", "tensorboard")  # of a run, any of which may be a link to a larger disk

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from agent57_jax.config import VideoSettings
-from agent57_jax.pictures import Moment, animation, contact_sheet, draw, number
+from agent57_jax.monitoring.pictures import Moment, animation, contact_sheet, draw, number
 
 SPREAD = 40  # moments of an episode, spread evenly, of which animations and contact sheets are made; up to twice as many are kept
 QUEUED_MOMENTS = 32  # that the writer of videos may be behind

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from agent57_jax.config import SettingsError
-from agent57_jax.dashboards import Dashboard, Histogram, TensorBoard, WeightsAndBiases
-from agent57_jax.heat_map import ArmHistory
+from agent57_jax.monitoring.dashboards import Dashboard, Histogram, TensorBoard, WeightsAndBiases
+from agent57_jax.monitoring.heat_map import ArmHistory
 from agent57_jax.paths import set_aside
 
 
@@ -217,7 +217,7 @@ METRICS = (
 )
 
 CATEGORIES = ("score", "arms", "actions", "values", "novelty", "replay", "throughput")  # of charts, in the order of the page
-TABLE_MARKS = ("<!-- table: python -m agent57_jax.metrics -->", "<!-- end of table -->")
+TABLE_MARKS = ("<!-- table: python -m agent57_jax.monitoring.metrics -->", "<!-- end of table -->")
 _PARAMETERS = {"{policy}": r"\d+", "{action}": r".+"}
 _COUNTER_KEYS = tuple(metric.key for metric in COUNTERS)
 _KEYS = tuple(metric.key for metric in METRICS)

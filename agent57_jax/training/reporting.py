@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from agent57_jax import parallel
-from agent57_jax.actor import ActMetrics
+from agent57_jax.agent.actor import ActMetrics
+from agent57_jax.agent.novelty import NoveltyMetrics, NoveltyStatistics
+from agent57_jax.agent.programs import Parts, UpdateMetrics
+from agent57_jax.agent.replay import PRIORITY_EDGES
 from agent57_jax.algorithm.lifelong_novelty import standard_deviation
 from agent57_jax.config import EnvironmentKind
-from agent57_jax.dashboards import Histogram
 from agent57_jax.environments import atari57
-from agent57_jax.evaluator import Episode
-from agent57_jax.novelty import NoveltyMetrics, NoveltyStatistics
-from agent57_jax.programs import Parts, UpdateMetrics
-from agent57_jax.replay import PRIORITY_EDGES
+from agent57_jax.monitoring.dashboards import Histogram
+from agent57_jax.training.evaluator import Episode
 
 Values = dict[str, float]
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from agent57_jax import parallel
+from agent57_jax.agent.novelty import ActingEmbeddings, Novelty, NoveltyMetrics, NoveltyOutput, NoveltyState, NoveltyStatistics
 from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.error_scale import acting_scale
 from agent57_jax.algorithm.intrinsic_reward import return_discounts, rewards_of_values
@@ -20,7 +21,6 @@ from agent57_jax.algorithm.sequence_priority import mixed_errors, one_step_error
 from agent57_jax.algorithm.value_transform import SQUASHED, ValueTransform, combine_action_values
 from agent57_jax.config import Chooser, Combination
 from agent57_jax.networks.q_network import QInputs, QNetwork
-from agent57_jax.novelty import ActingEmbeddings, Novelty, NoveltyMetrics, NoveltyOutput, NoveltyState, NoveltyStatistics
 from agent57_jax.types import FIRST, LAST, ActingParameters, Experience, RecurrentState, TimeStep
 
 

@@ -1,0 +1,1 @@
+"""The agent: acting, novelty, replay and learning, and the jitted programs in which they meet."""

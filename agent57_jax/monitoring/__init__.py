@@ -1,0 +1,1 @@
+"""What a training shows: metrics, the terminal, dashboards, pictures and videos."""

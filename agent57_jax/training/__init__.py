@@ -1,0 +1,1 @@
+"""A training: the loop, when it learns, what it saves, and what it measures on the way."""
