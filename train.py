@@ -55,8 +55,9 @@ def main() -> None:
 
     from agent57_jax import config, parallel
     from agent57_jax.training import checkpoint, folder_lock, trainer
+    from agent57_jax.training.shutdown import Shutdown
 
-    shutdown = trainer.Shutdown()
+    shutdown = Shutdown()
     try:
         if distributed:
             parallel.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from agent57_jax import config
-from agent57_jax.training import trainer
+from agent57_jax.training import run_folder
 from configs import atari, profiles
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -116,7 +116,7 @@ def differences(arguments: list[str]) -> Iterator[str]:
 
 def free_settings() -> str:
     """What a resumed run may change, as its trainer has it."""
-    names = [f"`{name}*`" if name.endswith(".") else f"`{name}`" for name in trainer.FREE_SETTINGS]
+    names = [f"`{name}*`" if name.endswith(".") else f"`{name}`" for name in run_folder.FREE_SETTINGS]
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -14,7 +14,7 @@ import yaml
 from agent57_jax import config
 from agent57_jax.commands import command_line
 from agent57_jax.monitoring.console import Console
-from agent57_jax.training import memory, trainer
+from agent57_jax.training import memory, run_folder
 from docs import describe_settings, number_lines, site
 from tests import document_commands, test_layout
 
@@ -100,7 +100,7 @@ def test_every_setting_is_described() -> None:
 
 def test_what_a_resumed_run_may_change_is_what_its_trainer_lets_it() -> None:
     sentence = describe_settings.PAGE.read_text().split("another one may change")[1].split("Anything else")[0]
-    assert re.findall(r"`([^`*]+)\*?`", sentence) == list(trainer.FREE_SETTINGS)
+    assert re.findall(r"`([^`*]+)\*?`", sentence) == list(run_folder.FREE_SETTINGS)
 
 
 def test_comments_are_found_behind_and_above() -> None:

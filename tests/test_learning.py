@@ -14,7 +14,8 @@ from agent57_jax import config
 from agent57_jax.commands import judging
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
 from agent57_jax.networks.q_network import QInputs
-from agent57_jax.training.trainer import Shutdown, Trainer
+from agent57_jax.training.shutdown import Shutdown
+from agent57_jax.training.trainer import Trainer
 from configs.profiles import small_evaluator
 
 

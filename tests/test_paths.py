@@ -11,7 +11,7 @@ import pytest
 from agent57_jax import config, paths
 from agent57_jax.commands import healthcheck
 from agent57_jax.config import SettingsError
-from agent57_jax.training import trainer
+from agent57_jax.training import run_folder, trainer
 from tests import tiny
 from tests.test_bad_input import expect_refusal
 from tests.test_command_line import ROOT, ZAXXON, environment, run
@@ -120,17 +120,17 @@ def train(folder: pathlib.Path, steps: int) -> None:
 def test_links_to_a_larger_disk_are_used_as_they_are(tmp_path: pathlib.Path) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "run"
     folder.mkdir()
-    for name in trainer.FOLDERS:
+    for name in run_folder.FOLDERS:
         (disk / name).mkdir(parents=True)
         (folder / name).symlink_to(disk / name)
     (disk / "videos" / "000007_steps1_return1.mp4").touch()  # of a run that has gone to another folder
     for steps in (200, 400):  # the second one resumes
         train(folder, steps)
-    assert all((folder / name).is_symlink() for name in trainer.FOLDERS)
+    assert all((folder / name).is_symlink() for name in run_folder.FOLDERS)
     assert {path.name for path in (disk / "checkpoints").iterdir()} == {"1", "2"}
     assert len(list((disk / "tensorboard").iterdir())) == 2
     assert [str(path.relative_to(disk)) for path in disk.glob("videos/**/*.mp4")] == ["videos/earlier.1/000007_steps1_return1.mp4"]
-    assert {path.name for path in folder.iterdir()} == {*trainer.FOLDERS, "config.json", "metrics.jsonl", "lock"}
+    assert {path.name for path in folder.iterdir()} == {*run_folder.FOLDERS, "config.json", "metrics.jsonl", "lock"}
     (disk / "tensorboard").rename(disk / "elsewhere")  # as if the disk were not mounted
     with pytest.raises(SettingsError, match=r"tensorboard is a link to \S+disk/tensorboard, which is not there: mount its disk"):
         train(folder, 600)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from agent57_jax.commands import judging
 from agent57_jax.config import Settings
 from agent57_jax.monitoring import metrics
 from agent57_jax.training import memory, trainer
+from agent57_jax.training.shutdown import Shutdown
 from agent57_jax.training.trainer import Trainer
 from configs import profiles
 from tests import tiny
@@ -422,9 +424,9 @@ def test_an_act_copies_no_episodic_memory(tmp_path: pathlib.Path) -> None:
 
 def test_a_second_signal_soon_after_the_first_is_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(trainer.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(trainer.os, "_exit", ended.append)
-    shutdown = trainer.Shutdown()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    shutdown = Shutdown()
     shutdown._handle(15, None)
     shutdown._handle(15, None)
     assert shutdown.requested and not ended
@@ -435,13 +437,13 @@ def test_a_second_signal_soon_after_the_first_is_the_same_request(monkeypatch: p
 
 def test_a_terminal_that_is_gone_stops_the_run_but_not_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
     installed: dict[int, Any] = {}
-    monkeypatch.setattr(trainer.signal, "signal", installed.__setitem__)
-    monkeypatch.setattr(trainer.os, "_exit", lambda _: pytest.fail("nobody was impatient"))
-    monkeypatch.setattr(trainer.signal, "getsignal", lambda _: signal.SIG_IGN)
-    trainer.Shutdown()
+    monkeypatch.setattr(signal, "signal", installed.__setitem__)
+    monkeypatch.setattr(os, "_exit", lambda _: pytest.fail("nobody was impatient"))
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+    Shutdown()
     assert set(installed) == {signal.SIGINT, signal.SIGTERM}
-    monkeypatch.setattr(trainer.signal, "getsignal", lambda _: signal.SIG_DFL)
-    shutdown = trainer.Shutdown()
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
+    shutdown = Shutdown()
     installed[signal.SIGHUP](signal.SIGHUP, None)
     assert shutdown.requested
     monkeypatch.setattr(shutdown, "_first", shutdown._first - 10)

@@ -22,7 +22,7 @@ from agent57_jax.agent.learner import acting_parameters
 from agent57_jax.commands import judging, watch
 from agent57_jax.config import VideoSettings
 from agent57_jax.monitoring import metrics, pictures, video
-from agent57_jax.training import evaluator, trainer
+from agent57_jax.training import assembly, evaluator, trainer
 from tests import tiny
 from tests.test_command_line import ROOT
 from tests.test_pictures import episode, moment
@@ -272,8 +272,7 @@ def test_animations_become_rare_and_are_made_only_for_somebody(tmp_path: pathlib
     for tensorboard, wandb in ((False, False), (True, False), (False, True)):
         settings = config.Settings()
         settings.logging.tensorboard, settings.logging.wandb = tensorboard, wandb
-        run = types.SimpleNamespace(_is_first=True, settings=settings, workdir=tmp_path)
-        recorder = trainer.Trainer._make_recorder(run)  # type: ignore[arg-type]
+        recorder = assembly.make_recorder(settings, tmp_path, lambda: 0, pytest.fail, lambda *_: None)
         assert recorder is not None and (recorder._animate is not None) == (tensorboard or wandb)
         recorder.close()
 

@@ -8,15 +8,58 @@ import numpy as np
 from agent57_jax import parallel
 from agent57_jax.agent.actor import ActMetrics
 from agent57_jax.agent.novelty import NoveltyMetrics, NoveltyStatistics
-from agent57_jax.agent.programs import Parts, UpdateMetrics
-from agent57_jax.agent.replay import PRIORITY_EDGES
+from agent57_jax.agent.programs import NONE, PRIORITY_SUM, Parts, UpdateMetrics
+from agent57_jax.agent.replay import PRIORITY_EDGES, Replay
 from agent57_jax.algorithm.lifelong_novelty import standard_deviation
-from agent57_jax.config import EnvironmentKind
+from agent57_jax.config import EnvironmentKind, Settings
 from agent57_jax.environments import atari57
 from agent57_jax.monitoring.dashboards import Histogram
 from agent57_jax.training.evaluator import Episode
+from agent57_jax.training.schedule import Counters
 
 Values = dict[str, float]
+
+
+def drawable_sequences(store: Replay, appended: Sequence[int], envs_per_group: int) -> int:
+    """Sequences that can be drawn, from the timesteps that each group has appended in each of its environments."""
+    return sum(store.drawable_sequences(timesteps) for timesteps in appended) * envs_per_group
+
+
+def replay_values(store: Replay, appended: Sequence[int], envs_per_group: int) -> Values:
+    """How full the replay is."""
+    stored = sum(min(timesteps, store.capacity_per_env) for timesteps in appended) * envs_per_group
+    return {
+        "replay/timesteps": float(stored),
+        "replay/fill": stored / (store.capacity_per_env * envs_per_group * len(appended)),
+        "replay/sequences": float(drawable_sequences(store, appended, envs_per_group)),
+    }
+
+
+def speed_values(settings: Settings, counters: Counters, before: tuple[int, int, int], elapsed: float) -> Values:
+    """Rates since the last line, whose frames, steps and updates are `before`, `elapsed` seconds ago."""
+    now = zip(("frames", "steps", "updates"), (counters.frames, counters.steps, counters.updates), before, strict=True)
+    values = {f"throughput/{name}_per_second": (count - earlier) / elapsed for name, count, earlier in now}
+    inserted = (counters.timesteps - (counters.learning_since_timesteps or 0)) / settings.replay.period
+    if counters.learning_since_timesteps is not None and inserted > 0:
+        sampled = (counters.updates - counters.learning_since_updates) * settings.learner.batch_size
+        values["throughput/sequences_sampled_per_insert"] = sampled / inserted
+    return values
+
+
+def not_finite(parts: Parts, acts: ActMetrics, updates: UpdateMetrics, timesteps: int) -> str | None:
+    """Says what is not finite in the sums (NumPy) of acts and updates, `timesteps` into the run; None if nothing is."""
+    bad = {name: float(acts.clean[name]) for name in parts.actor.checked_names if acts.non_finite[name]}
+    if bad:
+        # One spreads to the others: the first are nearest to the cause.
+        first = min(bad.values())
+        names = [name for name, since in bad.items() if since == first]
+        return f"{', '.join(names)} not finite at timestep {timesteps - int(acts.timesteps) + int(first)} of this run"
+    if int(updates.non_finite_update) == NONE:
+        return None
+    names = [name for name, total in updates.total.items() if not np.isfinite(total)]
+    if PRIORITY_SUM in names:
+        names = [PRIORITY_SUM]  # the cause of all others
+    return f"update {int(updates.non_finite_update)} was not finite in {', '.join(names)}; the parameters were left as they were"
 
 
 def act_values(parts: Parts, sums: ActMetrics, statistics: NoveltyStatistics | None) -> Values:

@@ -1,6 +1,7 @@
 """The run's counters and the arithmetic that says when to learn: counts, never the clock, so that a seed repeats exactly."""
 
 import dataclasses
+from typing import NamedTuple
 
 from agent57_jax.config import LearnerSettings, ReplaySettings
 
@@ -54,3 +55,11 @@ class Schedule:
         inserted = (counters.timesteps - counters.learning_since_timesteps) / self.replay.period
         owed = int(inserted * self.replay.samples_per_insert / self.learner.batch_size)
         return max(0, owed - (counters.updates - counters.learning_since_updates))
+
+
+class Requests(NamedTuple):
+    """Actions after an act, requested by any process and executed by all."""
+
+    stop: bool
+    report: bool
+    save: bool

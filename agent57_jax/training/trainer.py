@@ -1,13 +1,12 @@
 """The training loop: act, learn by the schedule, evaluate, report, save; resumes and stops cleanly."""
 
 import contextlib
+import functools
 import os
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,25 +18,21 @@ from agent57_jax.agent.learner import LearnerState, acting_parameters, evaluatio
 from agent57_jax.agent.replay import ReplayState
 from agent57_jax.algorithm.meta_controller import PooledArms
 from agent57_jax.config import Settings, SettingsError
-from agent57_jax.environments import factory
-from agent57_jax.environments.host import available_cpus
 from agent57_jax.monitoring import video
 from agent57_jax.monitoring.console import Console
 from agent57_jax.monitoring.metrics import MetricsWriter
-from agent57_jax.training import folder_lock, memory, reporting
+from agent57_jax.training import assembly, folder_lock, memory, reporting, run_folder
 from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError, check_folder
 from agent57_jax.training.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.training.evaluator import Episode, Evaluator
-from agent57_jax.training.schedule import Counters, Schedule
+from agent57_jax.training.schedule import Counters, Requests, Schedule
+from agent57_jax.training.shutdown import Shutdown
 from agent57_jax.training.stopwatch import Stopwatch
-from agent57_jax.types import ActingParameters, HostEnvironment, HostEnvironmentError, JaxEnvironment
+from agent57_jax.types import ActingParameters, HostEnvironmentError
 
-FOLDERS = ("checkpoints", "videos", "tensorboard")  # of a run, any of which may be a link to a larger disk
 SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
 SAVED_APPENDED = "appended"
 SAVED_CAPACITY = "capacity"
-# What a resumed run may change: how long, how often and on what it runs, not what it learns.
-FREE_SETTINGS = ("total_steps", "replay.capacity", "replay.auto_limit", *config.INCIDENTAL_SETTINGS)
 
 
 class TrainingError(RuntimeError):
@@ -46,39 +41,6 @@ class TrainingError(RuntimeError):
 
 class LostProcessError(TrainingError):
     """Another process of this run has ended or cannot be reached."""
-
-
-class Shutdown:
-    """SIGINT, SIGTERM and SIGHUP: the first asks the loop to save and exit, a second one ends the process at once.
-
-    A repeat within `REPEAT_SECONDS` is the same request: launchers signal a process and its group, and both arrive here. SIGHUP comes when
-    a terminal or a connection is gone: nobody is impatient then, so it never is the second one.
-    """
-
-    REPEAT_SECONDS = 2.0
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._first = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, so that the run outlives its terminal
-            signal.signal(signal.SIGHUP, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if not self.requested:
-            self.requested, self._first = True, now
-        elif number != signal.SIGHUP and now - self._first > self.REPEAT_SECONDS:
-            os._exit(128 + number)
-
-
-class Requests(NamedTuple):
-    """What the processes do together after an act, because one of them wants it."""
-
-    stop: bool
-    report: bool
-    save: bool
 
 
 class Trainer:
@@ -103,7 +65,7 @@ class Trainer:
         if found:
             raise SettingsError("\n".join(found))
         self._is_first = parallel.is_first_process()
-        paths.refuse_broken_links([self.workdir, *(self.workdir / name for name in FOLDERS)])
+        paths.refuse_broken_links([self.workdir, *(self.workdir / name for name in run_folder.FOLDERS)])
         self.workdir.mkdir(parents=True, exist_ok=True)
         device = f"{self.mesh.devices.flat[0].device_kind}{f' x {self.mesh.size}' if self.mesh.size > 1 else ''}"
         self.console = Console(settings.total_steps, str(self.workdir), is_shown=self._is_first, device=device)
@@ -114,25 +76,24 @@ class Trainer:
             if self._is_first:  # the others write only when it does
                 self._lock = folder_lock.hold(self.workdir, self.console.say, lambda: shutdown.requested)
             self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
-            self._refuse_other_run()
+            if self.checkpoints.steps():
+                run_folder.refuse_other_run(self.workdir, settings)
             key_data = np.asarray(jax.random.key_data(jax.random.key(settings.seed)))
             self.root = parallel.upload(self.mesh, parallel.REPLICATED, key_data)
-            self._warn_of_threads()
+            if (sentence := assembly.thread_warning(settings)) is not None:
+                self.console.say(sentence, warning=True)
             self._start()
         except BaseException:
             self._end()
             raise
 
-    def _warn_of_threads(self) -> None:
-        threads, available = self.settings.environment.num_threads, available_cpus()
-        if self.settings.is_host_environment and threads is not None and threads > available:
-            what = f"more than the {available} CPUs that this process may use"
-            self.console.say(f"environment.num_threads is {threads}, {what}: emulators will mostly wait", warning=True)
-
     def _start(self) -> None:
         """Opens what the folder holds and says what that is."""
         settings = self.settings
-        self.recorder = self._make_recorder()
+        self.recorder: video.Recorder | None = None
+        if self._is_first and settings.video.period_episodes:
+            warn = functools.partial(self.console.say, warning=True)
+            self.recorder = assembly.make_recorder(settings, self.workdir, lambda: self.counters.steps, warn, self._animate)
         resumed, damaged = self._open()
         self._evaluated: list[Episode] = []
         self._last_report = self._last_save = self._loop_since = time.monotonic()
@@ -142,9 +103,7 @@ class Trainer:
             if resumed is None:
                 for name in ("videos", "evaluation.json"):
                     paths.set_aside(self.workdir / name)
-            temporary = self.workdir / "config.json.tmp"
-            temporary.write_text(config.to_json(settings))
-            temporary.replace(self.workdir / "config.json")
+            run_folder.write_settings(self.workdir, settings)
             self.metrics = MetricsWriter(
                 self.workdir,
                 self.counters.steps if resumed is not None else None,
@@ -251,7 +210,8 @@ class Trainer:
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
         self._start_evaluation()
         learnt = self.update_metrics.updates  # of updates that are in the queue before this act
-        due = self.schedule.updates_due(counters, self._drawable_sequences())
+        drawable = reporting.drawable_sequences(self.store, self.driver.appended, self.settings.envs_per_group)
+        due = self.schedule.updates_due(counters, drawable)
         if due:
             self.learner, self.replay, self.update_metrics = self.programs.learn(
                 self.learner, self.replay, self.update_metrics, self.root, counters.updates, due
@@ -260,9 +220,6 @@ class Trainer:
         self.driver.complete(counters, learnt)
         self._count_evaluation()
         hear()
-
-    def _drawable_sequences(self) -> int:
-        return sum(self.store.drawable_sequences(timesteps) for timesteps in self.driver.appended) * self.settings.envs_per_group
 
     def _current_parameters(self) -> ActingParameters:
         """The learner's parameters for the actors."""
@@ -340,24 +297,13 @@ class Trainer:
         counters.seconds += now - self._loop_since
         self._loop_since = self._last_report = now
         elapsed, shares = self.stopwatch.read()
-        frames, steps, done = self._reported
-        self._reported = (counters.frames, counters.steps, counters.updates)
-        inserted = (counters.timesteps - (counters.learning_since_timesteps or 0)) / self.settings.replay.period
-        slots = self.settings.environment.num_envs * self.store.capacity_per_env
-        stored = sum(min(timesteps, self.store.capacity_per_env) for timesteps in self.driver.appended) * self.settings.envs_per_group
         values = {
-            "throughput/frames_per_second": (counters.frames - frames) / elapsed,
-            "throughput/steps_per_second": (counters.steps - steps) / elapsed,
-            "throughput/updates_per_second": (counters.updates - done) / elapsed,
-            "replay/timesteps": float(stored),
-            "replay/fill": stored / slots,
-            "replay/sequences": float(self._drawable_sequences()),
+            **reporting.speed_values(self.settings, counters, self._reported, elapsed),
+            **reporting.replay_values(self.store, self.driver.appended, self.settings.envs_per_group),
             "replay/max_priority": float(self.replay.max_priority),
             **reporting.time_values(elapsed, shares),
         }
-        if counters.learning_since_timesteps is not None and inserted > 0:
-            sampled = (counters.updates - counters.learning_since_updates) * self.settings.learner.batch_size
-            values["throughput/sequences_sampled_per_insert"] = sampled / inserted
+        self._reported = (counters.frames, counters.steps, counters.updates)
         values |= reporting.act_values(self.parts, acts, statistics) | reporting.update_values(updates)
         values |= reporting.evaluation_values(self.parts, self._evaluated, counters.greedy_episodes) | reporting.memory_values()
         self._evaluated.clear()
@@ -370,22 +316,9 @@ class Trainer:
 
     def _stop_if_not_finite(self, acts: ActMetrics, updates: programs.UpdateMetrics) -> None:
         """Before anything is saved: what is not finite must not be what a run resumes from."""
-        good = f"Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}"
-        bad = {name: float(acts.clean[name]) for name in self.parts.actor.checked_names if acts.non_finite[name]}
-        if bad:
-            # One spreads to the others: the first are nearest to the cause.
-            first = min(bad.values())
-            names = [name for name, since in bad.items() if since == first]
-            step = self.counters.timesteps - int(acts.timesteps) + int(first)
-            raise TrainingError(f"{', '.join(names)} not finite at timestep {step} of this run. {good}")
-        if int(updates.non_finite_update) == programs.NONE:
-            return
-        names = [name for name, total in updates.total.items() if not np.isfinite(total)]
-        if programs.PRIORITY_SUM in names:
-            names = [programs.PRIORITY_SUM]  # the cause of all others
-        raise TrainingError(
-            f"update {int(updates.non_finite_update)} was not finite in {', '.join(names)}; the parameters were left as they were. {good}"
-        )
+        found = reporting.not_finite(self.parts, acts, updates, self.counters.timesteps)
+        if found is not None:
+            raise TrainingError(f"{found}. Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}")
 
     def _save(self) -> str:
         """Writes a checkpoint of everything that a resumed run needs; returns its path."""
@@ -440,10 +373,10 @@ class Trainer:
         saved = self.checkpoints.meta(resumed) if resumed is not None else {}
         self.counters = Counters(**saved.get(SAVED_COUNTERS, {}))
         self.counters.starts += 1
-        environments, evaluation, simulated = self._make_environments()
+        environments, evaluation, simulated = assembly.make_environments(settings, self.counters.starts - 1, self.recorder is not None)
         self.parts = programs.build(settings, evaluation.spec)
         self.capacity, table = memory.plan(self.parts, self.mesh.size, saved.get(SAVED_CAPACITY))
-        self.console.show(self._header(table))
+        self.console.show(assembly.header(settings, self.mesh, self.capacity, table))
         self.store = memory.make_replay(self.parts, self.capacity)
         self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
         self.driver: Driver = (
@@ -509,72 +442,6 @@ class Trainer:
             items["pooled_arms"] = self._pooled_arms()  # for who judges; a resumed run asks the bandits themselves
         return items
 
-    def _refuse_other_run(self) -> None:
-        """A folder holds one run: other settings than its own end here, before they mix with what was learnt."""
-        path = self.workdir / "config.json"
-        if not self.checkpoints.steps() or not path.exists():
-            return
-        before = config.flatten(config.read_json(path))
-        now = config.flatten(config.to_dict(self.settings))
-        changed = [
-            f"{name} was {before.get(name)}, is {value}"
-            for name, value in now.items()
-            if before.get(name) != value and not name.startswith(FREE_SETTINGS)
-        ]
-        if changed:
-            raise SettingsError(f"{self.workdir} holds a run with other settings ({'; '.join(changed)}): choose another --workdir")
-
-    def _make_environments(self) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
-        """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones)."""
-        settings = self.settings.environment
-        if not self.settings.is_host_environment:
-            simulated = factory.make_jax_environment(settings)
-            return [], simulated, simulated
-        # A resumed run must not play the episodes of its first start again: every start has seeds of its own.
-        start = self.counters.starts - 1
-        local = self.settings.envs_per_group // jax.process_count()
-        first = start * settings.num_envs + jax.process_index() * local
-        groups = [
-            factory.make_host_environment(
-                settings, local, self.settings.seed, "training", skip=first + group * self.settings.envs_per_group
-            )
-            for group in range(settings.num_groups)
-        ]
-        count = self.settings.evaluation.num_envs
-        skip = (start * jax.process_count() + jax.process_index()) * count
-        mode = None if self.recorder is None else "rgb_array"
-        return groups, factory.make_host_environment(settings, count, self.settings.seed, "evaluation", skip=skip, render_mode=mode), None
-
-    def _make_recorder(self) -> video.Recorder | None:
-        """For the first process, if there are to be videos and what makes them is installed."""
-        if not self._is_first or not self.settings.video.period_episodes:
-            return None
-        missing = video.missing_packages()
-        if missing is not None:
-            self.console.say(f"no episodes are recorded: {missing}, or --config.video.period_episodes=0", warning=True)
-            return None
-
-        def animate(gif: bytes, width: int, height: int) -> None:
-            if self.metrics is not None:
-                self.metrics.animate(gif, width, height, self.counters.steps)
-
-        def warn(sentence: str) -> None:
-            self.console.say(sentence, warning=True)
-
-        logging = self.settings.logging
-        has_viewer = logging.tensorboard or logging.wandb
-        return video.Recorder(
-            self.workdir / "videos", self.settings.video, lambda: self.counters.steps, warn, animate if has_viewer else None
-        )
-
-    def _header(self, table: dict[str, int]) -> list[str]:
-        devices = self.mesh.devices.flat
-        settings = self.settings
-        name = settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
-        width = max(len(part) for part in table)
-        return [
-            f"{name}: {settings.environment.num_envs} environments, {settings.policy.num_policies} policies, "
-            f"batch {settings.learner.batch_size} x {settings.replay.trace}, replay {self.capacity} timesteps",
-            f"{self.mesh.size} device(s): {devices[0].device_kind}; memory of each in GiB:",
-            *(f"  {part:{width}}  {size / 2**30:8.3f}" for part, size in table.items()),
-        ]
+    def _animate(self, gif: bytes, width: int, height: int) -> None:
+        if self.metrics is not None:
+            self.metrics.animate(gif, width, height, self.counters.steps)

@@ -1,0 +1,81 @@
+"""What a training begins with: its environments, and what it says of itself."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from agent57_jax.config import Settings
+from agent57_jax.environments import factory
+from agent57_jax.environments.host import available_cpus
+from agent57_jax.monitoring import video
+from agent57_jax.types import HostEnvironment, JaxEnvironment
+
+
+def make_environments(settings: Settings, start: int, is_recorded: bool) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
+    """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones).
+
+    Args:
+      settings: of the run.
+      start: how often the run was started before. Every start has seeds of its own, so that it does not play earlier episodes again.
+      is_recorded: whether the evaluator's environment renders its frames.
+    """
+    environment, count = settings.environment, settings.evaluation.num_envs
+    if not settings.is_host_environment:
+        simulated = factory.make_jax_environment(environment)
+        return [], simulated, simulated
+    processes, process = jax.process_count(), jax.process_index()
+    local = settings.envs_per_group // processes
+    first = start * environment.num_envs + process * local
+    groups = [
+        factory.make_host_environment(environment, local, settings.seed, "training", skip=first + group * settings.envs_per_group)
+        for group in range(environment.num_groups)
+    ]
+    skip, mode = (start * processes + process) * count, "rgb_array" if is_recorded else None
+    return groups, factory.make_host_environment(environment, count, settings.seed, "evaluation", skip=skip, render_mode=mode), None
+
+
+def make_recorder(
+    settings: Settings,
+    workdir: pathlib.Path,
+    steps: Callable[[], int],
+    warn: Callable[[str], None],
+    animate: Callable[[bytes, int, int], None],
+) -> video.Recorder | None:
+    """What records the evaluator's episodes: None, and a warning, if what makes videos is not installed.
+
+    Args:
+      settings: of the run.
+      workdir: of the run.
+      steps: says at which step of the run an episode ends.
+      warn: gets sentences.
+      animate: gets a GIF, its width and its height; only where there is a viewer of them.
+    """
+    missing = video.missing_packages()
+    if missing is not None:
+        warn(f"no episodes are recorded: {missing}, or --config.video.period_episodes=0")
+        return None
+    has_viewer = settings.logging.tensorboard or settings.logging.wandb
+    return video.Recorder(workdir / "videos", settings.video, steps, warn, animate if has_viewer else None)
+
+
+def header(settings: Settings, mesh: Mesh, capacity: int, table: Mapping[str, int]) -> list[str]:
+    """Lines that say what is trained, with the bytes of each part on a device, shown in GiB."""
+    name = settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
+    width = max(len(part) for part in table)
+    return [
+        f"{name}: {settings.environment.num_envs} environments, {settings.policy.num_policies} policies, "
+        f"batch {settings.learner.batch_size} x {settings.replay.trace}, replay {capacity} timesteps",
+        f"{mesh.size} device(s): {mesh.devices.flat[0].device_kind}; memory of each in GiB:",
+        *(f"  {part:{width}}  {size / 2**30:8.3f}" for part, size in table.items()),
+    ]
+
+
+def thread_warning(settings: Settings) -> str | None:
+    """A sentence if the emulators have more threads than this process has CPUs."""
+    threads, available = settings.environment.num_threads, available_cpus()
+    if not settings.is_host_environment or threads is None or threads <= available:
+        return None
+    return f"environment.num_threads is {threads}, more than the {available} CPUs that this process may use: emulators will mostly wait"

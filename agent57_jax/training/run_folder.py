@@ -1,0 +1,36 @@
+"""A run's folder: what lies in it, and that it holds one run."""
+
+import pathlib
+
+from agent57_jax import config
+from agent57_jax.config import Settings, SettingsError
+
+FOLDERS = ("checkpoints", "videos", "tensorboard")  # of a run, any of which may be a link to a larger disk
+# What a resumed run may change: how long, how often and on what it runs, not what it learns.
+FREE_SETTINGS = ("total_steps", "replay.capacity", "replay.auto_limit", *config.INCIDENTAL_SETTINGS)
+
+
+def refuse_other_run(workdir: pathlib.Path, settings: Settings) -> None:
+    """Ends before settings mix with what was learnt by others.
+
+    Raises:
+      SettingsError: if config.json has other settings, with those that differ.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before, now = config.flatten(config.read_json(path)), config.flatten(config.to_dict(settings))
+    changed = [
+        f"{name} was {before.get(name)}, is {value}"
+        for name, value in now.items()
+        if before.get(name) != value and not name.startswith(FREE_SETTINGS)
+    ]
+    if changed:
+        raise SettingsError(f"{workdir} holds a run with other settings ({'; '.join(changed)}): choose another --workdir")
+
+
+def write_settings(workdir: pathlib.Path, settings: Settings) -> None:
+    """Writes config.json, whole or not at all."""
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(config.to_json(settings))
+    temporary.replace(workdir / "config.json")
