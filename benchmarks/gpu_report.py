@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from reproductions import common, records
+from reproductions import folders, records
 
 
 def write(out: pathlib.Path) -> None:
@@ -53,7 +53,7 @@ def pong(out: pathlib.Path) -> list[dict[str, Any]]:
     keys = {"greedy": "evaluation/return", "training": "episode/return"}
     curve = [
         {"seconds": line["seconds"], "steps": line["steps"], "updates": line["updates"], **{k: line.get(v) for k, v in keys.items()}}
-        for line in common.read_metrics(out / "pong")
+        for line in folders.read_metrics(out / "pong")
     ]
     if curve:
         found = {"curve": curve, "settings": records.read_json(out / "pong" / "config.json")}

@@ -21,8 +21,9 @@ from agent57_jax.commands import command_line
 from agent57_jax.config import SettingsError
 from benchmarks import learning_report, learning_runs
 from benchmarks.learning_tasks import AGENTS, TASKS, Budget, Run
-from reproductions import atari57, common, records
-from reproductions.common import ROOT, DamageError, ReproductionError
+from reproductions import atari57, common, folders, records
+from reproductions.common import ROOT
+from reproductions.folders import DamageError, ReproductionError
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
 
 EPISODES = 100  # greedy episodes of the final score
@@ -84,7 +85,7 @@ def jobs_of(runs: Sequence[Run], options: argparse.Namespace, facts: Mapping[str
             failures.append(f"{run.name}: {error}")
             continue
         if not is_trained:
-            steps = common.saved_steps(run.folder)
+            steps = folders.saved_steps(run.folder)
             say(f"{run.name}: " + (f"goes on after {steps:,} steps" if steps else "to be trained"))
             jobs.append(learning_runs.training_job(run, options.episodes, options.peers_python, options.stop_when_solved, facts))
         elif not evaluation.is_done():

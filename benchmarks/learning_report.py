@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import learning_curves, learning_runs
 from benchmarks.learning_tasks import TASKS, Run
-from reproductions import common, plots, records
+from reproductions import folders, plots, records
 
 BEGIN, END = "<!-- learning:begin -->", "<!-- learning:end -->"
 COLOURS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, "#56B4E9", "#E69F00", "#F0E442", "#000000", plots.GREY)
@@ -21,15 +21,15 @@ def run_record(run: Run, episodes: int) -> dict[str, Any] | None:
       episodes: greedy episodes of the final evaluation.
     """
     try:
-        lines = common.read_metrics(run.folder)
+        lines = folders.read_metrics(run.folder)
         curve = learning_runs.curve(run)
-    except common.DamageError as error:
+    except folders.DamageError as error:
         print(f"{run.name} is left out: {error}", flush=True)
         return None
     if not lines:
         return None
     state = learning_runs.read_state(run.folder)
-    evaluation = common.evaluation_of(run.folder, episodes, run.seed)
+    evaluation = folders.evaluation_of(run.folder, episodes, run.seed)
     reached = {f"{threshold:g}": learning_curves.first_reached(curve, threshold) for threshold in run.thresholds}
     seconds = learning_curves.clock(lines[-1]["seconds"], state["starts"])
     return {
@@ -199,7 +199,7 @@ def write_into(path: pathlib.Path, text: str) -> None:
     before = path.read_text(encoding="utf-8")
     after, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: text, before, flags=re.DOTALL)
     if count != 1:
-        raise common.ReproductionError(f"{path} must have the lines {BEGIN} and {END} once")
+        raise folders.ReproductionError(f"{path} must have the lines {BEGIN} and {END} once")
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(after, encoding="utf-8")
     temporary.replace(path)

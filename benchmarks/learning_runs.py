@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import learning_curves
 from benchmarks.learning_tasks import Run
-from reproductions import common, records
+from reproductions import common, folders, records
 from reproductions.jobs import Job
 
 STATE = "learning.json"
@@ -29,7 +29,7 @@ def read_state(folder: pathlib.Path) -> dict[str, Any]:
 
 def saved_seconds(folder: pathlib.Path) -> float:
     """The loop's time at the last complete checkpoint, 0 without one."""
-    meta = records.read_json(folder / "checkpoints" / str(common.latest_checkpoint(folder)) / "meta" / "metadata")
+    meta = records.read_json(folder / "checkpoints" / str(folders.latest_checkpoint(folder)) / "meta" / "metadata")
     try:
         return float(meta["content"]["counters"]["seconds"])
     except (TypeError, KeyError, ValueError):
@@ -42,7 +42,7 @@ def curve(run: Run) -> list[learning_curves.Point]:
     Raises:
       DamageError: for metrics that cannot be read.
     """
-    return learning_curves.points(common.read_metrics(run.folder), read_state(run.folder)["starts"], run.budget)
+    return learning_curves.points(folders.read_metrics(run.folder), read_state(run.folder)["starts"], run.budget)
 
 
 def reason_to_end(run: Run, stop_when_solved: bool) -> str | None:
@@ -54,7 +54,7 @@ def reason_to_end(run: Run, stop_when_solved: bool) -> str | None:
     Raises:
       DamageError: for metrics that cannot be read.
     """
-    line = common.last_metrics(run.folder)
+    line = folders.last_metrics(run.folder)
     if line is None:
         return None
     seconds = learning_curves.clock(line["seconds"], read_state(run.folder)["starts"])
@@ -79,8 +79,8 @@ def is_trained(run: Run, stop_when_solved: bool) -> bool:
     Raises:
       DamageError: for metrics that cannot be read.
     """
-    line = common.last_metrics(run.folder)
-    if line is None or common.saved_steps(run.folder) < line["steps"]:
+    line = folders.last_metrics(run.folder)
+    if line is None or folders.saved_steps(run.folder) < line["steps"]:
         return False
     return reason_to_end(run, stop_when_solved) is not None
 
@@ -114,7 +114,7 @@ class Watch:
         """Whether the training is to be stopped. The first call is taken for the moment at which it started."""
         try:
             reason = self._look()
-        except common.DamageError:  # `is_done` says which
+        except folders.DamageError:  # `is_done` says which
             return True
         # With a budget of steps, and at the end of its profile, it ends by itself.
         return reason == "solved" or (reason == "budget" and self._run.budget.steps is None)
@@ -141,7 +141,7 @@ class Watch:
         try:
             if self._look() is None or not is_trained(self._run, self._stop_when_solved):
                 return False
-        except common.DamageError as error:
+        except folders.DamageError as error:
             print(f"{self._run.name}: {error}", flush=True)
             return False
         self._state["ended"] = self._reason
@@ -162,7 +162,7 @@ class Watch:
         """The last line of metrics of this start: a training begins with a file of its own, also when it goes on with what was in it."""
         if self._file() == self._before:
             return None
-        line = common.last_metrics(self._run.folder)
+        line = folders.last_metrics(self._run.folder)
         return line if line is not None and line["seconds"] > self._resumed_at else None
 
 

@@ -36,7 +36,7 @@ from agent57_jax.monitoring.metrics import MetricsWriter
 from benchmarks import peer_environments, peer_settings
 from benchmarks.learning_tasks import PEERS, POINTS, TASKS, Budget, Run
 from benchmarks.peer_settings import Linear, Peer
-from reproductions import atari57, common, records
+from reproductions import atari57, common, folders, records
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "dqn": DQN, "qrdqn": QRDQN, "recurrent_ppo": RecurrentPPO}
 EPISODES = 10  # greedy episodes of an evaluation during training
@@ -101,7 +101,7 @@ class Training:
         self.is_atari = peer_settings.is_atari(config)
         self.environment_settings = common.settings_of(run.training).environment
         self.counters = Counters()
-        self.checkpoint = common.latest_checkpoint(workdir)
+        self.checkpoint = folders.latest_checkpoint(workdir)
         self._folder = workdir / "checkpoints" / str(self.checkpoint)
         if self.checkpoint is not None:
             self.counters = Counters(**records.read_json(self._folder / "meta" / "metadata")["content"]["counters"])
@@ -223,7 +223,7 @@ class Training:
         from agent57_jax.commands import judging
 
         if self.checkpoint is None:
-            raise common.ReproductionError(f"{self.workdir} holds no complete checkpoint yet")
+            raise folders.ReproductionError(f"{self.workdir} holds no complete checkpoint yet")
         quota = judging.quotas(episodes)
         environments = self.environments("judging", len(quota), skip=0)
         model = self.model(environments, lambda steps: 1.0, is_judged=True)

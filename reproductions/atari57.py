@@ -22,8 +22,9 @@ from agent57_jax import paths
 from agent57_jax.commands import command_line
 from agent57_jax.config import MAX_SEED, SettingsError
 from agent57_jax.environments import atari57
-from reproductions import common
-from reproductions.common import DamageError, ReproductionError, Training
+from reproductions import common, folders
+from reproductions.common import Training
+from reproductions.folders import DamageError, ReproductionError
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
 
 EPISODES = 100  # greedy episodes of an evaluation, as evaluate.py has it
@@ -73,7 +74,7 @@ def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> tu
     jobs, failures = [], []
     for training in trainings:
         folder = home / training.name
-        is_finished = functools.partial(common.finished, folder, common.settings_of(training))
+        is_finished = functools.partial(folders.finished, folder, common.settings_of(training))
         evaluation = common.evaluation_job(folder, episodes, training.seed)
         try:
             is_done = is_finished()
@@ -82,7 +83,7 @@ def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> tu
             failures.append(f"{training.name}: {error}")
             continue
         if not is_done:
-            steps = common.saved_steps(folder)
+            steps = folders.saved_steps(folder)
             print(f"{training.name}: " + (f"goes on after {steps:,} steps" if steps else "to be trained"), flush=True)
             jobs.append(common.training_job(training, folder, is_finished, then=evaluation))
         elif not evaluation.is_done():

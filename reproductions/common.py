@@ -21,8 +21,8 @@ from typing import Any
 from agent57_jax import config, paths
 from agent57_jax.commands import command_line
 from agent57_jax.config import Settings, SettingsError
-from agent57_jax.monitoring import metrics
 from reproductions import records
+from reproductions.folders import DamageError, ReproductionError, evaluation_of, finished, from_root, has_begun, read_metrics
 from reproductions.jobs import Job, JobError, Stopped, Supervisor
 from reproductions.records import ROOT
 
@@ -31,18 +31,9 @@ RESULTS = ROOT / "reproductions" / "results"
 TRAIN = ROOT / "train.py"
 EVALUATE = ROOT / "evaluate.py"
 PROFILES = ("smoke", "cpu", "gpu")
-BLOCK_BYTES = 1 << 16  # read at a time from a file's end
 MAX_POINTS = 400  # of a curve in a record; more are averaged in groups
 
 Points = list[tuple[float, float]]
-
-
-class ReproductionError(RuntimeError):
-    """A figure that cannot be made as asked; the message says why in one line."""
-
-
-class DamageError(ReproductionError):
-    """A file of one run that cannot be read; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +119,7 @@ def reproduce(figure: Figure, arguments: Sequence[str] | None = None) -> None:
         if options.redraw:
             record = records.read_json(path)
             if record is None:
-                raise ReproductionError(f"there is no record {_from_root(path)} to draw")
+                raise ReproductionError(f"there is no record {from_root(path)} to draw")
         else:
             record = make_record(figure, options, command)
             records.write_json(path, record)
@@ -141,7 +132,7 @@ def reproduce(figure: Figure, arguments: Sequence[str] | None = None) -> None:
         print(f"{stopped}; the same command goes on from here: {command}", flush=True)
         sys.exit(128 + stopped.number)
     report(record)
-    print(f"wrote {_from_root(path)} and {path.with_suffix('.png').name}")
+    print(f"wrote {from_root(path)} and {path.with_suffix('.png').name}")
 
 
 def parse(figure: Figure, arguments: Sequence[str]) -> Options:
@@ -186,7 +177,7 @@ def make_record(figure: Figure, options: Options, command: str) -> dict[str, Any
         ]
         if options.partial:
             if not usable:
-                raise ReproductionError(f"no run in {_from_root(home)} is {'saved' if figure.counts_unfinished else 'finished'} yet")
+                raise ReproductionError(f"no run in {from_root(home)} is {'saved' if figure.counts_unfinished else 'finished'} yet")
         else:
             usable = list(profile.trainings)
             train(supervisor, missing, folders, is_finished, len(usable), sessions)
@@ -274,7 +265,7 @@ def train_command(training: Training, folder: pathlib.Path) -> list[str]:
     """The command line of a run."""
     overrides = [f"--config.{name}={_as_argument(value)}" for name, value in training.overrides.items()]
     seed = f"--config.seed={training.seed}"
-    return [sys.executable, _from_root(TRAIN), f"--config={training.config}", *overrides, seed, f"--workdir={_from_root(folder)}"]
+    return [sys.executable, from_root(TRAIN), f"--config={training.config}", *overrides, seed, f"--workdir={from_root(folder)}"]
 
 
 def training_job(training: Training, folder: pathlib.Path, is_done: Callable[[], bool], then: Job | None = None) -> Job:
@@ -292,10 +283,10 @@ def training_job(training: Training, folder: pathlib.Path, is_done: Callable[[],
 
 def evaluation_job(folder: pathlib.Path, episodes: int, seed: int) -> Job:
     """The job that evaluates a run's last checkpoint."""
-    options = [f"--workdir={_from_root(folder)}", f"--episodes={episodes}", f"--seed={seed}"]
+    options = [f"--workdir={from_root(folder)}", f"--episodes={episodes}", f"--seed={seed}"]
     return Job(
         name=f"evaluation of {folder.name}",
-        command=[sys.executable, _from_root(EVALUATE), *options],
+        command=[sys.executable, from_root(EVALUATE), *options],
         log=folder / "evaluate.log",
         is_done=lambda: evaluation_of(folder, episodes, seed) is not None,
     )
@@ -325,110 +316,6 @@ def evaluate_all(supervisor: Supervisor, folders: Sequence[tuple[pathlib.Path, i
     """Evaluates every (folder, seed) that has no evaluation of its last checkpoint with so many episodes yet."""
     jobs = [evaluation_job(folder, episodes, seed) for folder, seed in folders]
     supervisor.run([job for job in jobs if not job.is_done()])
-
-
-def evaluation_of(folder: pathlib.Path, episodes: int, seed: int) -> dict[str, Any] | None:
-    """evaluation.json, if it is of the last checkpoint, so many episodes and the seed."""
-    found = records.read_json(folder / "evaluation.json")
-    wanted = {"episodes": episodes, "seed": seed, "checkpoint": latest_checkpoint(folder)}
-    return found if isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items()) else None
-
-
-def remembered(folder: pathlib.Path, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A measurement of a run's last checkpoint: from `<folder>/<name>.json` if it was made under the same key, else made and written."""
-    key = {**key, "checkpoint": latest_checkpoint(folder)}
-    found = records.read_json(folder / f"{name}.json")
-    if isinstance(found, dict) and found.get("key") == key:
-        return dict(found["value"])
-    value = compute()
-    records.write_json(folder / f"{name}.json", {"key": key, "value": value})
-    return value
-
-
-def finished(folder: pathlib.Path, settings: Settings) -> bool:
-    """Whether the folder holds a run with these settings that has come to its end and saved it.
-
-    Raises:
-      ReproductionError: if it holds a run with other settings: its numbers must not be taken for these.
-      DamageError: for metrics of which the last line is damaged.
-    """
-    values = records.read_json(folder / "config.json")
-    if not isinstance(values, dict) or latest_checkpoint(folder) is None:
-        return False  # train.py will start anew
-    line = last_metrics(folder)
-    before, after = config.flatten(values), config.flatten(config.to_dict(settings))
-    changed = [
-        f"{name} was {before.get(name)}, is {value}"
-        for name, value in after.items()
-        if before.get(name) != value and name != "total_steps" and not name.startswith(config.INCIDENTAL_SETTINGS)
-    ]
-    steps, total = line["steps"] if line else 0, before.get("total_steps", 0)
-    if total > settings.total_steps <= steps:
-        changed.append(f"total_steps was {total}, is {settings.total_steps}")
-    if changed:
-        raise ReproductionError(f"{_from_root(folder)} holds a run with other settings ({'; '.join(changed)}): move it away")
-    return bool(total == settings.total_steps <= min(steps, saved_steps(folder)))
-
-
-def has_begun(folder: pathlib.Path) -> bool:
-    """Whether the run has saved and reported at least once.
-
-    Raises:
-      DamageError: as `last_metrics`.
-    """
-    return latest_checkpoint(folder) is not None and last_metrics(folder) is not None
-
-
-def latest_checkpoint(folder: pathlib.Path) -> int | None:
-    """The number of the run's last complete checkpoint."""
-    numbers = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
-    return max(numbers, default=None)
-
-
-def saved_steps(folder: pathlib.Path) -> int:
-    """Agent steps at the last complete checkpoint, 0 without one."""
-    meta = records.read_json(folder / "checkpoints" / str(latest_checkpoint(folder)) / "meta" / "metadata")
-    try:
-        return int(meta["content"]["counters"]["steps"])
-    except (TypeError, KeyError, ValueError):
-        return 0
-
-
-def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The complete lines of metrics.jsonl; none without the file.
-
-    Raises:
-      DamageError: for a line that is none.
-    """
-    path = folder / "metrics.jsonl"
-    try:
-        return list(metrics.read_lines(path)) if path.exists() else []
-    except SettingsError as error:
-        raise DamageError(str(error)) from error
-
-
-def last_metrics(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The last complete line of metrics.jsonl; None without one. Of a file that weeks have made large, only the end is read.
-
-    Raises:
-      DamageError: if it is no line of metrics.
-    """
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        start, end = file.seek(0, os.SEEK_END), b""
-        while start and end.count(b"\n") < 2:  # the end of the line before, and its own
-            size = min(BLOCK_BYTES, start)
-            start = file.seek(start - size)
-            end = file.read(size) + end
-    lines = end.split(b"\n")[:-1]  # behind the last end of a line is nothing, or a line that is being written
-    if not lines:
-        return None
-    try:
-        return metrics.read_line(lines[-1], f"the last line of {_from_root(path)}")
-    except SettingsError as error:
-        raise DamageError(str(error)) from error
 
 
 def thinned(points: Points, limit: int = MAX_POINTS) -> Points:
@@ -504,7 +391,7 @@ def locked(folder: pathlib.Path, hint: str = "") -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ReproductionError(f"another process is at work in {_from_root(folder)}{hint}") from None
+            raise ReproductionError(f"another process is at work in {from_root(folder)}{hint}") from None
         yield descriptor
     finally:
         os.close(descriptor)
@@ -512,7 +399,3 @@ def locked(folder: pathlib.Path, hint: str = "") -> Iterator[int]:
 
 def _as_argument(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
-
-
-def _from_root(path: pathlib.Path) -> str:
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

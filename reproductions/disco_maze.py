@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 
 from agent57_jax.commands import command_line
 from reproductions import plots
-from reproductions.common import Figure, Profile, Run, Training, late_mean, mean, remembered, reproduce
+from reproductions.common import Figure, Profile, Run, Training, late_mean, mean, reproduce
+from reproductions.folders import remembered
 from reproductions.records import expectation
 
 LEARNT, RANDOM, RND = "learnt", "random", "rnd"

@@ -1,6 +1,8 @@
 """A run's folder: what lies in it, and that it holds one run."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from agent57_jax import config
 from agent57_jax.config import Settings, SettingsError
@@ -19,14 +21,19 @@ def refuse_other_run(workdir: pathlib.Path, settings: Settings) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    before, now = config.flatten(config.read_json(path)), config.flatten(config.to_dict(settings))
-    changed = [
-        f"{name} was {before.get(name)}, is {value}"
-        for name, value in now.items()
-        if before.get(name) != value and not name.startswith(FREE_SETTINGS)
-    ]
+    changed = differences(config.flatten(config.read_json(path)), settings, FREE_SETTINGS)
     if changed:
         raise SettingsError(f"{workdir} holds a run with other settings ({'; '.join(changed)}): choose another --workdir")
+
+
+def differences(before: Mapping[str, Any], settings: Settings, free: tuple[str, ...]) -> list[str]:
+    """One phrase for each setting that was another before (flat, as in config.json), but for those that begin like one in `free`."""
+    now = config.flatten(config.to_dict(settings))
+    return [
+        f"{name} was {before.get(name)}, is {value}"
+        for name, value in now.items()
+        if before.get(name) != value and not name.startswith(free)
+    ]
 
 
 def write_settings(workdir: pathlib.Path, settings: Settings) -> None:

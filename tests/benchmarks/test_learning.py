@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import learning, learning_curves, learning_report, learning_runs
 from benchmarks.learning_tasks import AGENTS, PEERS, TASKS, Budget, Run
-from reproductions import common, records
+from reproductions import common, folders, records
 from reproductions.jobs import Job, JobError, Supervisor
 
 MINUTES = Budget(minutes=10.0)  # points of 15 s
@@ -170,12 +170,12 @@ def test_a_run_ends_with_its_budget_and_goes_on_with_a_larger_one(tmp_path: path
         assert state["ended"] == "budget" and state["date"] == "today" and start["after_seconds"] == 0
         assert 0.2 < start["setup_seconds"] < 1.5
         assert learning_runs.is_trained(run, False) and not learning_runs.is_trained(fake_run(tmp_path, 4.0), False)
-        steps = common.saved_steps(run.folder)
+        steps = folders.saved_steps(run.folder)
 
         supervisor.run([fake_job(fake_run(tmp_path, 4.0), 0.0)])
     first, second = learning_runs.read_state(run.folder)["starts"]
-    assert first == start and second["after_seconds"] > 0 and common.saved_steps(run.folder) > steps
-    last = common.last_metrics(run.folder)
+    assert first == start and second["after_seconds"] > 0 and folders.saved_steps(run.folder) > steps
+    last = folders.last_metrics(run.folder)
     assert last is not None
     assert 4.0 <= last["seconds"] + first["setup_seconds"] + second["setup_seconds"] < 8.0
 
@@ -296,7 +296,7 @@ def test_the_report_is_written_into_a_document(found: dict[str, Any], tmp_path: 
     assert json.loads((tmp_path / "results" / "learning.json").read_text())["tasks"]
     assert (tmp_path / "results" / "learning_LunarLander-v3.png").read_bytes().startswith(b"\x89PNG")
     page.write_text("nothing\n")
-    with pytest.raises(common.ReproductionError):
+    with pytest.raises(folders.ReproductionError):
         learning_report.write_into(page, text)
 
 

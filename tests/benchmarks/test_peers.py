@@ -14,7 +14,7 @@ import pytest
 from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
 from benchmarks import peer_settings
 from benchmarks.learning_tasks import PEERS, TASKS
-from reproductions import common
+from reproductions import common, folders
 
 VERSIONS = "this environment has no peers: pip install -r requirements-peers.txt"
 
@@ -104,17 +104,17 @@ def test_a_peer_trains_stops_goes_on_and_is_judged(agent: str, tmp_path: pathlib
     pytest.importorskip("sb3_contrib", reason=VERSIONS)
     steps = []
     for _ in range(2):
-        before = len(common.read_metrics(tmp_path))
+        before = len(folders.read_metrics(tmp_path))
         process = start(tmp_path, agent, "--minutes=0.5")
         deadline = time.monotonic() + 120
-        while len(common.read_metrics(tmp_path)) < before + 8 and process.poll() is None and time.monotonic() < deadline:
+        while len(folders.read_metrics(tmp_path)) < before + 8 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-        lines = common.read_metrics(tmp_path)
+        lines = folders.read_metrics(tmp_path)
         steps.append(lines[-1]["steps"])
-        assert common.saved_steps(tmp_path) == steps[-1] and any("evaluation/return" in one for one in lines)
+        assert folders.saved_steps(tmp_path) == steps[-1] and any("evaluation/return" in one for one in lines)
         assert [one["seconds"] for one in lines] == sorted(one["seconds"] for one in lines)
     assert steps[1] > steps[0] > 0
     output, _ = start(tmp_path, agent, "--evaluate=3").communicate(timeout=120)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from agent57_jax.environments import atari57 as scores
-from reproductions import atari57, common
+from reproductions import atari57, common, folders
 from reproductions.jobs import Job, JobError, Supervisor
 from tests.test_command_line import run
 
@@ -65,7 +65,7 @@ def test_metrics_that_a_training_leaves_damaged_are_its_failure_alone(tmp_path: 
     training = atari57._training("Pong-v5", 0, "smoke", {})
 
     def is_done() -> bool:
-        raise common.DamageError("metrics.jsonl is damaged")
+        raise folders.DamageError("metrics.jsonl is damaged")
 
     job = dataclasses.replace(common.training_job(training, tmp_path, is_done), command=[sys.executable, "-c", ""])
     other = Job("other", [sys.executable, "-c", ""], tmp_path / "other.log", lambda: True)
@@ -103,7 +103,7 @@ def test_a_signal_stops_the_children_and_the_same_command_goes_on(number: signal
             process.kill()
     assert process.returncode == 128 + number, errors
     assert output.splitlines()[-1] == f"stopped by {number.name}; the same command goes on from here"
-    assert common.saved_steps(tmp_path / "Pong-0") == 4_000 and not (tmp_path / "Boxing-0").exists()
+    assert folders.saved_steps(tmp_path / "Pong-0") == 4_000 and not (tmp_path / "Boxing-0").exists()
     assert not (tmp_path / "Pong-0" / "evaluation.json").exists()
     done = suite(tmp_path, "--games", "Pong-v5", "Boxing-v5", "--profile=smoke")
     assert done.returncode == 0 and "Pong-0: goes on after 4,000 steps" in done.stdout

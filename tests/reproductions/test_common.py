@@ -12,8 +12,9 @@ import pytest
 
 from agent57_jax import config
 from agent57_jax.config import SettingsError
-from reproductions import common, records
-from reproductions.common import ReproductionError, Run, Training
+from reproductions import common, folders, records
+from reproductions.common import Run, Training
+from reproductions.folders import ReproductionError
 from reproductions.jobs import Supervisor, shares
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -102,23 +103,23 @@ def test_settings_that_cannot_work_name_the_run(name: str, overrides: dict[str, 
 )
 def test_a_run_is_finished_when_its_end_is_saved(steps: int, saved: int | None, expected: bool, tmp_path: pathlib.Path) -> None:
     settings = common.settings_of(TRAINING)
-    assert common.finished(tmp_path / "a", settings) is False
+    assert folders.finished(tmp_path / "a", settings) is False
     write_run(tmp_path / "a", steps, saved)
-    assert common.finished(tmp_path / "a", settings) is expected
+    assert folders.finished(tmp_path / "a", settings) is expected
 
 
 def test_a_run_with_other_settings_is_not_taken_for_ours(tmp_path: pathlib.Path) -> None:
     settings = common.settings_of(TRAINING)
     write_run(tmp_path / "other", 1008, 1008, beta_max=0.3)
     with pytest.raises(ReproductionError, match=r"other settings \(policy.beta_max was 0.3, is 0.5\)"):
-        common.finished(tmp_path / "other", settings)
+        folders.finished(tmp_path / "other", settings)
     write_run(tmp_path / "unsaved", 500, None, beta_max=0.3)
-    assert common.finished(tmp_path / "unsaved", settings) is False  # train.py starts anew in it
+    assert folders.finished(tmp_path / "unsaved", settings) is False  # train.py starts anew in it
     write_run(tmp_path / "longer", 2000, 2000, total=2000)
     with pytest.raises(ReproductionError, match="total_steps was 2000, is 1000"):
-        common.finished(tmp_path / "longer", settings)
+        folders.finished(tmp_path / "longer", settings)
     write_run(tmp_path / "shorter", 500, 500, total=500)
-    assert common.finished(tmp_path / "shorter", settings) is False  # goes on
+    assert folders.finished(tmp_path / "shorter", settings) is False  # goes on
 
 
 def test_an_evaluation_is_made_once_for_a_checkpoint(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_an_evaluation_is_made_once_for_a_checkpoint(tmp_path: pathlib.Path, mon
         (tmp_path / "a" / "checkpoints" / str(checkpoint)).mkdir(exist_ok=True)
         with Supervisor(1, common.ROOT) as supervisor:
             common.evaluate_all(supervisor, [(tmp_path / "a", seed)], episodes)
-        found = common.evaluation_of(tmp_path / "a", episodes, seed)
+        found = folders.evaluation_of(tmp_path / "a", episodes, seed)
         assert found is not None and (found["episodes"], found["seed"], found["checkpoint"]) == (episodes, seed, checkpoint)
         assert len(made.read_text().splitlines()) == times
 
@@ -142,11 +143,11 @@ def test_a_measurement_is_remembered_for_a_checkpoint(tmp_path: pathlib.Path) ->
         calls.append(1)
         return {"value": len(calls)}
 
-    assert common.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
-    assert common.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
-    assert common.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 2}
+    assert folders.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
+    assert folders.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
+    assert folders.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 2}
     (tmp_path / "checkpoints" / "2").mkdir()
-    assert common.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 3}
+    assert folders.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 3}
 
 
 def test_curves_leave_out_missing_values_and_are_thinned() -> None:
@@ -244,7 +245,7 @@ def test_a_signal_reaches_the_runs_and_the_same_command_goes_on(number: signal.S
     assert output.splitlines()[-1] == (
         f"stopped by {number.name}; the same command goes on from here: python -m reproductions.fake --profile=cpu"
     )
-    assert common.saved_steps(home / "seed0") > 0 and common.saved_steps(home / "seed1") > 0
+    assert folders.saved_steps(home / "seed0") > 0 and folders.saved_steps(home / "seed1") > 0
     assert not (home / "seed2").exists()
     done = make(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -254,25 +255,25 @@ def test_a_signal_reaches_the_runs_and_the_same_command_goes_on(number: signal.S
 @pytest.mark.parametrize("block", [1, 7, 1 << 16])
 @pytest.mark.parametrize("end", ["", '{"steps": 3, "half', "\0\0\0"])
 def test_the_last_line_is_read_from_the_end(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, block: int, end: str) -> None:
-    monkeypatch.setattr(common, "BLOCK_BYTES", block)
-    assert common.last_metrics(tmp_path) is None
+    monkeypatch.setattr(folders, "BLOCK_BYTES", block)
+    assert folders.last_metrics(tmp_path) is None
     for lines in (0, 1, 2, 3):
         (tmp_path / "metrics.jsonl").write_text("".join(f'{{"steps": {10 * i}, "return": 0.5}}\n' for i in range(lines)) + end)
-        assert common.last_metrics(tmp_path) == (common.read_metrics(tmp_path) or [None])[-1]
+        assert folders.last_metrics(tmp_path) == (folders.read_metrics(tmp_path) or [None])[-1]
 
 
 def test_of_a_large_file_only_the_end_is_read(tmp_path: pathlib.Path) -> None:
     with (tmp_path / "metrics.jsonl").open("wb") as file:
         file.seek(1 << 36)  # 64 GiB that take no room
         file.write(b'\n{"steps": 8}\n')
-    assert common.last_metrics(tmp_path) == {"steps": 8}
+    assert folders.last_metrics(tmp_path) == {"steps": 8}
 
 
 def test_damaged_metrics_are_named(tmp_path: pathlib.Path) -> None:
     for text in ("nonsense\n", "[]\n", '{"frames": 3}\n', '{"steps": 1}\n\xff\n'):
         (tmp_path / "metrics.jsonl").write_text(text)
-        for read in (common.last_metrics, common.read_metrics):
-            with pytest.raises(common.DamageError, match=f"line .*{tmp_path}/metrics.jsonl is not a line of metrics"):
+        for read in (folders.last_metrics, folders.read_metrics):
+            with pytest.raises(folders.DamageError, match=f"line .*{tmp_path}/metrics.jsonl is not a line of metrics"):
                 read(tmp_path)
 
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from reproductions import common, records
+from reproductions import common, records, synthetic_bandits
 from reproductions import meta_controller as figure
 from reproductions.common import Run, Training
-from reproductions.meta_controller import Bandit, Pulls
+from reproductions.synthetic_bandits import Bandit, Pulls
 from tests.oracles import meta_controller as oracle
 
 GAMMAS = np.array([0.98, 0.95, 0.8, 0.5])
@@ -54,7 +54,7 @@ def holds(expectations: dict[str, Any], word: str) -> Any:
 
 def test_the_simulation_is_the_bandit_of_the_twin() -> None:
     best = np.array([[2, 0], [1, 3]], np.int32)
-    pulls = figure.play(jax.random.split(jax.random.key(0), 2), best, 3.0, 0.0, 4, 6, 0.0, 20)
+    pulls = synthetic_bandits.play(jax.random.split(jax.random.key(0), 2), best, 3.0, 0.0, 4, 6, 0.0, 20)
     for seed in range(2):
         twin = oracle.Bandit(6, 4)
         for episode in range(40):
@@ -65,8 +65,8 @@ def test_the_simulation_is_the_bandit_of_the_twin() -> None:
 
 
 def test_exploration_and_noise_are_what_they_are_called() -> None:
-    best = figure.best_arms(seeds=40, phases=1, num_arms=8)
-    pulls = figure.play(jax.random.split(jax.random.key(0), 40), best, 4.0, 1.0, 8, 160, 0.5, 400)
+    best = synthetic_bandits.best_arms(seeds=40, phases=1, num_arms=8)
+    pulls = synthetic_bandits.play(jax.random.split(jax.random.key(0), 40), best, 4.0, 1.0, 8, 160, 0.5, 400)
     differs = np.asarray(pulls.arm != pulls.choice)[:, 8:]
     assert abs(differs.mean() - 0.5 * 7 / 8) < 0.02  # a uniform arm is the choice one time in eight
     assert not np.any(np.asarray(pulls.arm != pulls.choice)[:, :8])  # the sweep
@@ -75,7 +75,7 @@ def test_exploration_and_noise_are_what_they_are_called() -> None:
 
 
 def test_every_phase_has_another_best_arm() -> None:
-    best = figure.best_arms(seeds=5, phases=6, num_arms=8)
+    best = synthetic_bandits.best_arms(seeds=5, phases=6, num_arms=8)
     assert best.dtype == np.int32 and best.shape == (5, 6)
     assert all(len(set(row)) == 6 for row in best.tolist())
     assert len({tuple(row) for row in best.tolist()}) == 5
@@ -86,11 +86,11 @@ def test_numbers_of_a_bandit_by_hand() -> None:
     best = np.array([[0, 1, 2], [3, 1, 0]], np.int32)
     late = np.concatenate([np.repeat(best[:, :1], 4, axis=1), np.repeat(best, 10, axis=1)], axis=1)[:, :30]
     never = np.repeat(best[:, :1], 30, axis=1)
-    found = figure.bandit_numbers(SMALL, best, Pulls(late, late, late), Pulls(never, never, never))
+    found = synthetic_bandits.bandit_numbers(SMALL, best, Pulls(late, late, late), Pulls(never, never, never))
     assert found["half_after"] == {"choice": 4, "greedy": 4, "control": None}
     assert found["settled"] == {"choice": 1.0, "greedy": 1.0, "control": 0.0}
     assert found["shares"]["choice"] == [(e, float(e >= 4)) for e in range(10)]
-    gap = figure.GAP
+    gap = synthetic_bandits.GAP
     assert found["mean_return"] == pytest.approx(
         {
             "bandit": gap * 22 / 30,
@@ -111,9 +111,9 @@ def test_numbers_of_a_bandit_by_hand() -> None:
 def test_claims_about_a_bandit_can_fail() -> None:
     best = np.array([[0, 1, 2], [3, 1, 0]], np.int32)
     never = Pulls(*[np.repeat(best[:, :1], 30, axis=1)] * 3)
-    claims = figure.bandit_expectations({"x": figure.bandit_numbers(SMALL, best, never, never)})
+    claims = figure.bandit_expectations({"x": synthetic_bandits.bandit_numbers(SMALL, best, never, never)})
     assert [holds(claims, word) for word in ("follows", "settles", "no regret", "lags")] == [False] * 4
-    scale = [{"gap": gap, "noise": figure.NOISES[0], "share": 0.9} for gap in figure.GAPS]
+    scale = [{"gap": gap, "noise": synthetic_bandits.NOISES[0], "share": 0.9} for gap in synthetic_bandits.GAPS]
     assert holds(figure.scale_expectations(scale), "bonus") is False
     for point in scale:
         point["share"] = 0.9 if point["gap"] >= 1 else 0.5
@@ -182,14 +182,14 @@ def test_trainings_can_be_started(profile: str) -> None:
 def test_only_the_labelled_run_carries_the_simulation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figure, "measure_bandits", lambda sizes: {"sizes": list(sizes)})
     first, second = figure.PROFILES["cpu"].trainings[:2]
-    assert figure.measure(tmp_path, first, 8) == {"sizes": list(figure.BANDITS["cpu"])}
+    assert figure.measure(tmp_path, first, 8) == {"sizes": list(synthetic_bandits.BANDITS["cpu"])}
     assert figure.measure(tmp_path, second, 8) == {}
 
 
 def test_the_record_is_drawn(tmp_path: pathlib.Path) -> None:
     sizes = {"actors, N = 4": SMALL}
-    simulated = figure.measure_bandits(sizes)
-    assert len(simulated["scale"]) == len(figure.GAPS) * len(figure.NOISES)
+    simulated = synthetic_bandits.measure_bandits(sizes)
+    assert len(simulated["scale"]) == len(synthetic_bandits.GAPS) * len(synthetic_bandits.NOISES)
     metrics = lines_of(2)
     for line in metrics[1:]:  # the config's eight arms
         line |= {f"arm/pulls_{arm + 4}": line[f"arm/pulls_{arm}"] for arm in range(4)}
