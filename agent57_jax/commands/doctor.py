@@ -251,23 +251,20 @@ def play() -> Finding:
     """A few steps of an Atari game."""
     from agent57_jax.environments.envpool import EnvPoolEnvironment
 
-    environment = EnvPoolEnvironment(GAME, 1, [1], num_threads=1)
-    try:
-        frames = _step(environment, 4)
-    finally:
-        environment.close()
+    frames = _play_steps(EnvPoolEnvironment(GAME, 1, [1], num_threads=1), 4)
     return judge_play(importlib.metadata.version("envpool"), frames)
 
 
-def _step(environment: Any, steps: int) -> list[Any]:
-    """Observations [height, width, channels] of one environment."""
+def _play_steps(environment: Any, steps: int) -> list[Any]:
+    """Observations [height, width, channels] of one environment, which is closed then."""
     import numpy as np
 
-    environment.reset()
-    frames = [environment.recv().observation[0]]
-    for _ in range(steps):
-        environment.send(np.zeros(1, np.int32))
-        frames.append(environment.recv().observation[0])
+    with contextlib.closing(environment):
+        environment.reset()
+        frames = [environment.recv().observation[0]]
+        for _ in range(steps):
+            environment.send(np.zeros(1, np.int32))
+            frames.append(environment.recv().observation[0])
     return frames
 
 
@@ -288,10 +285,7 @@ def play_procgen() -> Finding:
         environment = EnvPoolEnvironment(PROCGEN_GAME, 1, [1], num_threads=1)
     except ValueError as error:
         return judge_procgen(str(error))
-    try:
-        _step(environment, 1)
-    finally:
-        environment.close()
+    _play_steps(environment, 1)
     return judge_procgen(None)
 
 
