@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md: its head, which is written by hand, and tables of all settings as agent57_jax/config.py declares them.
+"""Writes docs/configuration.md: a head written by hand, and tables of all settings as agent57_jax/config.py declares them.
 
     python -m docs.describe_settings            # `make docs` does this, and builds the site
 
@@ -102,7 +102,7 @@ def sections(declared: Mapping[str, list[Field]]) -> Iterator[str]:
             if field.name not in parts or prefix:
                 name = f"{prefix}.{field.name}".lstrip(".")
                 rows.append([f"`{name}`", f"`{field.type}`", shown(value), described(field, value, declared)])
-        yield from table(["setting", "type", "default", "what it is"], rows)
+        yield from table(["setting", "type", "default", "description"], rows)
 
 
 def differences(arguments: list[str]) -> Iterator[str]:
@@ -127,12 +127,12 @@ def page() -> str:
         "",
         "## What profiles change",
         "",
-        "On Atari; an empty cell is the value of the first column. Other tasks differ in sizes: see their files in `configs/`.",
+        "These are the values on Atari. An empty cell has the value of the first column. Other tasks differ in sizes: see their files in `configs/`.",
         "",
         *differences(list(profiles.PROFILES)),
         "## What agents change",
         "",
-        "At the paper's sizes on Atari.",
+        "These are the values at the paper's sizes on Atari. An empty cell has the value of the first column.",
         "",
         *differences(["agent57", *(name for name in reversed(profiles.AGENTS) if name != "agent57")]),
         "## All settings",

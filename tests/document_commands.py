@@ -24,18 +24,18 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/README.md", "reproductions/README.md", "reproductions/results/README.md")
 NOT_READ = ("docs/commands.md", "docs/configuration_head.md")  # what this module writes; a part of another page
-FOR_NEWCOMERS = "The first quarter of an hour"  # a section of README.md
+FOR_NEWCOMERS = "Quickstart"  # a section of README.md
 SHELL = ("sh", "bash", "shell", "console")
 # Programs of others that a slow test runs, with what it does instead of the whole work.
 RUN_TOOLS = {
     "mkdir": "",
     "mkdocs": "",
     "mypy": "",
-    "pip": "with `--dry-run --no-index`: what is installed fits",
+    "pip": "with `--dry-run --no-index`: the installed packages match",
     "pytest": "it only collects the tests",
     "ruff": "",
-    "source": "and `python` then has the packages",
-    "tensorboard": "until its page has come",
+    "source": "and checks that `python` then has the packages",
+    "tensorboard": "until its page has loaded",
     "venv": "without pip",
 }
 DEPLOY = "tests/shipping/test_deploy.py"
@@ -44,19 +44,19 @@ DEPLOY = "tests/shipping/test_deploy.py"
 NEEDS = (
     (("apt", "apt-get", "usermod", "systemctl", "newgrp", "ubuntu-drivers", "chown"), "would change the machine", ""),
     (("nvidia-ctk", "nvidia-smi"), "needs an NVIDIA GPU", ""),
-    (("docker compose",), "needs a container engine; the file's form", f"{DEPLOY}::test_compose_fits_its_schema"),
-    (("docker build",), "needs a container engine; the Dockerfile's steps without one", "tests/shipping/test_debian_root.py"),
-    (("docker run",), "needs a container engine; the words without one", "tests/shipping/test_debian_root.py"),
+    (("docker compose",), "needs a container engine; the file is checked against its schema", f"{DEPLOY}::test_compose_fits_its_schema"),
+    (("docker build",), "needs a container engine; the Dockerfile's steps run without one", "tests/shipping/test_debian_root.py"),
+    (("docker run",), "needs a container engine; the entry points run without one", "tests/shipping/test_debian_root.py"),
     (("docker", "helm"), "needs a container engine", ""),
-    (("sbatch", "squeue", "scancel"), "needs Slurm; the script without it", f"{DEPLOY}::test_a_slurm_script_starts_a_training"),
-    (("kubectl",), "needs a cluster; the objects' form", f"{DEPLOY}::test_kubernetes_objects_fit_their_schema"),
-    (("gcloud", "gsutil"), "needs a Google Cloud project; the job's form", f"{DEPLOY}::test_vertex_job"),
-    (("http.server",), "serves until it is stopped", ""),
+    (("sbatch", "squeue", "scancel"), "needs Slurm; the script runs without it", f"{DEPLOY}::test_a_slurm_script_starts_a_training"),
+    (("kubectl",), "needs a cluster; the objects are checked against their schema", f"{DEPLOY}::test_kubernetes_objects_fit_their_schema"),
+    (("gcloud", "gsutil"), "needs a Google Cloud project; the job file is checked", f"{DEPLOY}::test_vertex_job"),
+    (("http.server",), "runs until it is stopped", ""),
     (("ssh", "scp", "rsync", "ncat"), "needs another machine", ""),
     (("git",), "needs the repository's address", ""),
     (("curl", "wandb"), "needs a network", ""),
-    (("cat", "chmod", "cp", "df", "free", "ls", "mv", "rm", "tail", "tee", "tmux", "watch"), "as on any machine", ""),
-    (("cd", "echo", "export", "for", "while", "if", "done", "fi", "wait", "set"), "the shell's own", ""),
+    (("cat", "chmod", "cp", "df", "free", "ls", "mv", "rm", "tail", "tee", "tmux", "watch"), "standard Unix tool", ""),
+    (("cd", "echo", "export", "for", "while", "if", "done", "fi", "wait", "set"), "shell built-in", ""),
 )
 # fmt: on
 TOOLS = (*RUN_TOOLS, *(name for names, _, _ in NEEDS for name in names if " " not in name))
@@ -271,7 +271,7 @@ ELSEWHERE = {
     "benchmarks.guard": ("at the end of `make test-slow`", ""),
     "benchmarks.learning": ("one agent, smoke profile", LEARNING),
     "reproductions.atari57": ("two games, smoke profile", GAMES),
-    "tests.document_commands": ("is what these tests run", ""),
+    "tests.document_commands": ("the tests themselves run it", ""),
 }
 # Targets of make that it does not run as they stand.
 TARGETS = {
@@ -318,7 +318,7 @@ def tried(words: Sequence[str]) -> Tried | None:
     if name == "pip" and "requirements-bench.txt" in words:
         return Tried("tool", False, "at the end of `make test-slow`", elsewhere=True)
     if name == "pip" and "requirements-peers.txt" in words:
-        return Tried("tool", False, "brings agents that no other test needs")
+        return Tried("tool", False, "installs agents that no other test needs")
     if name in RUN_TOOLS:
         return Tried("tool", True, RUN_TOOLS[name])
     kind = "container" if name == "docker" else "tool"
@@ -503,13 +503,15 @@ def missing_paths(words: Sequence[str]) -> list[str]:
 
 HEAD = """# Commands and their tests
 
-Every command in the documents, and how [`tests/test_document_commands.py`](../tests/test_document_commands.py) tries it. All are
-parsed in `make test`: by the program's own parser and the checks of the settings, or by make, and the paths in them must exist. Those that
-say *runs* are also run in `make test-slow`, made small: training takes the smoke profile and 600 steps, evaluation one episode, and a run
-that a command reads is one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)); or in the
-other test that is named. Those that say *parsed* need what two cores without a GPU and a container engine do not have.
-README's first quarter of an hour also runs as it stands, in a fresh clone ([`tests/test_newcomer.py`](../tests/test_newcomer.py)).
-Written by `make docs`.
+This page lists every command in the documents and how [`tests/test_document_commands.py`](../tests/test_document_commands.py) tests it.
+`make docs` writes it.
+
+- **All commands** are parsed in `make test`, by the program's own parser and settings checks, or by make. The paths in them must exist.
+- **runs:** `make test-slow` also runs a small version: training takes the smoke profile and 600 steps, evaluation one episode, and a command
+  that reads a run gets one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)). Where another
+  test is named, that test runs the command.
+- **parsed:** the command needs something that two cores without a GPU and without a container engine do not have.
+- The README's quickstart also runs unchanged in a fresh clone ([`tests/test_newcomer.py`](../tests/test_newcomer.py)).
 """
 
 
@@ -530,9 +532,9 @@ def page() -> str:
         kinds = [kind for words in simple(text) if (kind := tried(words))]
         how = "; ".join(dict.fromkeys(map(described, kinds)))
         if text in as_they_stand:
-            how = "runs as it stands (`tests/test_newcomer.py`)"
+            how = "runs unchanged (`tests/test_newcomer.py`)"
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in (f'`{text}`', ', '.join(sorted(where)), how))} |")
-    return "\n".join([HEAD, "| command | page | how it is tried |", "|---|---|---|", *rows]) + "\n"
+    return "\n".join([HEAD, "| command | page | test |", "|---|---|---|", *rows]) + "\n"
 
 
 def main() -> None:

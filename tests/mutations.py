@@ -49,10 +49,10 @@ class Verdict(NamedTuple):
 
 
 PASSES = "passes"
-HEAD = """# What catches what
+HEAD = """# Mutation tests
 
-Written by `python -m tests.mutations --write=docs/mutations.md`, which breaks one line at a time and runs unit tests and the learning test
-(`tests/test_learning.py`), all of which pass on the unbroken code. Each cell names the first test that fails.
+`python -m tests.mutations --write=docs/mutations.md` breaks one line of the algorithm at a time, runs the unit tests and the learning test
+(`tests/test_learning.py`), and writes this page. All of these tests pass on the unbroken code. Each cell names the first test that fails.
 """
 
 MUTATIONS = (

@@ -25,8 +25,8 @@ PACKAGE = ROOT / "agent57_jax"
 # README.md, CONTRIBUTING.md ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_readme_shows_of_a_first_run_is_what_one_prints() -> None:
-    sample = (ROOT / "README.md").read_text().split("## What one sees")[1].split("\n## ")[0]
+def test_the_output_on_the_page_of_training_is_what_a_run_prints() -> None:
+    sample = (ROOT / "docs/training.md").read_text().split("## Output")[1].split("\n## ")[0]
 
     def shape(line: str) -> str:
         return re.sub(r"[\d.:]+[kM%]?(?:[dhms]\d*)*", "#", line)

@@ -1,4 +1,4 @@
-"""The first quarter of an hour of README.md, as it stands: a fresh clone, a set-up of its own, a training, a video, a scoreboard.
+"""The quickstart of README.md, unchanged: a fresh clone, a set-up of its own, a training run, a video, a scoreboard.
 
 It installs the packages of requirements.lock, from where pip is set up to take them.
 """
