@@ -70,7 +70,7 @@ PLACEHOLDERS = (
     (r"(?<=[=\s])(\w+)(\|\w+)+", r"\1"),  # one of several
     (r"\bIMAGE\b", "agent57_jax"),
     (r"\bFLAGS\b", ""),
-    (r"\bWORD\b", "train"),
+    (r"\b(WORD|COMMAND)\b", "train"),
     (r"\bTASK\b", "LunarLander-v3"),
     (r"\bAGENT\b", "agent57"),
     (r"configs/NAME\.py(\[[^\]]*\])?", "configs/zaxxon.py"),
