@@ -32,7 +32,7 @@ help:  ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 # exec: Ctrl-C goes to the trainer, which saves and exits, with no shell in between.
-train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profile] WORKDIR=runs/NAME ARGS="--config.seed=1"
+train: $(READY)  ## train, or resume WORKDIR: CONFIG=configs/NAME.py[:profile] WORKDIR=runs/NAME ARGS="--config.seed=1"
 	@$(if $(filter $(CONFIG),$(PROFILED)),,echo "No NVIDIA driver found: using the laptop profile (CPU)")
 	@echo ".venv/bin/python $(TRAIN)"
 	@exec .venv/bin/python $(TRAIN)
@@ -50,13 +50,13 @@ test-slow: lint types  ## the same with the slow tests, then bench-smoke
 	$(RUN) pytest -n 2 --dist worksteal -m "not gpu and not chaos and not soak"
 	@$(MAKE) bench-smoke
 
-chaos: $(READY)  ## kill a training at sixty random instants and expect nothing lost: a quarter of an hour
+chaos: $(READY)  ## kill a run at sixty random instants and check that nothing is lost (a quarter of an hour)
 	$(RUN) pytest -m chaos tests/chaos
 
-soak: $(READY)  ## train for an hour, twice, and expect that memory, files and threads stay as they were
+soak: $(READY)  ## train for an hour, twice, and check that memory, files and threads stay constant
 	$(RUN) pytest -s -m soak tests/chaos
 
-bench-smoke: $(READY)  ## ratios of speed that must not get worse: two minutes, on cores that do nothing else
+bench-smoke: $(READY)  ## check speed ratios against limits (two minutes, on idle cores)
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(RUN) benchmarks.guard
 
@@ -67,14 +67,14 @@ lint: $(READY)  ## check style and format
 types: $(READY)  ## check types
 	$(RUN) mypy
 
-docs: $(READY)  ## write what is generated of docs/ anew and build the site into site/
+docs: $(READY)  ## regenerate the generated parts of docs/ and build the site in site/
 	$(RUN) docs.describe_settings
 	$(RUN) docs.number_lines
 	$(RUN) agent57_jax.monitoring.metrics
 	$(RUN) tests.document_commands --write=docs/commands.md
 	$(RUN) mkdocs build --strict --quiet
 
-reproductions: $(READY)  ## the papers' figures at the size of two CPU cores: hours; stopped, the same command goes on
+reproductions: $(READY)  ## reproduce the papers' figures at the size of two CPU cores (hours; the same command resumes)
 	$(RUN) reproductions.meta_controller --profile=cpu
 	$(RUN) reproductions.random_coin --profile=cpu
 	$(RUN) reproductions.controllable_states --profile=cpu
