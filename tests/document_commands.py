@@ -507,9 +507,9 @@ This page lists every command in the documents and how [`tests/test_document_com
 `make docs` writes it.
 
 - **All commands** are parsed in `make test`, by the program's own parser and settings checks, or by make. The paths in them must exist.
-- **runs:** `make test-slow` also runs a small version: training takes the smoke profile and 600 steps, evaluation one episode, and a command
-  that reads a run gets one that the test has trained (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)). Where another
-  test is named, that test runs the command.
+- **runs:** `make test-slow` also runs a small version (`shrunk` in [`tests/document_commands.py`](../tests/document_commands.py)): training
+  takes the smoke profile and 600 steps, evaluation one episode, and a command that reads a run gets one that the test has trained. Where
+  another test is named, that test runs the command.
 - **parsed:** the command needs something that two cores without a GPU and without a container engine do not have.
 - The README's quickstart also runs unchanged in a fresh clone ([`tests/test_newcomer.py`](../tests/test_newcomer.py)).
 """
