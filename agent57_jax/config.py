@@ -183,6 +183,7 @@ class NetworkSettings(Section):
     torso_size: int = 512  # dense layer between torso and LSTM
     lstm_size: int = 512  # hidden units of the recurrent layer
     head_size: int = 512  # hidden units of each duelling head
+    output_scale: float = 1.0  # factor of the last layers' first weights; small: all values begin near 0, Choice
     shared_torso: bool = False  # True: one torso for all value functions; layers behind it stay separate (MEME shares it)
     reward_inputs: RewardInputs = RewardInputs.RAW  # scale of r^e_t and r^i_t as inputs of the LSTM; logarithmic: Choice
 
@@ -540,7 +541,7 @@ def problems(settings: Settings) -> list[str]:
         need(largest <= MAX_INT or path in WIDE, f"{path} is {value}, but must be at most {MAX_INT}")
     at_least(0, "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent")
     at_least(0, "replay.burn_in", "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
-    at_least(0, "video.period_episodes", "learner.trace_tolerance")
+    at_least(0, "video.period_episodes", "learner.trace_tolerance", "network.output_scale")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
     within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
     within(0, 1, "learner.cross_mixture", "learner.final_rate_share")

@@ -28,6 +28,8 @@ def get_config(argument: str = "paper") -> Settings:
         small_budget(settings)
         small_grid_network(settings)
         settings.novelty.memory_capacity = 640
+        settings.replay.capacity = "400_000"  # what is rare stays
+        settings.learner.learning_rate = 3e-4
         settings.total_steps = 1_500_000
     if profile == "smoke":
         smoke_run(settings)

@@ -69,8 +69,9 @@ class _DuellingHeads(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        value = nn.Dense(1)(nn.relu(nn.Dense(self.settings.head_size)(x)))
-        advantage = nn.Dense(self.num_actions)(nn.relu(nn.Dense(self.settings.head_size)(x)))
+        init = nn.initializers.variance_scaling(self.settings.output_scale**2, "fan_in", "truncated_normal")
+        value = nn.Dense(1, kernel_init=init)(nn.relu(nn.Dense(self.settings.head_size)(x)))
+        advantage = nn.Dense(self.num_actions, kernel_init=init)(nn.relu(nn.Dense(self.settings.head_size)(x)))
         return value + advantage - jnp.mean(advantage, axis=-1, keepdims=True)
 
 

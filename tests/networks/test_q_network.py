@@ -103,6 +103,15 @@ def test_equals_the_twin(num_values: int) -> None:
     assert np.ptp(expected[0]) > 0.5, "values that hardly differ would hide a mistake"
 
 
+def test_the_output_scale_multiplies_the_first_values() -> None:
+    def first_values(scale: float) -> np.ndarray:
+        q_network = QNetwork(dataclasses.replace(DENSE, output_scale=scale), VECTOR_SPEC, N, V)
+        return np.asarray(jax.jit(lambda: q_network.unroll(q_network.init(jax.random.key(1)), state_for(), inputs_for("vector"))[0])())
+
+    np.testing.assert_allclose(first_values(0.01), 0.01 * first_values(1.0), rtol=1e-4, atol=1e-6)
+    assert not first_values(0.0).any()
+
+
 def test_a_shared_torso_and_logarithmic_rewards_equal_the_twin() -> None:
     settings = dataclasses.replace(DENSE, shared_torso=True, reward_inputs=RewardInputs.LOGARITHMIC)
     shared = QNetwork(settings, VECTOR_SPEC, N, V)
