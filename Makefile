@@ -71,7 +71,6 @@ docs: $(READY)  ## write what is generated of docs/ anew and build the site into
 	$(RUN) docs.describe_settings
 	$(RUN) docs.number_lines
 	$(RUN) agent57_jax.monitoring.metrics
-	$(RUN) tests.document_commands --write=docs/commands.md
 	$(RUN) mkdocs build --strict --quiet
 
 reproductions: $(READY)  ## the papers' figures at the size of two CPU cores: hours; stopped, the same command goes on

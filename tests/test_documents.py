@@ -47,17 +47,14 @@ def test_what_the_readme_shows_of_a_first_run_is_what_one_prints() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/configuration.md"])
 def test_it_is_said_where_python_has_the_packages_before_it_is_called(page: str) -> None:
-    lines = [line.strip() for _, block in document_commands.blocks((ROOT / page).read_text()) for line in block.splitlines()]
+    lines = [line.strip() for block in document_commands.blocks((ROOT / page).read_text()) for line in block.splitlines()]
     first = next(i for i, line in enumerate(lines) if re.match(r"(\w+=\S+ )?(python|pytest|ruff|mypy) ", line))
     assert any(line.startswith("source .venv/bin/activate") for line in lines[:first])
 
 
 def test_make_docs_writes_all_that_is_generated() -> None:
     done = subprocess.run(["make", "-n", "-o", ".venv/ready-cpu", "docs"], cwd=ROOT, capture_output=True, text=True, check=True)
-    order = [
-        done.stdout.index(f"-m {module}")
-        for module in ("docs.number_lines", "agent57_jax.monitoring.metrics", "tests.document_commands", "mkdocs")
-    ]
+    order = [done.stdout.index(f"-m {module}") for module in ("docs.number_lines", "agent57_jax.monitoring.metrics", "mkdocs")]
     assert order == sorted(order) and "-m docs.describe_settings" in done.stdout
 
 
