@@ -69,7 +69,6 @@ types: $(READY)  ## check types
 
 docs: $(READY)  ## write what is generated of docs/ anew and build the site into site/
 	$(RUN) docs.describe_settings
-	$(RUN) docs.number_lines
 	$(RUN) agent57_jax.monitoring.metrics
 	$(RUN) mkdocs build --strict --quiet
 
