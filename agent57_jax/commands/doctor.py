@@ -35,7 +35,7 @@ MIN_HOST_MEMORY = 4 * GIB  # Choice: JAX, its compiler and a few emulators
 MAX_GPU_IN_USE = 0.05  # a training takes 95% of each (agent57_jax/commands/command_line.py)
 MIN_FILES, GOOD_FILES = 256, 1_024  # Choice: Orbax opens a file an array while it saves; 1,024 is Linux' own default
 EXTRAS = {
-    "video": ("imageio_ffmpeg", "PIL"),
+    "video": ("imageio_ffmpeg",),
     "gymnasium": ("gymnasium", "minigrid"),
     "wandb": ("wandb",),
 }

@@ -66,7 +66,7 @@ class Window:
     """A window of Tk."""
 
     def __init__(self, title: str) -> None:
-        """Raises ImportError without Tk or Pillow, tkinter.TclError without a display."""
+        """Raises ImportError without Tk, tkinter.TclError without a display."""
         import tkinter
 
         from PIL import Image, ImageTk
