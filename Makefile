@@ -37,7 +37,7 @@ train: $(READY)  ## train, or go on with WORKDIR: CONFIG=configs/NAME.py[:profil
 	@echo ".venv/bin/python $(TRAIN)"
 	@exec .venv/bin/python $(TRAIN)
 
-doctor: $(READY)  ## check driver, JAX, emulators, memory, disk and threads: CONFIG=configs/NAME.py for that task
+doctor: $(READY)  ## check versions, devices, task, memory and disk: CONFIG=configs/NAME.py for that task
 	@.venv/bin/python train.py --doctor --config=$(PROFILED) --workdir=$(WORKDIR)
 
 watch: $(READY)  ## play an agent in a window or in the terminal: AGENT=boxing, or WORKDIR=runs/NAME, and ARGS="--speed=2"
