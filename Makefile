@@ -37,7 +37,7 @@ train: $(READY)  ## train, or resume WORKDIR: CONFIG=configs/NAME.py[:profile] W
 	@echo ".venv/bin/python $(TRAIN)"
 	@exec .venv/bin/python $(TRAIN)
 
-doctor: $(READY)  ## check driver, JAX, emulators, memory, disk and threads: CONFIG=configs/NAME.py for that task
+doctor: $(READY)  ## check versions, devices, task, memory and disk: CONFIG=configs/NAME.py for that task
 	@.venv/bin/python train.py --doctor --config=$(PROFILED) --workdir=$(WORKDIR)
 
 watch: $(READY)  ## play an agent in a window or in the terminal: AGENT=boxing, or WORKDIR=runs/NAME, and ARGS="--speed=2"
@@ -69,9 +69,7 @@ types: $(READY)  ## check types
 
 docs: $(READY)  ## regenerate the generated parts of docs/ and build the site in site/
 	$(RUN) docs.describe_settings
-	$(RUN) docs.number_lines
 	$(RUN) agent57_jax.monitoring.metrics
-	$(RUN) tests.document_commands --write=docs/commands.md
 	$(RUN) mkdocs build --strict --quiet
 
 reproductions: $(READY)  ## reproduce the papers' figures at the size of two CPU cores (hours; the same command resumes)

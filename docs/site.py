@@ -1,14 +1,12 @@
 """What mkdocs does beyond its defaults: the site has the repository's own tree, so that every relative link works on both.
 
 README.md becomes the first page, docs/ and the READMEs of other folders keep their places, and every source file that a page links to
-becomes a page that shows it, with an anchor for each line as on GitHub (#L12). Nothing is fetched: colours of code come from Pygments
-instead of a script from elsewhere.
+becomes a page that shows it. Nothing is fetched: colours of code come from Pygments instead of a script from elsewhere.
 """
 
 import pathlib
 import posixpath
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -21,7 +19,6 @@ PAGES = ("*.md", "docs/*.md", "benchmarks/README.md", "reproductions/README.md",
 NOT_PAGES = ("docs/configuration_head.md",)  # a part of docs/configuration.md
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")  # the path in [text](path#heading)
 COPIED = (".md", ".png", ".svg", ".mp4", ".gif", ".html")  # what the site holds as it is; other files are shown
-STYLE = "code.css"
 LOOK = """
 .codehilite { background: none }
 .wy-nav-content { max-width: 1050px }
@@ -37,10 +34,10 @@ def pages() -> list[str]:
     return sorted(set(found) - set(NOT_PAGES))
 
 
-def linked(page: str, text: str) -> Iterator[tuple[str, str]]:
-    """The relative links of a page: as they are written, and the paths in the repository that they lead to."""
-    for link in LINK.findall(text):
-        yield link, posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
+def target(page: str, link: str) -> str | None:
+    """The file or folder of the repository that a page's link leads to; None if there is none, which mkdocs then reports."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
+    return path if (ROOT / path).exists() else None
 
 
 def place(path: str) -> str:
@@ -53,33 +50,10 @@ def place(path: str) -> str:
 def shown(path: str) -> str:
     """The page of a source file, or of a folder: a list of what is in it."""
     if (ROOT / path).is_dir():
-        return (
-            f"# {path}/\n\n" + "\n".join(f"- {entry.name}" for entry in sorted((ROOT / path).iterdir()) if entry.name[0] not in "._") + "\n"
-        )
-    text = (ROOT / path).read_text()
-    fence = "`" * 8
-    language = {".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml", ".yaml": "yaml", ".json": "json"}
-    return f"# {path}\n\n{fence}{language.get(pathlib.Path(path).suffix, 'text')}\n{text}\n{fence}\n"
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Colours of code are a file of the site; pages of docs/ that mkdocs.yml does not list yet are found in the navigation all the same."""
-    config.extra_css.append(STYLE)
-    assert config.nav is not None
-    listed = [path for entry in config.nav for part in entry.values() for path in _paths(part)]
-    unlisted = [path for path in pages() if path.startswith("docs/") and path not in listed]
-    if unlisted:
-        config.nav.append({"More": unlisted})
-    return config
-
-
-def _paths(nav: Any) -> Iterator[str]:
-    """The pages in a part of the navigation."""
-    if isinstance(nav, str):
-        yield nav
-    else:
-        for entry in nav:
-            yield from (path for part in entry.values() for path in _paths(part))
+        names = sorted(entry.name for entry in (ROOT / path).iterdir() if entry.name[0] not in "._")
+        return f"# {path}/\n\n" + "\n".join(f"- {name}" for name in names)
+    fence, language = "`" * 8, pathlib.Path(path).suffix[1:] or "text"
+    return f"# {path}\n\n{fence}{language}\n{(ROOT / path).read_text()}\n{fence}\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -87,36 +61,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     theme = [file for file in files if config.docs_dir not in str(file.abs_src_path)]
     found: dict[str, dict[str, Any]] = {page: {"abs_src_path": str(ROOT / page)} for page in pages()}
     for page in pages():
-        for _, path in linked(page, (ROOT / page).read_text()):
-            if not (ROOT / path).exists():
-                continue  # mkdocs names it
-            as_it_is = path.endswith(COPIED)
-            found.setdefault(place(path), {"abs_src_path": str(ROOT / path)} if as_it_is else {"content": shown(path)})
-    found[STYLE] = {"content": HtmlFormatter(style="friendly").get_style_defs(".codehilite") + LOOK}
+        for path in filter(None, (target(page, link) for link in LINK.findall((ROOT / page).read_text()))):
+            found.setdefault(place(path), {"abs_src_path": str(ROOT / path)} if path.endswith(COPIED) else {"content": shown(path)})
+    found["code.css"] = {"content": HtmlFormatter(style="friendly").get_style_defs(".codehilite") + LOOK}
     return Files([*theme, *(File.generated(config, name, **source) for name, source in found.items())])
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links to source files and folders lead to their pages."""
     uri = page.file.src_uri
-    here = posixpath.dirname(uri)
 
     def moved(match: re.Match[str]) -> str:
-        path = posixpath.normpath(posixpath.join(here, match.group(1)))
-        return posixpath.relpath(place(path), here or ".") if (ROOT / path).exists() else match.group(1)
+        path = target(uri, match[1])
+        return match[1] if path is None else posixpath.relpath(place(path), posixpath.dirname(uri) or ".")
 
     return nested(LINK.sub(moved, markdown)) if uri in pages() else markdown
-
-
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lines of a source file can be linked to."""
-    if page.file.src_uri in pages() or "<code>" not in html:
-        return html
-    before, code = html.split("<code>", 1)
-    lines = code.splitlines()
-    assert page.present_anchor_ids is not None  # by which mkdocs checks links
-    page.present_anchor_ids |= {f"L{number}" for number in range(1, len(lines) + 1)}
-    return f"{before}<code>" + "\n".join(f'<span id="L{number}"></span>{line}' for number, line in enumerate(lines, 1))
 
 
 def nested(markdown: str) -> str:

@@ -1,9 +1,12 @@
 """Runs that take minutes: real training, kills, learning."""
 
 import json
+import os
 import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -28,6 +31,46 @@ def test_zaxxon_smoke_ends_by_itself_and_is_evaluated(tmp_path: pathlib.Path) ->
     assert run("evaluate.py", f"--workdir={tmp_path}", "--episodes=2").returncode == 0
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["game"] == "Zaxxon-v5" and len(result["returns"]) == 2 and result["hns"] is not None
+
+
+def test_an_agent_plays_in_a_terminal() -> None:
+    # `script` makes a terminal.
+    watch = f"{sys.executable} -m agent57_jax watch --workdir=agents/boxing --episodes=1 --speed=8"
+    played = subprocess.run(
+        ["script", "--quiet", "--return", "--command", watch, "/dev/null"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color", "DISPLAY": ""},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert played.returncode == 0 and "▀" in played.stdout and "Boxing-v5: return" in played.stdout
+
+
+SMALL = ("--config=configs/zaxxon.py:smoke", "--config.replay.capacity=4000")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (
+            "benchmarks.throughput",
+            *SMALL,
+            "--repeats=1",
+            "--seconds=0",
+            "--updates_per_run=1",
+            "--parts=environments,acting,learner,together",
+        ),
+        ("benchmarks.precision", *SMALL, "--updates=1", "--batches=1"),
+        ("benchmarks.plan", "--config=configs/zaxxon.py", "--gpus=8"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_benchmark_runs(command: tuple[str, ...]) -> None:
+    done = run("-m", *command)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_killed_run_resumes_from_its_last_complete_checkpoint(tmp_path: pathlib.Path) -> None:

@@ -453,7 +453,7 @@ def test_a_terminal_that_is_gone_stops_the_run_but_not_under_nohup(monkeypatch: 
 def test_more_threads_than_cpus_are_a_warning(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trainer, "available_cpus", lambda: 2)
+    monkeypatch.setattr("agent57_jax.training.assembly.available_cpus", lambda: 2)
     settings = tiny.zaxxon_settings()
     settings.environment.num_threads = 64
     make(settings, tmp_path)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from agent57_jax.commands import command_line
 from agent57_jax.config import MAX_SEED
@@ -66,12 +67,12 @@ class Window:
     """A window of Tk."""
 
     def __init__(self, title: str) -> None:
-        """Raises ImportError without Tk or Pillow, tkinter.TclError without a display."""
+        """Raises ImportError without Tk, tkinter.TclError without a display."""
         import tkinter
 
-        from PIL import Image, ImageTk
+        from PIL import ImageTk
 
-        self._image, self._photo = Image, ImageTk.PhotoImage
+        self._photo = ImageTk.PhotoImage
         self._root = tkinter.Tk()
         self._root.title(title)
         self._is_open = True
@@ -83,7 +84,7 @@ class Window:
         """Shows a timestep; raises ClosedError once the window is gone."""
         if not self._is_open:
             raise ClosedError
-        photo = self._photo(self._image.fromarray(draw(moment)))
+        photo = self._photo(Image.fromarray(draw(moment)))
         self._label.configure(image=photo)
         self._shown = photo  # Tk itself holds no reference to it
         self._root.update()
@@ -141,28 +142,17 @@ def terminal_rows(moment: Moment, columns: int, lines: int, true_colour: bool) -
     height, width = moment.screen.shape[:2]
     room_x, room_y = (columns - CAPTION_COLUMNS, lines) if is_wide else (columns, lines - 1)
     factor = min(room_x / width, 2 * room_y / height)
-    pixels = resized(moment.screen, max(1, int(height * factor) // 2) * 2, max(1, int(width * factor)))
-    rows = half_blocks(pixels, true_colour)
+    size = max(1, int(width * factor)), max(1, int(height * factor) // 2) * 2
+    # Means over the pixels that fall together, so that nothing small vanishes.
+    picture = Image.fromarray(np.ascontiguousarray(moment.screen)).resize(size, Image.Resampling.BOX)
+    rows = half_blocks(np.asarray(picture), true_colour)
     if not is_wide:
         return [*rows, "  ".join(f"{name} {value}" for name, value in text[:4])[:columns]]
-    left = pixels.shape[1]
     beside = [f"  \x1b[2m{name:12}\x1b[0m{value[: CAPTION_COLUMNS - 14]:>13}" for name, value in text]
     return [
-        (rows[y] if y < len(rows) else " " * left) + (beside[y] if y < len(beside) else "")
+        (rows[y] if y < len(rows) else " " * size[0]) + (beside[y] if y < len(beside) else "")
         for y in range(min(lines, max(len(rows), len(text))))
     ]
-
-
-def resized(screen: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The screen [H, W, 3] in another size: means over the pixels that fall together, so that nothing small vanishes."""
-    result = screen.astype(np.float32)
-    for axis, size in ((0, height), (1, width)):
-        edges = np.arange(size) * screen.shape[axis] // size
-        ends = np.append(edges[1:], screen.shape[axis])
-        # A larger picture repeats pixels: reduceat gives the one at the edge where nothing lies between two edges.
-        counts = np.maximum(ends - edges, 1).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        result = np.add.reduceat(result, edges, axis=axis) / counts
-    return result.astype(np.uint8)
 
 
 def half_blocks(pixels: np.ndarray, true_colour: bool) -> list[str]:

@@ -4,15 +4,14 @@ import contextlib
 import logging
 import math
 import os
-import pathlib
+import re
 import sys
 import textwrap
 import time
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple, NoReturn
 
 from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
@@ -66,48 +65,28 @@ class _Listener(logging.Handler):
         """Begins to listen."""
         super().__init__(logging.WARNING)
         self._console = console
-        self._has_ended = False
-        self._show_before = warnings.showwarning
-        self._show_now = warnings.showwarning = self._show
+        logging.captureWarnings(True)
         root = logging.getLogger()
         self._replaced = [handler for handler in root.handlers if _is_standard(handler)]
-        for handler in self._replaced:
-            root.removeHandler(handler)
-        root.addHandler(self)
+        root.handlers = [*(handler for handler in root.handlers if handler not in self._replaced), self]
 
     def end(self) -> None:
         """Gives back what it took."""
-        self._has_ended = True
-        # Somebody else's, of pytest or of a later console, stays; it may lead here once more when it is taken back.
-        if warnings.showwarning is self._show_now:
-            warnings.showwarning = self._show_before
+        logging.captureWarnings(False)
         root = logging.getLogger()
-        root.removeHandler(self)
-        for handler in self._replaced:
-            root.addHandler(handler)
+        root.handlers = [*(handler for handler in root.handlers if handler is not self), *self._replaced]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Of an exception the traceback too, but above the panel."""
         try:
-            self._console.say(f"{record.name}: {' '.join(record.getMessage().split())}", warning=True)
+            text = " ".join(record.getMessage().split())
+            # Python's own begin with the file, which needs no folder.
+            text = re.sub(r"^\S*/", "", text) if record.name == "py.warnings" else f"{record.name}: {text}"
+            self._console.say(text, warning=True)
             if record.exc_info and record.exc_info[0] is not None:
                 self._console.show("".join(traceback.format_exception(*record.exc_info)).splitlines())
         except Exception:  # as every handler does: a message whose arguments do not fit must not end what it reports on
             self.handleError(record)
-
-    def _show(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if self._has_ended:
-            self._show_before(message, category, filename, lineno, file, line)
-            return
-        self._console.say(f"{' '.join(str(message).split())} ({pathlib.Path(filename).name}:{lineno})", warning=True)
 
 
 def _is_standard(handler: logging.Handler) -> bool:

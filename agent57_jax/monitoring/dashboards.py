@@ -1,6 +1,5 @@
 """Where numbers and pictures of a run are looked at besides metrics.jsonl: TensorBoard and Weights & Biases."""
 
-import importlib.util
 import io
 import os
 import re
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from agent57_jax.config import SettingsError
-from agent57_jax.monitoring.heat_map import encode_png
 
 RUN_ID_FILE = "wandb_id"
 WANDB_SECONDS = 30.0  # that its start may take
@@ -75,8 +73,7 @@ class TensorBoard:
                 limits, numbers = [float(edges[held[0]]), *edges[1:][shown].tolist()], [0.0, *counts[shown].tolist()]
                 self._writer.add_histogram_raw(key, limits[0], limits[-1], float(counts.sum()), total, squares, limits, numbers, steps)
         for key, picture in pictures.items():
-            # Encoded here: tensorboardX would need Pillow.
-            self.animate(steps, key, encode_png(picture), picture.shape[1], len(picture))
+            self._writer.add_image(key, picture, steps, dataformats="HWC")
 
     def animate(self, steps: int, key: str, gif: bytes, width: int, height: int) -> None:
         """TensorBoard plays a GIF among its images. tensorboardX's own add_video needs one more package, and without it writes nothing and
@@ -124,16 +121,14 @@ class WeightsAndBiases:
         # Its own counter of steps must not go back, which ours does when a killed run resumes.
         self._run.define_metric("steps")
         self._run.define_metric("*", step_metric="steps")
-        self._has_pictures = importlib.util.find_spec("PIL") is not None
 
     def write(
         self, steps: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], pictures: Mapping[str, np.ndarray]
     ) -> None:
-        """Logs one row. Pictures need Pillow, which wandb does not bring."""
+        """Logs one row."""
         row: dict[str, Any] = {"steps": steps, **scalars}
         row |= {key: self._wandb.Histogram(np_histogram=(value.counts, value.edges)) for key, value in histograms.items()}
-        if self._has_pictures:
-            row |= {key: self._wandb.Image(picture) for key, picture in pictures.items()}
+        row |= {key: self._wandb.Image(picture) for key, picture in pictures.items()}
         self._run.log(row)
 
     def animate(self, steps: int, key: str, gif: bytes, width: int, height: int) -> None:

@@ -1,7 +1,4 @@
-"""Pictures of an episode with what the agent thinks beside, animations, contact sheets.
-
-Pillow is imported where it is needed: training does without it.
-"""
+"""Pictures of an episode with what the agent thinks beside, animations, contact sheets."""
 
 import functools
 import io
@@ -10,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 
 class Look(NamedTuple):
@@ -104,16 +102,12 @@ def caption(moment: Moment) -> list[tuple[str, str]]:
 
 @functools.cache
 def _font(size: int) -> Any:
-    from PIL import ImageFont
-
     return ImageFont.load_default(size)  # reads the font anew each time
 
 
 @functools.cache
 def _panel(names: tuple[str, ...], height: int, look: Look) -> Any:
     """What stands beside the picture, without the values."""
-    from PIL import Image, ImageDraw
-
     panel = Image.new("RGB", (look.panel_width, height), BACKGROUND)
     pen = ImageDraw.Draw(panel)
     for row, name in enumerate(names):
@@ -123,8 +117,6 @@ def _panel(names: tuple[str, ...], height: int, look: Look) -> Any:
 
 def draw(moment: Moment, look: Look = VIDEO) -> np.ndarray:
     """The screen and, to its right, what the agent thinks: [height, width, 3] uint8, both even as encoders need them."""
-    from PIL import Image, ImageDraw
-
     lines = caption(moment)
     factor = -(-look.min_height // moment.screen.shape[0])  # whole, so that all pixels stay alike
     screen_height, screen_width = (factor * size for size in moment.screen.shape[:2])
@@ -141,8 +133,6 @@ def draw(moment: Moment, look: Look = VIDEO) -> np.ndarray:
 
 def animation(moments: Sequence[Moment]) -> tuple[bytes, int, int]:
     """A GIF that plays for ever, of at most ANIMATION_SECONDS and ANIMATION_BYTES; its width and height."""
-    from PIL import Image
-
     duration = min((moments[-1].step - moments[0].step) / moments[0].steps_per_second, ANIMATION_SECONDS)
     # A median cut takes five times as long, and half as many bytes more, for nothing that could be seen.
     way: dict[str, Any] = {"method": Image.Quantize.FASTOCTREE, "dither": Image.Dither.NONE}
@@ -158,8 +148,6 @@ def animation(moments: Sequence[Moment]) -> tuple[bytes, int, int]:
 
 def contact_sheet(moments: Sequence[Moment], title: str) -> Any:
     """A Pillow image: up to SHEET_ROWS x SHEET_COLUMNS pictures, evenly spread, each with step, score and arm below, under a title."""
-    from PIL import Image, ImageDraw
-
     count = min(len(moments), SHEET_ROWS * SHEET_COLUMNS)
     chosen = [moments[round(index)] for index in np.linspace(0, len(moments) - 1, count)]
     height, width = chosen[0].screen.shape[:2]

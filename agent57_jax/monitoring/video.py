@@ -23,7 +23,7 @@ from agent57_jax.monitoring.pictures import Moment, animation, contact_sheet, dr
 SPREAD = 40  # moments of an episode, spread evenly, of which animations and contact sheets are made; up to twice as many are kept
 QUEUED_MOMENTS = 32  # that the writer of videos may be behind
 PATIENCE_SECONDS = 5.0  # that a run waits for it
-NEEDED = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}  # module -> package, both in the extra "video"
+NEEDED = {"imageio_ffmpeg": "imageio-ffmpeg"}  # module -> package, of the extra "video"
 _NAME = re.compile(r"(\d{6,})_steps\d+_return\S+\.mp4")
 
 
