@@ -104,6 +104,13 @@ class Targets(enum.Enum):
     N_STEP = "n_step"  # n-step double Q-learning (R2D2)
 
 
+class Bootstrap(enum.Enum):
+    """Whose values stand for what comes after a return's rewards."""
+
+    TARGET = "target"  # the target network's
+    ONLINE = "online"  # those of the network that learns; the target network then only holds its steps back, by the trust region (MEME)
+
+
 class Transform(enum.Enum):
     """Value transform of the learning targets."""
 
@@ -185,6 +192,7 @@ class NetworkSettings(Section):
     head_size: int = 512  # hidden units of each duelling head
     output_scale: float = 1.0  # factor of the last layers' first weights; small: all values begin near 0, Choice
     shared_torso: bool = False  # True: one torso for all value functions; layers behind it stay separate (MEME shares it)
+    policy_heads: bool = False  # True: one network whose last layers give the values of all policies at once; j is no input (MEME)
     reward_inputs: RewardInputs = RewardInputs.RAW  # scale of r^e_t and r^i_t as inputs of the LSTM; logarithmic: Choice
 
 
@@ -198,7 +206,7 @@ class PolicySettings(Section):
     gamma_0: float = 0.9999  # Agent57 ladder: the exploitative policy
     gamma_1: float = 0.997  # Agent57 ladder: policy 7; NGU ladder: the exploitative policy
     gamma_2: float = 0.99  # both ladders: the most exploratory policy
-    separate_networks: bool = True  # False: one network learns r^e + beta_j r^i (NGU)
+    separate_networks: bool = True  # False: one value function learns r^e + beta_j r^i (NGU); with policy_heads both have one network
     combination: Combination = Combination.IDENTITY  # how acting adds extrinsic and intrinsic values (Agent57 App. B)
 
 
@@ -279,6 +287,8 @@ class LearnerSettings(Section):
     adam_epsilon: float = 1e-4  # added to the root of the mean square; R2D2: 1e-3
     max_gradient_norm: float = 40.0  # longer gradients are scaled down to it, each network for itself
     targets: Targets = Targets.RETRACE  # what values are learnt towards
+    bootstrap: Bootstrap = Bootstrap.TARGET  # whose values returns are bootstrapped from (MEME: online)
+    trust_region: float | None = None  # alpha: values alpha sigma off the target network's move no further (MEME: 2); None: off
     trace_lambda: float = 0.95  # Retrace and soft Watkins
     trace_tolerance: float = 0.01  # kappa of soft Watkins: how much worse, as a share of a value, still counts as greedy (MEME)
     n_step: int = 5  # n-step double Q-learning: rewards in a target (R2D2)
@@ -289,6 +299,11 @@ class LearnerSettings(Section):
     embedding_l2: float = 1e-5  # L2 weight of embedding and inverse dynamics
     cross_mixture: float = 0.0  # share of sequences that train another policy than the one that acted (MEME: 0.5)
     normalise_errors: NormalisedErrors = NormalisedErrors.NOWHERE  # where TD errors are divided by their deviation
+    combined_loss: bool = False  # True: the two value functions have one loss, on Q^e + beta_j Q^i with r^e + beta_j r^i (MEME)
+    distil_policy: bool = False  # True: a policy is distilled from the values; its argmax acts, and targets are about it (MEME)
+    policy_epsilon: float = 1e-4  # distilled policy: share of uniform actions in what it is trained towards (MEME)
+    policy_kl_limit: float = 0.5  # distilled policy: it is trained where KL(target network's || its own) is at most this (MEME)
+    policy_temperature: float = 0.25  # distilled policy: targets are about softmax(log pi / temperature) (MEME)
 
 
 @dataclasses.dataclass
@@ -368,6 +383,11 @@ class Settings(Section):
     def num_values(self) -> int:
         """V: value functions, extrinsic and intrinsic or one for both."""
         return 2 if self.policy.separate_networks else 1
+
+    @property
+    def num_networks(self) -> int:
+        """W: recurrent networks, one for each value function or one for all."""
+        return 1 if self.network.policy_heads else self.num_values
 
     @property
     def is_host_environment(self) -> bool:
@@ -541,15 +561,15 @@ def problems(settings: Settings) -> list[str]:
         need(largest <= MAX_INT or path in WIDE, f"{path} is {value}, but must be at most {MAX_INT}")
     at_least(0, "policy.beta_max", "bandit.ucb_bonus", "actor.epsilon_alpha", "novelty.cluster_distance", "replay.priority_exponent")
     at_least(0, "replay.burn_in", "replay.is_exponent", "learner.embedding_l2", "checkpoint.period_seconds", "logging.period_seconds")
-    at_least(0, "video.period_episodes", "learner.trace_tolerance", "network.output_scale")
+    at_least(0, "video.period_episodes", "learner.trace_tolerance", "learner.policy_kl_limit", "network.output_scale")
     within(0, 1, "environment.repeat_action_probability", "bandit.exploration", "actor.epsilon_base", "evaluation.epsilon")
     within(0, 1, "evaluation.exploration", "learner.trace_lambda", "learner.target_epsilon", "replay.eta", "learner.adam_b1")
-    within(0, 1, "learner.cross_mixture", "learner.final_rate_share")
+    within(0, 1, "learner.cross_mixture", "learner.final_rate_share", "learner.policy_epsilon")
     within(0, 1, "learner.adam_b2", "policy.gamma_0", "policy.gamma_1", "policy.gamma_2")
     policy, replay, environment, learner = settings.policy, settings.replay, settings.environment, settings.learner
     need(policy.gamma_2 <= policy.gamma_1 <= policy.gamma_0 < 1, "policy.gamma_0 >= gamma_1 >= gamma_2 must hold, all below 1")
     need(policy.num_policies <= 255, f"policy.num_policies is {policy.num_policies}, but the replay stores at most 255")
-    for path in ("learning_rate", "novelty_learning_rate", "adam_epsilon", "max_gradient_norm"):
+    for path in ("learning_rate", "novelty_learning_rate", "adam_epsilon", "max_gradient_norm", "policy_temperature"):
         need(getattr(learner, path) > 0, f"learner.{path} must be positive")
     for path in ("kernel_epsilon", "pseudo_count", "max_similarity"):
         need(getattr(settings.novelty, path) > 0, f"novelty.{path} must be positive")
@@ -567,6 +587,16 @@ def problems(settings: Settings) -> list[str]:
         learner.cross_mixture <= 0 or policy.num_policies != 1,
         f"learner.cross_mixture is {learner.cross_mixture}, but must be 0 with one policy (policy.num_policies 1)",
     )
+    need(
+        not learner.distil_policy or settings.num_networks == 1,
+        "learner.distil_policy needs one network: network.policy_heads, or no policy.separate_networks",
+    )
+    if learner.trust_region is not None:
+        need(learner.trust_region >= 0, f"learner.trust_region is {learner.trust_region}, but must be at least 0 (None: off)")
+        need(
+            learner.normalise_errors is not NormalisedErrors.NOWHERE,
+            "learner.trust_region is measured in deviations of TD errors: it needs learner.normalise_errors priorities or everywhere",
+        )
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
     need(

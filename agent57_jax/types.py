@@ -8,6 +8,7 @@ Axes, used in every comment and docstring of the project:
     T  transitions in a sequence            D  size of an embedding
     A  actions                              V  value functions (extrinsic, intrinsic)
     C  slots of the replay per environment  S  sequences of the replay per environment (C / period)
+    W  recurrent networks (V, or one)       L  values with a loss (V, or one: the combined)
 
 Arrays are stored batch-first; only losses turn them time-major. A *timestep* is one observation with what came with it, a *step* is
 an agent step (one timestep that is not FIRST), a *frame* is an emulator frame (four per step on Atari), an *update* is one learner
@@ -66,19 +67,19 @@ class Experience(NamedTuple):
 class RecurrentState(NamedTuple):
     """What the Q-networks carry from one timestep to the next."""
 
-    hidden: jax.Array  # [E, V, lstm_size] float32
-    cell: jax.Array  # [E, V, lstm_size] float32
+    hidden: jax.Array  # [E, W, lstm_size] float32
+    cell: jax.Array  # [E, W, lstm_size] float32
     previous_action: jax.Array  # [E] int32, a_{t-1}
 
 
 class ActingParameters(NamedTuple):
     """What the actor needs of the learner."""
 
-    q: Any  # parameters of the Q-networks, leading axis V
+    q: Any  # parameters of the Q-networks, leading axis W
     embedding: Any  # the part "embedding" of the embedding network; None where no episodic novelty is computed
     predictor: Any  # distillation: the network that learns; None where no life-long novelty is computed
     random_target: Any  # distillation: the network that is fixed; None likewise
-    error_variance: jax.Array | None = None  # [V, N] running variance of the learner's TD errors; None where they are not normalised
+    error_variance: jax.Array | None = None  # [L, N] running variance of the learner's TD errors; None where they are not normalised
 
 
 class SequenceId(NamedTuple):

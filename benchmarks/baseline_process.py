@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from agent57_jax.config import Embedding, IntrinsicReward, NormalisedErrors, Precision, Settings, Targets, Torso
+from agent57_jax.config import Bootstrap, Embedding, IntrinsicReward, NormalisedErrors, Precision, Settings, Targets, Torso
 from agent57_jax.types import EnvironmentSpec
 
 
@@ -26,6 +26,10 @@ def _beyond_the_reference(settings: Settings) -> str | None:
         "a shared torso": settings.network.shared_torso,
         "other targets than Retrace's": settings.learner.targets is not Targets.RETRACE,
         "normalised errors": settings.learner.normalise_errors is not NormalisedErrors.NOWHERE,
+        "heads per policy": settings.network.policy_heads,
+        "an online bootstrap": settings.learner.bootstrap is not Bootstrap.TARGET,
+        "one loss for both values": settings.learner.combined_loss,
+        "a distilled policy": settings.learner.distil_policy,
         "a burn-in": settings.replay.burn_in > 0,
         "a dense torso": settings.network.torso is not Torso.CONVOLUTIONS,
         "another precision": settings.precision.compute is not Precision.FLOAT32,

@@ -68,8 +68,8 @@ def compared(settings: Settings) -> list[dict[str, Any]]:
         batch = run.store.sample(store, key, run.settings.learner.batch_size // run.mesh.size)
 
         def one(learner: Learner) -> Any:
-            gradients, (_, metrics, _) = jax.grad(learner.loss, has_aux=True)(state.parameters, state, batch)
-            losses = {name: metrics[f"loss/{name}"] for name in learner.value_names}
+            gradients, (_, metrics) = jax.grad(learner.loss, has_aux=True)(state.parameters, state, batch)
+            losses = {name: metrics[f"loss/{name}"] for name in learner.value_loss.loss_names}
             return parallel.sum_over_devices((losses, gradients.q))
 
         return one(run.parts.learner), one(half)
@@ -80,7 +80,7 @@ def compared(settings: Settings) -> list[dict[str, Any]]:
     for counter in range(_BATCHES.value):
         number = np.uint32(run.counters.updates + counter)
         (losses, gradients), (half_losses, half_gradients) = jax.device_get(compare(run.learner, run.replay, run.root, number))
-        for v, name in enumerate(run.parts.learner.value_names):
+        for v, name in enumerate(run.parts.learner.value_loss.loss_names):
             error = abs(half_losses[name] - losses[name]) / abs(losses[name])
             found.setdefault(f"loss, {name}", []).append((float(losses[name]), float(error)))
             for part in ("encoder", "recurrent", "heads"):

@@ -43,16 +43,19 @@ def torso(network: NetworkSettings, spec: EnvironmentSpec) -> tuple[list[int], i
 
 
 def q_network(settings: Settings, spec: EnvironmentSpec) -> Forward:
-    """One Q-network: torso, dense, LSTM, duelling heads."""
+    """One Q-network: torso, dense, LSTM, duelling heads, of all value functions and policies where they share it."""
     network = settings.network
     layers, features = torso(network, spec)
     rewards = 1 if settings.novelty.reward is IntrinsicReward.NONE else 2
-    context = spec.num_actions + rewards + settings.policy.num_policies
+    shares, num_policies = network.policy_heads, settings.policy.num_policies
+    values, outputs = (settings.num_values, num_policies) if shares else (1, 1)
+    has_policy = settings.learner.distil_policy
+    context = spec.num_actions + rewards + (0 if shares else num_policies)
     further = (
         features * network.torso_size
         + (network.torso_size + context + network.lstm_size) * 4 * network.lstm_size
-        + 2 * network.lstm_size * network.head_size
-        + network.head_size * (1 + spec.num_actions)
+        + (2 * values + has_policy) * network.lstm_size * network.head_size
+        + outputs * network.head_size * (values * (1 + spec.num_actions) + has_policy * spec.num_actions)
     )
     return Forward(layers[0], sum(layers[1:]) + 2 * further)
 
@@ -99,14 +102,14 @@ def act(settings: Settings, spec: EnvironmentSpec) -> Work:
     if settings.novelty.reward is IntrinsicReward.NGU:
         # A learnt one by two generations of parameters.
         novelty += (1 + (settings.novelty.embedding is Embedding.LEARNT)) * embedding(settings, spec).total
-    return Work(settings.num_values * q_network(settings, spec).total, novelty)
+    return Work(settings.num_networks * q_network(settings, spec).total, novelty)
 
 
 def update(settings: Settings, spec: EnvironmentSpec) -> Work:
     """One update of every part."""
     batch, network = settings.learner.batch_size, q_network(settings, spec)
     learnt, warmed = settings.replay.trace + 1, settings.replay.burn_in
-    values = settings.num_values * batch * (learnt * (network.with_gradient + network.total) + warmed * 2 * network.total)
+    values = settings.num_networks * batch * (learnt * (network.with_gradient + network.total) + warmed * 2 * network.total)
     last, novelty = settings.novelty.train_timesteps, 0
     if settings.novelty.reward is not IntrinsicReward.NONE:
         one = distillation(settings, spec)

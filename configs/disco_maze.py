@@ -7,7 +7,7 @@ greedy episodes visit 0.85 of the corridor cells after 5 minutes of one core (th
 """
 
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
-from configs.profiles import AGENTS, grid_network, parse, small_grid_network
+from configs.profiles import grid_network, parse, small_grid_network, unnamed
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -60,7 +60,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
-    if agent in AGENTS.values():
+    if agent is not unnamed:
         _family(settings, 32 if profile == "paper" else 8)
         agent(settings)
     return settings

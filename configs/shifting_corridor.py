@@ -8,7 +8,7 @@ under the short one.
 """
 
 from agent57_jax.config import DiscountLadder, EnvironmentKind, IntrinsicReward, Settings, Torso
-from configs.profiles import AGENTS, parse, small_evaluator
+from configs.profiles import parse, small_evaluator, unnamed
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -52,7 +52,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
-    if agent in AGENTS.values():
+    if agent is not unnamed:
         agent(settings)
     else:
         _bandit_over_discounts(settings)

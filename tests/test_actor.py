@@ -35,6 +35,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "policy.separate_networks": False,
         "replay.first_priority": FirstPriority.ACTOR,
     },
+    "heads per policy, distilled policy": {
+        "network.policy_heads": True,
+        "learner.distil_policy": True,
+        "learner.combined_loss": True,
+        "replay.first_priority": FirstPriority.ACTOR,
+    },
     "evaluation": {"policy.combination": Combination.SQUASHED},
     "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG},
     "no intrinsic reward": {"novelty.reward": IntrinsicReward.NONE, "policy.separate_networks": False, "policy.beta_max": 0.0},
@@ -185,10 +191,11 @@ class Fleet:
         self.memories = [EpisodicMemory(self.novelty.memory_capacity) for _ in range(num_envs)]
         self.distances, self.errors = RunningMoments(self.novelty.statistics_horizon), RunningMoments(self.novelty.statistics_horizon)
         self.bandits = [Bandit(self.mode.window_episodes, N) for _ in range(num_envs // self.mode.group_size)]
-        self.hidden = np.zeros((num_envs, actor.q_network.num_values, 4))
+        self.hidden = np.zeros((num_envs, actor.q_network.num_networks, 4))
         self.cell = np.zeros_like(self.hidden)
         self.previous = np.zeros(num_envs, np.int32)
-        self.taken = np.zeros((actor.q_network.num_values, num_envs))  # values of the actions chosen last
+        self.has_policy, self.combined_loss = actor.q_network.has_policy, actor.combined_loss
+        self.taken = np.zeros((actor.num_losses, num_envs))  # values of the actions chosen last
         self.arms = [0] * num_envs
         self.greedy = [False] * num_envs
         self.episodes = [0] * num_envs
@@ -225,7 +232,7 @@ class Fleet:
         elif kind is IntrinsicReward.LIFELONG:
             errors, alpha = self.lifelong(observation)
             rewards = [distillation_reward(error, self.errors.standard_deviation()) for error in errors]
-        values, self.hidden, self.cell = q_network.unroll(
+        given, self.hidden, self.cell = q_network.unroll(
             self.parameters.q,
             self.hidden,
             self.cell,
@@ -238,18 +245,23 @@ class Fleet:
             A,
             N,
         )
-        values = values[:, :, 0]
+        given = given[:, :, 0]
+        if given.ndim == 4:  # heads for every policy
+            given = np.stack([given[:, e, self.arms[e]] for e in range(self.num_envs)], axis=1)
+        values = given[:-1] if self.has_policy else given
         self.previous = actual_actions
         combined = np.array([self.combine(values[:, e], self.arms[e]) for e in range(self.num_envs)])
-        ranked = np.sort(combined, axis=1)
-        best = np.argmax(combined, axis=1)
+        preferred = given[-1] if self.has_policy else combined
+        ranked = np.sort(preferred, axis=1)
+        best = np.argmax(preferred, axis=1)
+        learnt = combined[None] if self.combined_loss else values
         td_error = [
             0.0
             if is_first[e]
-            else self.td_error(e, float(timestep.reward[e]), rewards[e], float(timestep.discount[e]), values[:, e, best[e]])
+            else self.td_error(e, float(timestep.reward[e]), rewards[e], float(timestep.discount[e]), learnt[:, e, best[e]])
             for e in range(self.num_envs)
         ]
-        self.taken = values[:, np.arange(self.num_envs), actual_actions]
+        self.taken = learnt[:, np.arange(self.num_envs), actual_actions]
         return Expected(
             intrinsic_reward=rewards,
             episodic=episodic,

@@ -145,6 +145,20 @@ def test_one_network_on_both_rewards_has_all_but_the_second_network() -> None:
     assert one.shared.statistics == two.shared.statistics and one.actor.novelty == two.actor.novelty
 
 
+def test_meme_has_one_network_with_last_layers_for_each_policy() -> None:
+    found, whole = shapes("meme"), shapes("agent57")
+    q, N, A = found.learner.parameters.q, found.parts.actor.num_policies, SPEC.num_actions
+    assert all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(q))
+    assert q["heads"]["Dense_0"]["bias"].shape == (1, 2, N) and q["heads"]["Dense_2"]["bias"].shape == (1, 2, N * A)
+    assert q["policy"]["Dense_0"]["bias"].shape == (1, N * A)
+    # j is no input: the LSTM sees N numbers less.
+    inputs = [one.learner.parameters.q["encoder"]["Dense_1"]["kernel"].shape[1] for one in (whole, found)]
+    assert inputs[0] - inputs[1] == N
+    assert found.replay.recurrent_state.hidden.shape[3] == 1 and whole.replay.recurrent_state.hidden.shape[3] == 2
+    assert found.learner.error_variance.shape == (1, N)  # of the one loss
+    assert not matching("agent57", "policy/Dense") and "loss/policy" not in measured("agent57")
+
+
 def test_the_papers_r2d2_has_the_parameters_of_one_network_by_hand() -> None:
     settings = Settings()
     profiles.r2d2(settings)
@@ -209,7 +223,7 @@ def test_convolutions_are_those_of_the_networks_that_an_agent_has(agent: str) ->
     """
     settings = shapes(agent).parts.settings
     forward, backward = NUM_LAYERS, 2 * NUM_LAYERS - 1
-    further = settings.num_values * (NUM_LAYERS - 1)
+    further = settings.num_networks * (NUM_LAYERS - 1)
     has_episodic, has_lifelong = settings.novelty.reward is IntrinsicReward.NGU, settings.novelty.reward is not IntrinsicReward.NONE
     is_learnt = settings.novelty.embedding is Embedding.LEARNT
     act = 1 + further + has_episodic * (1 + is_learnt) * forward + 2 * has_lifelong * forward  # a learnt embedding of two generations
@@ -239,7 +253,7 @@ def test_programs_without_novelty_sort_nothing_and_talk_of_no_memory(agent: str)
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_metric_of_every_agents_learner_is_declared(agent: str) -> None:
-    assert {"loss/extrinsic", "replay/age", "replay/priority_sum"} <= measured(agent)
+    assert {"loss/combined" if agent == "meme" else "loss/extrinsic", "replay/age", "replay/priority_sum"} <= measured(agent)
     assert [name for name in measured(agent) if not is_declared(name)] == []
 
 

@@ -1,5 +1,6 @@
 """The config files: every profile and agent of every task is complete, and the agents have the numbers of their papers."""
 
+import dataclasses
 import importlib.util
 import itertools
 import pathlib
@@ -17,7 +18,7 @@ from tests.oracles import policy_family
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 TASKS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "profiles"))
-AGENTS = ("r2d2", "r2d2_retrace", "r2d2_bandit", "ngu", "ngu_separate", "agent57")
+AGENTS = ("r2d2", "r2d2_retrace", "r2d2_bandit", "ngu", "ngu_separate", "agent57", "meme")
 
 
 def load(task: str) -> types.ModuleType:
@@ -66,6 +67,7 @@ def test_every_profile_and_agent_is_complete(task: str) -> None:
         "ngu": (IntrinsicReward.NGU, 1, False, Chooser.FIXED, Targets.RETRACE),
         "ngu_separate": (IntrinsicReward.NGU, 2, False, Chooser.FIXED, Targets.RETRACE),
         "agent57": (IntrinsicReward.NGU, 2, False, Chooser.BANDIT, Targets.RETRACE),
+        "meme": (IntrinsicReward.NGU, 2, False, Chooser.BANDIT, Targets.SOFT_WATKINS),
     }
     for profile in profiles.PROFILES:
         config.finalise(get(task, profile))
@@ -80,15 +82,20 @@ def test_every_profile_and_agent_is_complete(task: str) -> None:
                 wanted = (*wanted[:-1], Targets.SOFT_WATKINS)  # one of the rules of small budgets
             assert found == wanted, (profile, agent)
             assert (settings.policy.beta_max == 0) == (settings.novelty.reward is IntrinsicReward.NONE)
-            assert (settings.replay.burn_in > 0) == (settings.replay.is_exponent > 0) == (agent == "r2d2")
-            half = 1 if agent == "agent57" else 2
+            has_numbers = agent == "meme" and profile == "paper"  # of its own, which do not follow from Agent57's
+            assert (settings.replay.burn_in > 0) == (agent == "r2d2")
+            assert (settings.replay.is_exponent > 0) == (agent == "r2d2" or has_numbers)
+            half = 1 if agent in ("agent57", "meme") else 2
             assert (settings.replay.trace, settings.replay.period) == (plain.replay.trace // half, plain.replay.period // half)
             # As many updates for a timestep as without the change.
             rates = [s.replay.samples_per_insert / s.replay.period for s in (plain, settings)]
-            assert rates[0] == rates[1]
+            assert rates[0] == rates[1] or has_numbers
             # The task and the machine stay what they are.
-            assert settings.environment == plain.environment and settings.network == plain.network
-            assert settings.evaluation == plain.evaluation and settings.total_steps == plain.total_steps
+            same = dataclasses.replace(settings.environment, num_envs=plain.environment.num_envs) if has_numbers else settings.environment
+            assert same == plain.environment
+            assert dataclasses.replace(settings.network, policy_heads=False) == plain.network
+            assert settings.evaluation == plain.evaluation
+            assert settings.total_steps == plain.total_steps or (has_numbers and settings.total_steps == 50_000_000)
             assert config.from_dict(config.to_dict(settings)) == settings
 
 
@@ -102,6 +109,29 @@ NGU = {"policy.discounts": "ngu", "bandit.chooser": "fixed", **SHORTER}
 # What distinguishes each agent on Atari from Agent57, whose numbers the defaults are.
 FROM_AGENT57: dict[str, dict[str, Any]] = {
     "agent57": {},
+    "meme": {
+        "environment.num_envs": 64,
+        "network.policy_heads": True,
+        "policy.num_policies": 16,
+        "policy.gamma_0": 0.9997,
+        "policy.gamma_2": 0.97,
+        "policy.beta_max": 0.1,
+        "replay.samples_per_insert": 6.0,
+        "replay.priority_exponent": 0.6,
+        "replay.is_exponent": 0.4,
+        "learner.learning_rate": 3e-4,
+        "learner.novelty_learning_rate": 6e-4,
+        "learner.adam_epsilon": 1e-8,
+        "learner.target_period_updates": 200,
+        "learner.targets": "soft_watkins",
+        "learner.bootstrap": "online",
+        "learner.trust_region": 2.0,
+        "learner.normalise_errors": "everywhere",
+        "learner.combined_loss": True,
+        "learner.cross_mixture": 0.5,
+        "learner.distil_policy": True,
+        "total_steps": 50_000_000,
+    },
     "ngu_separate": NGU,
     "ngu": {**NGU, "policy.separate_networks": False},
     "r2d2_bandit": EXTRINSIC,
@@ -149,6 +179,13 @@ def test_ngu_is_that_of_its_paper() -> None:
     family = programs.make_family(settings.policy)
     np.testing.assert_allclose(family.gammas, [policy_family.ngu_discount(j, 32) for j in range(32)], rtol=1e-6)
     np.testing.assert_allclose(family.betas, [policy_family.intrinsic_beta(j, 32, 0.3) for j in range(32)], rtol=1e-5)
+
+
+def test_meme_makes_as_many_updates_as_it_is_quoted() -> None:
+    """3.8 of them a second, at 12,970 frames a second."""
+    settings = config.finalise(get("atari", "paper,meme"))
+    seconds = settings.total_steps * 4 / 12_970
+    assert settings.total_updates / seconds == pytest.approx(3.8, rel=0.01)
 
 
 def test_r2d2_with_a_bandit_has_agent57s_discounts_and_no_intrinsic_weight() -> None:
@@ -211,7 +248,7 @@ def test_names_may_come_in_any_order_or_not_at_all(task: str) -> None:
         ("agent_57", "did you mean agent57?"),
         ("laptop ngu", "no profile or agent 'laptop ngu'"),
         ("laptop:ngu", "no profile or agent 'laptop:ngu'"),
-        ("zzz", "Profiles: paper, laptop, smoke; agents: r2d2, r2d2_retrace, r2d2_bandit, ngu, ngu_separate, agent57"),
+        ("zzz", "Profiles: paper, laptop, smoke; agents: r2d2, r2d2_retrace, r2d2_bandit, ngu, ngu_separate, agent57, meme"),
         ("laptop,smoke", "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke) and one agent"),
         ("smoke,smoke", "names two of a kind"),
         ("ngu,r2d2", "'ngu,r2d2' names two of a kind"),

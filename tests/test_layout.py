@@ -21,7 +21,7 @@ LAYERS = (
     ("monitoring.heat_map", "monitoring.pictures"),
     ("monitoring.console", "monitoring.dashboards", "monitoring.video"),
     ("monitoring.metrics",),
-    ("agent.adam", "agent.novelty"),
+    ("agent.adam", "agent.novelty", "agent.value_loss"),
     ("agent.actor", "agent.learner", "agent.replay"),
     ("agent.programs",),
     ("training.checkpoint", "training.folder_lock", "training.run_folder", "training.schedule", "training.shutdown", "training.stopwatch"),

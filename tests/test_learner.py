@@ -12,7 +12,18 @@ from jax.sharding import Mesh
 from agent57_jax import config, parallel
 from agent57_jax.agent import learner, programs
 from agent57_jax.agent.learner import LearnerState, UpdateOutput
-from agent57_jax.config import Combination, Embedding, IntrinsicReward, NormalisedErrors, RewardInputs, Settings, Targets, Torso, Transform
+from agent57_jax.config import (
+    Bootstrap,
+    Combination,
+    Embedding,
+    IntrinsicReward,
+    NormalisedErrors,
+    RewardInputs,
+    Settings,
+    Targets,
+    Torso,
+    Transform,
+)
 from agent57_jax.types import FIRST, LAST, MID, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 from tests.oracles import error_scale
 from tests.oracles import learner as oracle
@@ -47,6 +58,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner.targets": Targets.SOFT_WATKINS,
         "learner.trace_tolerance": 0.2,
     },
+    "trust region": {
+        "learner.bootstrap": Bootstrap.ONLINE,
+        "learner.trust_region": 0.5,
+        "learner.normalise_errors": NormalisedErrors.PRIORITIES,
+    },
+    "meme": {
+        "network.policy_heads": True,
+        "learner.combined_loss": True,
+        "learner.bootstrap": Bootstrap.ONLINE,
+        "learner.trust_region": 0.5,
+        "learner.normalise_errors": NormalisedErrors.EVERYWHERE,
+        "learner.targets": Targets.SOFT_WATKINS,
+        "learner.trace_tolerance": 0.2,
+        "learner.cross_mixture": 0.4,
+        "learner.distil_policy": True,
+        "learner.policy_epsilon": 0.1,
+        "learner.policy_temperature": 0.5,
+        "learner.policy_kl_limit": 0.3,
+    },
+    "heads per policy": {"network.policy_heads": True, "replay.burn_in": BURN_IN},
+    "distilled policy": {"policy.separate_networks": False, "learner.distil_policy": True},
     "distillation alone": {"novelty.reward": IntrinsicReward.LIFELONG, "policy.separate_networks": False},
 }
 
@@ -117,7 +149,7 @@ def make_experience(burn_in: int = 0, has_intrinsic_reward: bool = True) -> Expe
 
 def make_batch(settings: Settings) -> Batch:
     rng = np.random.default_rng(1)
-    state = rng.normal(0.0, 0.5, (2, B, settings.num_values, 4)).astype(np.float32)
+    state = rng.normal(0.0, 0.5, (2, B, settings.num_networks, 4)).astype(np.float32)
     return Batch(
         experience=make_experience(settings.replay.burn_in, settings.novelty.reward is not IntrinsicReward.NONE),
         recurrent_state=RecurrentState(state[0], state[1], rng.integers(0, A, B).astype(np.int32)),
@@ -160,7 +192,7 @@ class Case:
             variance = rng.uniform(0.0, 4.0, variance.shape).astype(np.float32)
         self.state = LearnerState(parameters, optimiser, target, fixed, embedding, average, variance, updates)
         self.probe = self.make_probe(1)
-        family = self.learner.family
+        family, s = self.learner.family, self.settings.learner
         self.twin = oracle.LearnerTwin(
             betas=[float(beta) for beta in family.betas],
             gammas=[float(gamma) for gamma in family.gammas],
@@ -175,6 +207,13 @@ class Case:
             embedding_l2=self.settings.learner.embedding_l2,
             ends_with_episode=self.settings.novelty.ends_with_episode,
             error_variance=None if variance is None else variance.astype(np.float64),
+            normalised_loss=self.settings.learner.normalise_errors is NormalisedErrors.EVERYWHERE,
+            online_bootstrap=self.settings.learner.bootstrap is Bootstrap.ONLINE,
+            trust_region=self.settings.learner.trust_region,
+            combined_loss=self.settings.learner.combined_loss,
+            mixture=s.cross_mixture or None,
+            acted=self.batch.experience.policy[:, self.burn_in :] if s.cross_mixture else None,
+            distillation=(s.policy_epsilon, s.policy_kl_limit, s.policy_temperature) if s.distil_policy else None,
         )
         self.logarithmic = self.settings.network.reward_inputs is RewardInputs.LOGARITHMIC
 
@@ -196,16 +235,31 @@ class Case:
         """What is learnt from: the batch behind its burn-in, with the state to which networks q have brought themselves there."""
         return oracle.behind_burn_in(oracle.to_float64(q), batch, self.burn_in, N)
 
+    def outputs(self, batch: Batch, q: oracle.Tree) -> tuple[np.ndarray, np.ndarray | None]:
+        """Values with a loss [L, rows, T + 1, A] of networks q behind the burn-in, and the logits of a policy [rows, T + 1, A]."""
+        return self.outputs_of(oracle.to_float64(q), self.trace(batch, q))
+
+    def outputs_of(self, q: oracle.Tree, trace: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same from what is learnt from, `trace`."""
+        found = oracle.q_values(q, trace.recurrent_state, trace.experience, N, self.logarithmic)
+        return self.twin.prepared(found, self.twin.rows(trace).experience)
+
     def values(self, batch: Batch, q: oracle.Tree) -> np.ndarray:
-        """Action values [V, B, T + 1, A] of networks q behind the burn-in."""
-        trace = self.trace(batch, q)
-        return oracle.q_values(oracle.to_float64(q), trace.recurrent_state, trace.experience, N, self.logarithmic)
+        """Values with a loss alone."""
+        return self.outputs(batch, q)[0]
+
+    def twin_held(self) -> np.ndarray:
+        """What the trust region keeps the twin from learning from."""
+        online, targets = self.twin_values()
+        x = self.twin.rows(self.trace(self.batch, self.state.parameters.q)).experience
+        return self.twin.held(online, self.values(self.batch, self.state.target_q), targets, x)
 
     def twin_values(self, batch: Batch | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Online values and targets of the twin; the target networks have states of their own."""
         batch = self.batch if batch is None else batch
-        online, target = self.values(batch, self.state.parameters.q), self.values(batch, self.state.target_q)
-        return online, self.twin.targets(online, target, self.trace(batch, self.state.parameters.q).experience)
+        (online, logits), target = self.outputs(batch, self.state.parameters.q), self.values(batch, self.state.target_q)
+        rows = self.twin.rows(self.trace(batch, self.state.parameters.q))
+        return online, self.twin.targets(online, target, rows.experience, logits)
 
 
 @functools.cache
@@ -254,9 +308,15 @@ SLOW = ("squashed mix", "distillation alone", "n-step, random embedding")  # eve
 def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
     one, out = case(variant), probed(variant).output
     online, targets = one.twin_values()
-    batch = one.trace(one.batch, one.state.parameters.q)
-    expected = one.twin.metrics(online, targets, batch)
-    parameters, x = one.state.parameters, batch.experience
+    trace = one.trace(one.batch, one.state.parameters.q)
+    batch, logits = one.twin.rows(trace), one.outputs(one.batch, one.state.parameters.q)[1]
+    expected = one.twin.metrics(online, one.values(one.batch, one.state.target_q), targets, batch, logits)
+    parameters, x = one.state.parameters, trace.experience
+    if logits is not None:
+        old = one.outputs(one.batch, one.state.target_q)[1]
+        combined = np.array([[one.twin.combined(online[:, b, t], 0) for t in range(online.shape[2])] for b in range(online.shape[1])])
+        expected["loss/policy"], expected["learner/distilled_share"] = one.twin.policy_loss(logits, old, combined, batch)
+        assert 0 < expected["learner/distilled_share"] < 1
     embedding, predictor, fixed = (
         oracle.to_float64(tree) for tree in (parameters.embedding, parameters.predictor, one.state.random_target)
     )
@@ -267,22 +327,23 @@ def test_losses_priorities_and_metrics_equal_the_twins(variant: str) -> None:
     if predictor is not None:
         expected["loss/distillation"] = one.twin.distillation_loss(predictor, fixed, x)
     expected["finite"] = 1.0
-    np.testing.assert_allclose(out.priorities, one.twin.priorities(online, targets, x), rtol=1e-4)
+    np.testing.assert_allclose(out.priorities, one.twin.priorities(online, targets, batch.experience), rtol=1e-4)
     norms = {name: value for name, value in out.metrics.items() if name.startswith("gradient_norm/")}
     assert set(out.metrics) == expected.keys() | norms.keys()
     trained = {"embedding": one.state.parameters.embedding, "distillation": one.state.parameters.predictor}
-    names = [*one.learner.value_names, *(name for name, part in trained.items() if part is not None)]
+    names = [*one.learner.network_names, *(name for name, part in trained.items() if part is not None)]
     names += ["torso"] * one.settings.network.shared_torso
     assert norms.keys() == {f"gradient_norm/{name}" for name in names}
     for name, value in expected.items():
         np.testing.assert_allclose(out.metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     if one.twin.error_variance is not None:
+        x = batch.experience
         errors, valid, policy = one.twin.errors(online, targets, x), one.twin.valid(x), np.asarray(x.policy)[:, :-1]
         wanted = error_scale.update_variance(one.twin.error_variance, errors, valid, policy, N)
         np.testing.assert_allclose(out.state.error_variance, wanted, rtol=1e-4)
         scales = one.twin.scale(online, targets, x)
-        assert len(np.unique(scales)) == 2 * N  # each policy and value function has its own
-    if one.settings.num_values == 2:
+        assert len(np.unique(scales)) == len(scales) * N  # each policy and value function has its own
+    if len(online) == 2:
         # The two networks learn different things from the same transitions.
         assert abs(expected["loss/extrinsic"] - expected["loss/intrinsic"]) > 0.01
 
@@ -293,18 +354,24 @@ def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) ->
     parameters = one.state.parameters
     # Held constant: the targets, and the state to which the burn-in has brought the networks.
     online, targets = one.twin_values()
-    batch = one.trace(one.batch, parameters.q)
-    x = batch.experience
-    scale = one.twin.scale(online, targets, x)
+    trace = one.trace(one.batch, parameters.q)
+    batch, x = one.twin.rows(trace), trace.experience
+    scale, held = one.twin.scale(online, targets, batch.experience), one.twin_held()
+    old, combined = one.outputs(one.batch, one.state.target_q)[1], online[0]
 
     def q_gradient() -> oracle.Tree:
         """Of the sum of the value functions' losses, of which each has parameters of its own beside a shared torso."""
+        q = oracle.to_float64(parameters.q)
 
         def loss(q: oracle.Tree) -> float:
-            values = oracle.q_values(q, batch.recurrent_state, x, N, one.logarithmic)
-            return float(one.twin.q_losses(values, targets, batch, scale).sum())
+            return float(one.twin.q_losses(one.outputs_of(q, trace)[0], targets, batch, scale, held).sum())
 
-        return oracle.finite_differences(loss, oracle.to_float64(parameters.q))
+        def policy_loss(head: oracle.Tree) -> float:
+            return one.twin.policy_loss(one.outputs_of(q | {"policy": head}, trace)[1], old, combined, batch)[0]
+
+        gradients = oracle.finite_differences(loss, q)
+        # The loss of the policy trains its own head alone.
+        return gradients | ({} if old is None else {"policy": oracle.finite_differences(policy_loss, q["policy"])})
 
     fixed = oracle.to_float64(one.state.random_target)
     embedding, predictor = (oracle.to_float64(tree) for tree in (parameters.embedding, parameters.predictor))
@@ -322,12 +389,22 @@ def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) ->
             assert np.abs(leaf).max() > 1e-3, f"nothing is tested at {name}"
     names = {"gradient_norm/embedding": expected.embedding, "gradient_norm/distillation": expected.predictor}
     names = {name: tree for name, tree in names.items() if tree is not None}
-    for v, name in enumerate(one.learner.value_names):
+    for v, name in enumerate(one.learner.network_names):
         names[f"gradient_norm/{name}"] = {path: leaf[v] for path, leaf in oracle.leaves(expected.q) if not path.startswith("torso/")}
     if one.settings.network.shared_torso:
         names["gradient_norm/torso"] = expected.q["torso"]
     for name, tree in names.items():
         np.testing.assert_allclose(out.metrics[name], oracle.global_norm(tree), rtol=1e-3, err_msg=name)
+
+
+def test_the_trust_region_holds_a_part_of_the_transitions_on_both_sides() -> None:
+    """So that the comparison with the twin sees it."""
+    one = case("trust region")
+    online, held = one.twin_values()[0], one.twin_held()
+    assert 0.1 < held.mean() < 0.5
+    drift = (online - one.values(one.batch, one.state.target_q))[:, :, :-1]
+    taken = np.take_along_axis(drift, np.broadcast_to(one.batch.experience.action[None, :, :-1, None], (*held.shape, 1)), axis=3)[..., 0]
+    assert 0.2 < np.mean(taken[held] > 0) < 0.8
 
 
 def test_the_two_mixes_choose_different_actions() -> None:
@@ -708,18 +785,20 @@ def test_an_update_that_is_not_finite_changes_nothing(poison: str) -> None:
 
 
 @functools.cache
-def eight_devices() -> Any:
-    return case("agent57").make_probe(8)
+def eight_devices(variant: str = "agent57") -> Any:
+    return case(variant).make_probe(8)
 
 
-def test_eight_devices_learn_what_one_does() -> None:
-    one = case("agent57")
+@pytest.mark.parametrize("variant", ["agent57", pytest.param("meme", marks=pytest.mark.slow)])
+def test_eight_devices_learn_what_one_does(variant: str) -> None:
+    """Running deviations of errors are then the same on all of them too."""
+    one = case(variant)
     # Devices hold different numbers of valid transitions, so that a mean of means would differ from the mean.
     valid = one.twin.valid(one.batch.experience)
     assert len({int(count) for count in valid.sum(axis=1)}) > 1
     single = many = one.state
     for update in range(3):
-        expected, found = one.probe(single, one.batch), eight_devices()(many, one.batch)
+        expected, found = one.probe(single, one.batch), eight_devices(variant)(many, one.batch)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
         assert found.output.metrics["finite"] == 1 and found.output.state.updates == update + 1
         single, many = expected.output.state, found.output.state

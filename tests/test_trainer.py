@@ -165,6 +165,8 @@ NOVELTY = {"novelty/intrinsic_reward", "novelty/alpha", "novelty/distillation_er
 EPISODIC = {"novelty/episodic_reward", "novelty/mean_squared_distance"}
 LEARNT = {"novelty/inverse_accuracy", "loss/embedding", "gradient_norm/embedding"}
 SECOND = {f"{name}intrinsic" for name in ("loss/", "gradient_norm/", "actor/value_", "learner/value_", "learner/td_error_")}
+MEME = {"loss/policy", "learner/distilled_share", "gradient_norm/all_values"}
+MEME |= {f"{name}combined" for name in ("loss/", "learner/value_", "learner/td_error_", "learner/error_scale_", "learner/held_")}
 REPORTED = {
     "r2d2": set(),
     "r2d2_retrace": set(),
@@ -172,6 +174,7 @@ REPORTED = {
     "ngu": NOVELTY | EPISODIC | LEARNT,
     "ngu_separate": NOVELTY | EPISODIC | LEARNT | SECOND,
     "agent57": NOVELTY | EPISODIC | LEARNT | SECOND,
+    "meme": NOVELTY | EPISODIC | LEARNT | {"actor/value_intrinsic"} | MEME,
     "distillation alone": NOVELTY,
     "random embedding": NOVELTY | EPISODIC,
 }
@@ -207,9 +210,14 @@ def test_every_agent_trains_resumes_and_is_evaluated(agent: str, tmp_path: pathl
     timesteps = second.counters.timesteps - second.counters.learning_since_timesteps
     assert abs(second.counters.updates * 8 - timesteps / 4 * 1.5) <= 8
     written = {key for line in lines(tmp_path) for key, value in line.items() if value is not None}
-    assert written & (NOVELTY | EPISODIC | LEARNT | SECOND) == REPORTED[agent]
+    assert written & (NOVELTY | EPISODIC | LEARNT | SECOND | MEME) == REPORTED[agent]
     assert ("episode/intrinsic_return" in written) == bool(REPORTED[agent])
-    assert {"loss/extrinsic", "evaluation/return", "learner/valid_share", "episode/return"} <= written
+    assert {
+        "loss/combined" if agent == "meme" else "loss/extrinsic",
+        "evaluation/return",
+        "learner/valid_share",
+        "episode/return",
+    } <= written
     visited = [line[key] for line in lines(tmp_path) for key in line if key.endswith("/visited_fraction")]
     assert all(0 < share < 1 for share in visited)
     assert ({"episode/visited_fraction", "evaluation/visited_fraction"} <= written) == bool(visited) == (agent in IN_THE_MAZE)
@@ -248,7 +256,15 @@ def reporting_after(training: Trainer, *acts: int) -> Trainer:
     return training
 
 
-@pytest.mark.parametrize(("after_acts", "change"), [(20, lambda settings: settings), (76, all_that_actors_know)])
+def meme(settings: Settings) -> Settings:
+    profiles.meme(settings)
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("after_acts", "change"),
+    [(20, lambda settings: settings), (76, all_that_actors_know), pytest.param(76, meme, marks=pytest.mark.slow)],
+)
 def test_a_stopped_simulation_continues_bit_for_bit(after_acts: int, change: Any, tmp_path: pathlib.Path) -> None:
     whole = reporting_after(make(change(tiny.coin_settings()), tmp_path / "whole"), after_acts)
     whole.run()

@@ -35,7 +35,7 @@ class ActorState(NamedTuple):
     novelty: NoveltyState | None  # [E, ...]; None for an agent without intrinsic reward
     bandit: BanditState | None  # [E / group_size, ...]; None where nothing is chosen
     action_counts: jax.Array  # [E, A] int32, actions of this episode
-    value: jax.Array | None  # [E, V] of the action chosen last; None where no TD errors are computed
+    value: jax.Array | None  # [E, L] of the action chosen last; None where no TD errors are computed
 
 
 class ActMetrics(NamedTuple):
@@ -73,7 +73,8 @@ class ChosenValues(NamedTuple):
 
     separate: jax.Array  # [E, V] of every value function
     combined: jax.Array  # [E] what the policy maximises: Q^e and beta_j Q^i together
-    greedy: jax.Array  # [E, V] of every value function, at the action with the largest combined value
+    learnt: jax.Array  # [E, L] of every value with a loss
+    greedy: jax.Array  # [E, L] of the same, at the greedy action
 
 
 class ActOutput(NamedTuple):
@@ -115,11 +116,17 @@ class Actor:
     q_network: QNetwork
     novelty: Novelty | None  # None for an agent without intrinsic reward
     td_transform: ValueTransform | None = None  # h in the TD errors of the actors; None: they compute none
+    combined_loss: bool = False  # whether the combined value has the only loss
 
     @property
     def num_policies(self) -> int:
         """N."""
         return len(self.family.betas)
+
+    @property
+    def num_losses(self) -> int:
+        """L."""
+        return 1 if self.combined_loss else self.q_network.num_values
 
     @property
     def num_actions(self) -> int:
@@ -138,7 +145,7 @@ class Actor:
             novelty=None if self.novelty is None else self.novelty.init_state(num_envs),
             bandit=self._init_bandits(num_envs // self.mode.group_size),
             action_counts=jnp.zeros((num_envs, self.num_actions), jnp.int32),
-            value=None if self.td_transform is None else jnp.zeros((num_envs, self.q_network.num_values), jnp.float32),
+            value=None if self.td_transform is None else jnp.zeros((num_envs, self.num_losses), jnp.float32),
         )
 
     def init_statistics(self) -> NoveltyStatistics | None:
@@ -254,7 +261,7 @@ class Actor:
                 novelty=None if novelty is None else novelty.state,
                 bandit=bandit,
                 action_counts=counts,
-                value=None if self.td_transform is None else chosen.separate,
+                value=None if self.td_transform is None else chosen.learnt,
             ),
             statistics=None if novelty is None else novelty.statistics,
             embeddings=None if novelty is None else novelty.embeddings,
@@ -359,29 +366,34 @@ class Actor:
         """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and values; [E] bool, whether all values are finite."""
         inputs = QInputs(timestep.observation, state.recurrent.previous_action, timestep.reward, reward, policy, is_first)
         inputs = jax.tree.map(lambda leaf: leaf[:, None], inputs)
-        values, hidden, cell = self.q_network.unroll(parameters.q, state.recurrent, inputs)
-        values = values[:, :, 0]  # [V, E, A]
+        outputs, hidden, cell = self.q_network.unroll(parameters.q, state.recurrent, inputs)
+        outputs = self.q_network.of_policy(outputs, inputs.policy)[:, :, 0]  # [R, E, A]
+        values = outputs[:-1] if self.q_network.has_policy else outputs  # [V, E, A]
         combined = values[0]
         if self.q_network.num_values == 2:
             transform = SQUASHED if self.combination is Combination.SQUASHED else None
             combined = combine_action_values(values[0], values[1], jnp.asarray(self.family.betas)[policy], transform)
         epsilon = policy_family.actor_epsilons(state.actor, self.mode.num_actors, self.mode.epsilon_base, self.mode.epsilon_alpha)
-        probabilities = policy_family.epsilon_greedy_probabilities(combined, epsilon)
+        preferred = outputs[-1] if self.q_network.has_policy else combined
+        probabilities = policy_family.epsilon_greedy_probabilities(preferred, epsilon)
 
         def draw(index: jax.Array, greedy: jax.Array, epsilon: jax.Array) -> jax.Array:
             key_explore, key_uniform = jax.random.split(jax.random.fold_in(key, index))
             explore = jax.random.uniform(key_explore) < epsilon
             return jnp.where(explore, jax.random.randint(key_uniform, (), 0, self.num_actions), greedy)
 
-        best = jnp.argmax(combined, axis=-1).astype(jnp.int32)
+        best = jnp.argmax(preferred, axis=-1).astype(jnp.int32)
         action = jax.vmap(draw)(state.actor, best, epsilon)
         probability = jnp.take_along_axis(probabilities, action[:, None], axis=1)[:, 0]
+        separate = jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0].T
+        of_action = jnp.take_along_axis(combined, action[:, None], axis=1)[:, 0]
         chosen = ChosenValues(
-            separate=jnp.take_along_axis(values, action[None, :, None], axis=2)[:, :, 0].T,
-            combined=jnp.take_along_axis(combined, action[:, None], axis=1)[:, 0],
-            greedy=jnp.take_along_axis(values, best[None, :, None], axis=2)[:, :, 0].T,
+            separate=separate,
+            combined=of_action,
+            learnt=of_action[:, None] if self.combined_loss else separate,
+            greedy=jnp.take_along_axis(combined[None] if self.combined_loss else values, best[None, :, None], axis=2)[:, :, 0].T,
         )
-        return RecurrentState(hidden, cell, action), action, probability, chosen, jnp.all(jnp.isfinite(values), axis=(0, 2))
+        return RecurrentState(hidden, cell, action), action, probability, chosen, jnp.all(jnp.isfinite(outputs), axis=(0, 2))
 
     def _td_error(
         self,
@@ -397,9 +409,9 @@ class Actor:
         if self.td_transform is None or state.value is None:
             return None
         beta, gamma = jnp.asarray(self.family.betas)[policy], jnp.asarray(self.family.gammas)[policy]
-        rewards = rewards_of_values(timestep.reward, reward, beta, self.q_network.num_values)
+        rewards = rewards_of_values(timestep.reward, reward, beta, self.num_losses)
         ends_with_episode = self.novelty is None or self.novelty.settings.ends_with_episode
-        discount = return_discounts(gamma, timestep.discount, self.q_network.num_values, ends_with_episode)
+        discount = return_discounts(gamma, timestep.discount, self.num_losses, ends_with_episode)
         errors = one_step_error(state.value.T, rewards, discount, chosen.greedy.T, self.td_transform)
         if parameters.error_variance is not None:
             errors = errors / acting_scale(parameters.error_variance)[:, policy]

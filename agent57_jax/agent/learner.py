@@ -13,27 +13,19 @@ import optax
 
 from agent57_jax import parallel
 from agent57_jax.agent import adam
-from agent57_jax.algorithm.error_scale import error_scale, error_sums, update_variance
-from agent57_jax.algorithm.intrinsic_reward import return_discounts, rewards_of_values
-from agent57_jax.algorithm.n_step import transformed_n_step_targets
-from agent57_jax.algorithm.policy_family import PolicyFamily, epsilon_greedy_probabilities
-from agent57_jax.algorithm.retrace import retrace_coefficients, soft_watkins_coefficients, transformed_trace_targets
-from agent57_jax.algorithm.sequence_priority import mixed_errors, sequence_priority
-from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, ValueTransform, combine_action_values
-from agent57_jax.config import Combination, Embedding, LearnerSettings, NormalisedErrors, NoveltySettings, Targets, Transform
+from agent57_jax.agent.value_loss import Metrics, Parameters, ValueLoss
+from agent57_jax.algorithm.policy_family import PolicyFamily
+from agent57_jax.config import Embedding, LearnerSettings, NoveltySettings
 from agent57_jax.networks.distillation import DistillationNetwork
 from agent57_jax.networks.embedding import EmbeddingNetwork
-from agent57_jax.networks.q_network import TORSO, QInputs, QNetwork
-from agent57_jax.types import FIRST, ActingParameters, Batch, Experience
-
-Parameters = Any
-Metrics = dict[str, jax.Array]
+from agent57_jax.networks.q_network import TORSO, QNetwork
+from agent57_jax.types import FIRST, ActingParameters, Batch
 
 
 class Trainable(NamedTuple):
     """Parameters that gradients change."""
 
-    q: Parameters  # leading axis V, except a shared torso
+    q: Parameters  # leading axis W, except a shared torso
     embedding: Parameters  # None where none is learnt
     predictor: Parameters  # None without life-long novelty
 
@@ -47,7 +39,7 @@ class LearnerState(NamedTuple):
     random_target: Parameters  # the fixed network of the distillation; None without it
     acting_embedding: Parameters  # what episodes take up that begin now: the learnt one, or an untrained one that stays; None without
     average_q: Parameters  # running average of the Q-networks, which the evaluator plays; None where it plays the newest
-    error_variance: jax.Array | None  # [V, N] running variance of TD errors; None where they are not normalised
+    error_variance: jax.Array | None  # [L, N] running variance of TD errors; None where they are not normalised
     updates: jax.Array  # scalar int32
 
 
@@ -65,18 +57,30 @@ class Learner:
 
     settings: LearnerSettings
     novelty: NoveltySettings
-    combination: Combination
-    eta: float
     total_updates: float  # of a whole run, in which learning rates fall if they do
-    burn_in: int  # timesteps before the T transitions that only bring the recurrent state up to date
-    family: PolicyFamily
-    q_network: QNetwork
+    value_loss: ValueLoss
     embedding: EmbeddingNetwork | None  # None for an agent without episodic novelty
     distillation: DistillationNetwork | None  # None for an agent without life-long novelty
 
     @property
-    def _transform(self) -> ValueTransform:
-        return SQUASHED if self.settings.transform is Transform.SQUASHED else IDENTITY
+    def q_network(self) -> QNetwork:
+        """The Q-networks."""
+        return self.value_loss.q_network
+
+    @property
+    def family(self) -> PolicyFamily:
+        """The N policies."""
+        return self.value_loss.family
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Names of the V value functions in metrics."""
+        return self.value_loss.value_names
+
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        """Names of the W Q-networks in metrics."""
+        return self.value_names if self.q_network.num_networks == self.q_network.num_values else ("all_values",)
 
     def _optimiser(self, learning_rate: float) -> adam.Optimiser:
         s = self.settings
@@ -100,7 +104,7 @@ class Learner:
             random_target=None if self.distillation is None else self.distillation.init(key_random),
             acting_embedding=None if embedding is None else embedding["embedding"],
             average_q=parameters.q if self.settings.average_decay else None,
-            error_variance=jnp.zeros((self.q_network.num_values, len(self.family.betas))) if self._normalises else None,
+            error_variance=jnp.zeros((len(self.value_loss.loss_names), len(self.family.betas))) if self.value_loss.normalises else None,
             updates=jnp.zeros((), jnp.int32),
         )
 
@@ -113,7 +117,7 @@ class Learner:
         gradients, (priorities, metrics, error_variance) = jax.grad(self.loss, has_aux=True)(state.parameters, state, batch)
         gradients, metrics = parallel.sum_over_devices((gradients, metrics))
         q_norms = jax.vmap(optax.tree.norm)(_separate(gradients.q))
-        norms = {f"gradient_norm/{name}": q_norms[v] for v, name in enumerate(self.value_names)}
+        norms = {f"gradient_norm/{name}": q_norms[v] for v, name in enumerate(self.network_names)}
         if TORSO in gradients.q:
             norms["gradient_norm/torso"] = optax.tree.norm(gradients.q[TORSO])
         if self._learns_embedding:
@@ -155,7 +159,7 @@ class Learner:
         return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})
 
     def _init_q_optimiser(self, q: Parameters) -> Any:
-        """One Adam a value function, its state with the leading axis V; with a shared torso another one for that."""
+        """One Adam a network, its state with the leading axis W; with a shared torso another one for that."""
         init = self._optimiser(self.settings.learning_rate).init
         separate = jax.vmap(init)(_separate(q))
         return {"separate": separate, TORSO: init(q[TORSO])} if TORSO in q else separate
@@ -182,17 +186,8 @@ class Learner:
         return jax.tree.map(lambda kept, new: decay * kept + (1.0 - decay) * new, average, q)
 
     @property
-    def _normalises(self) -> bool:
-        return self.settings.normalise_errors is not NormalisedErrors.NOWHERE
-
-    @property
     def _learns_embedding(self) -> bool:
         return self.embedding is not None and self.novelty.embedding is Embedding.LEARNT
-
-    @property
-    def value_names(self) -> tuple[str, ...]:
-        """Names of the V value functions in metrics."""
-        return ("extrinsic", "intrinsic") if self.q_network.num_values == 2 else ("extrinsic",)
 
     def loss(
         self, parameters: Trainable, state: LearnerState, batch: Batch
@@ -203,7 +198,7 @@ class Learner:
           loss, (priorities [B], metrics, running variance of TD errors); no term shares parameters with another, so the sum trains each by
           itself.
         """
-        loss, priorities, metrics, error_variance = self._q_loss(parameters.q, state.target_q, state.error_variance, batch)
+        loss, (priorities, metrics, error_variance) = self.value_loss(parameters.q, state.target_q, state.error_variance, batch)
         if self._learns_embedding:
             embedding_loss, metrics["novelty/inverse_accuracy"] = self._embedding_loss(parameters.embedding, batch)
             metrics["loss/embedding"] = embedding_loss
@@ -213,113 +208,6 @@ class Learner:
             metrics["loss/distillation"] = distillation_loss
             loss += distillation_loss
         return loss, (priorities, metrics, error_variance)
-
-    def _q_loss(
-        self, q: Parameters, target_q: Parameters, error_variance: jax.Array | None, batch: Batch
-    ) -> tuple[jax.Array, jax.Array, Metrics, jax.Array | None]:
-        """Loss of all value functions, priorities [B], metrics, running variance of TD errors."""
-        x = batch.experience
-        previous = jnp.concatenate([batch.recurrent_state.previous_action[:, None], x.action[:, :-1]], axis=1)
-        inputs = QInputs(x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST)
-        # [V, B, T + 1, A] each
-        online, target = self.q_network.unroll_online_and_target(q, target_q, batch.recurrent_state, inputs, self.burn_in)
-        x = jax.tree.map(lambda leaf: leaf[:, self.burn_in :], x)
-        is_first = x.step_type == FIRST
-
-        # A transition into FIRST is not experience, whatever came before it: LAST, or an episode that an interruption cut off.
-        valid = ~is_first[:, 1:]  # [B, T]
-        beta = jnp.asarray(self.family.betas)[x.policy]  # [B, T + 1]
-        gamma = jnp.asarray(self.family.gammas)[x.policy[:, :-1]]  # [B, T]
-        combined = online[0]
-        if self.q_network.num_values == 2:
-            mix = SQUASHED if self.combination is Combination.SQUASHED else None
-            combined = combine_action_values(online[0], online[1], beta, mix)
-        intrinsic = None if x.intrinsic_reward is None else x.intrinsic_reward[:, 1:]
-        rewards = rewards_of_values(x.extrinsic_reward[:, 1:], intrinsic, beta[:, :-1], self.q_network.num_values)
-        discounts = return_discounts(gamma, x.discount[:, 1:], self.q_network.num_values, self.novelty.ends_with_episode)
-        combined = jax.lax.stop_gradient(combined)
-        policy = epsilon_greedy_probabilities(combined, jnp.float32(self.settings.target_epsilon))  # [B, T + 1, A], learnt about
-        coefficients = self._trace_coefficients(combined, policy, x)  # [B, T]
-        targets = self._targets(target, combined, policy, coefficients, rewards, discounts, valid, x)  # [V, B, T]
-
-        taken = jnp.take_along_axis(online[:, :, :-1], x.action[None, :, :-1, None], axis=-1)[..., 0]
-        errors = jnp.where(valid[None], targets - taken, 0.0)  # [V, B, T]
-        size = batch.importance_weight.shape[0] * jax.lax.axis_size(parallel.AXIS)
-        scale, error_variance = self._error_scale(jax.lax.stop_gradient(errors), valid, x.policy[:, :-1], error_variance)
-        scaled = errors if scale is None else errors / scale
-        learnt = scaled if self.settings.normalise_errors is NormalisedErrors.EVERYWHERE else errors
-        losses = jnp.sum(0.5 * jnp.sum(jnp.square(learnt), axis=-1) * batch.importance_weight[None], axis=-1) / size  # [V]
-
-        errors, scaled = jax.lax.stop_gradient((errors, scaled))
-        priorities = jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed_errors(scaled, beta[:, :-1]), valid, self.eta)
-        count = jnp.maximum(parallel.sum_over_devices(jnp.sum(valid)), 1)
-        greedy = valid & (jnp.argmax(combined[:, :-1], axis=-1) == x.action[:, :-1])
-        metrics = {
-            "learner/valid_share": jnp.sum(valid) / (size * valid.shape[1]),
-            "learner/priority": jnp.sum(priorities) / size,
-            "learner/on_policy_share": jnp.sum(greedy) / count,
-        }
-        if coefficients is not None:
-            metrics["learner/trace"] = jnp.sum(jnp.where(valid, coefficients, 0.0)) / count
-        for v, name in enumerate(self.value_names):
-            metrics[f"loss/{name}"] = losses[v]
-            metrics[f"learner/value_{name}"] = jnp.sum(jnp.where(valid, taken[v], 0.0)) / count
-            metrics[f"learner/td_error_{name}"] = jnp.sum(jnp.abs(errors[v])) / count
-            if scale is not None:
-                metrics[f"learner/error_scale_{name}"] = jnp.sum(jnp.where(valid, scale[v], 0.0)) / count
-        return jnp.sum(losses), priorities, metrics, error_variance
-
-    def _error_scale(
-        self, errors: jax.Array, valid: jax.Array, policy: jax.Array, variance: jax.Array | None
-    ) -> tuple[jax.Array | None, jax.Array | None]:
-        """What the errors [V, B, T] are divided by, [V, B, T], and the running variance [V, N] with them; None if they are not."""
-        if variance is None:
-            return None, None
-        sums = parallel.sum_over_devices(error_sums(errors, valid, policy, len(self.family.betas)))
-        return error_scale(variance, sums)[:, policy], update_variance(variance, sums)
-
-    def _trace_coefficients(self, combined: jax.Array, policy: jax.Array, x: Experience) -> jax.Array | None:
-        """How much of a return goes on behind each transition, c_t [B, T]; None for n-step targets."""
-        s = self.settings
-        if s.targets is Targets.N_STEP:
-            return None
-        action = x.action[:, :-1]
-        if s.targets is Targets.SOFT_WATKINS:
-            soft = functools.partial(soft_watkins_coefficients, trace_lambda=s.trace_lambda, tolerance=s.trace_tolerance)
-            return jax.vmap(soft)(combined, policy, action)
-        retrace = functools.partial(retrace_coefficients, trace_lambda=s.trace_lambda)
-        return jax.vmap(retrace)(policy, action, x.behaviour_probability[:, :-1])
-
-    def _targets(
-        self,
-        target: jax.Array,
-        combined: jax.Array,
-        policy: jax.Array,
-        coefficients: jax.Array | None,
-        rewards: jax.Array,
-        discounts: jax.Array,
-        valid: jax.Array,
-        x: Experience,
-    ) -> jax.Array:
-        """Targets [V, B, T] of all value functions.
-
-        Args:
-          target: [V, B, T + 1, A] values of the target network.
-          combined: [B, T + 1, A] online values, whose greedy action n-step targets take.
-          policy: [B, T + 1, A], which traces learn about.
-          coefficients: [B, T] of the traces; None for n-step targets.
-          rewards: [V, B, T] of x_1..x_T.
-          discounts: [V, B, T] gamma d.
-          valid: [B, T].
-          x: every field [B, T + 1, ...].
-        """
-        if coefficients is None:
-            n_step = functools.partial(transformed_n_step_targets, n_step=self.settings.n_step, transform=self._transform)
-            over_streams = jax.vmap(n_step)
-            return jax.vmap(over_streams, in_axes=(0, None, 0, 0, None))(target, combined, rewards, discounts, valid)
-        traced = jax.vmap(functools.partial(transformed_trace_targets, transform=self._transform))
-        shared = (policy, x.action[:, :-1], coefficients)
-        return jax.vmap(traced, in_axes=(0, None, None, None, 0, 0, None))(target, *shared, rewards, discounts, valid)
 
     def _embedding_loss(self, embedding: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Negative log-likelihood of the actions of the last transitions with the L2 term, and the accuracy of the best guess."""
@@ -344,7 +232,7 @@ class Learner:
 
 
 def _separate(q: Parameters) -> Parameters:
-    """The parameters of the Q-networks that every value function has for itself: the leaves with the leading axis V."""
+    """The parameters that every Q-network has for itself: the leaves with the leading axis W."""
     return {name: part for name, part in q.items() if name != TORSO}
 
 

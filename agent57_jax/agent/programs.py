@@ -19,6 +19,7 @@ from agent57_jax.agent.actor import ActMetrics, Actor, ActorState
 from agent57_jax.agent.learner import Learner, LearnerState, UpdateOutput
 from agent57_jax.agent.novelty import ActingEmbeddings, Novelty, NoveltyStatistics
 from agent57_jax.agent.replay import MAX_ACTIONS, Replay, ReplayState
+from agent57_jax.agent.value_loss import ValueLoss
 from agent57_jax.algorithm import meta_controller, policy_family
 from agent57_jax.algorithm.cross_mixture import mixed_policies
 from agent57_jax.algorithm.meta_controller import BanditState, PooledArms
@@ -102,7 +103,15 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
     family = make_family(settings.policy)
     reward = settings.novelty.reward
     has_reward = reward is not IntrinsicReward.NONE
-    q_network = QNetwork(settings.network, spec, settings.policy.num_policies, settings.num_values, settings.precision.compute, has_reward)
+    q_network = QNetwork(
+        settings.network,
+        spec,
+        settings.policy.num_policies,
+        settings.num_values,
+        settings.precision.compute,
+        has_intrinsic_reward=has_reward,
+        has_policy=settings.learner.distil_policy,
+    )
     # What an agent lacks is not built.
     embedding = EmbeddingNetwork(settings.network, settings.novelty, spec) if reward is IntrinsicReward.NGU else None
     distillation = DistillationNetwork(settings.network, settings.novelty, spec) if has_reward else None
@@ -138,6 +147,7 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         combination=settings.policy.combination,
         q_network=q_network,
         novelty=novelty,
+        combined_loss=settings.learner.combined_loss,
     )
     transform = SQUASHED if settings.learner.transform is Transform.SQUASHED else IDENTITY
     has_errors = settings.replay.first_priority is FirstPriority.ACTOR
@@ -149,12 +159,16 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         learner=Learner(
             settings=settings.learner,
             novelty=settings.novelty,
-            combination=settings.policy.combination,
-            eta=settings.replay.eta,
             total_updates=settings.total_updates,
-            burn_in=settings.replay.burn_in,
-            family=family,
-            q_network=q_network,
+            value_loss=ValueLoss(
+                settings=settings.learner,
+                combination=settings.policy.combination,
+                ends_with_episode=settings.novelty.ends_with_episode,
+                eta=settings.replay.eta,
+                burn_in=settings.replay.burn_in,
+                family=family,
+                q_network=q_network,
+            ),
             embedding=embedding,
             distillation=distillation,
         ),
@@ -335,7 +349,7 @@ class Programs:
         mass = parallel.sum_over_devices(jnp.sum(store.priority))
         batch = batch._replace(importance_weight=jnp.where(jnp.isfinite(mass), batch.importance_weight, jnp.nan))
         share = self.parts.settings.learner.cross_mixture
-        if share:
+        if share and not self.parts.settings.network.policy_heads:  # with heads for each, the learner trains all policies at once
             policy = mixed_policies(jax.random.fold_in(key, 1), batch.experience.policy, self.parts.actor.num_policies, share)
             batch = batch._replace(experience=batch.experience._replace(policy=policy))
         out = self.parts.learner.update(state, batch)

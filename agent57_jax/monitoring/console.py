@@ -201,7 +201,7 @@ class Console:
             self._join("evaluation {}", "evaluation/return"),
             self._join("hns {}", "evaluation/hns"),
             f"replay {self._seen['replay/fill']:.0%}" if "replay/fill" in self._seen else "",
-            self._join("loss {}", "loss/extrinsic"),
+            self._join("loss {}", "loss/extrinsic") or self._join("loss {}", "loss/combined"),
             f"episodes {short(counters['episodes'])}",
             self._join("intrinsic loss {}", "loss/intrinsic"),
             self._join("alpha {}", "novelty/alpha"),

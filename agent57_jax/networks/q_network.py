@@ -1,6 +1,8 @@
-"""The recurrent duelling Q-networks, one per value function, with their parameters stacked on a leading axis V (Agent57 App. F, R2D2).
+"""The recurrent duelling Q-networks, one per value function, with their parameters stacked on a leading axis W (Agent57 App. F, R2D2).
 
 The first layers, the torso, are separate too, or one for all value functions (`network.shared_torso`): they are most of the arithmetic.
+With heads per policy (`network.policy_heads`) there is one network, W = 1: its torso and LSTM know nothing of the policy, and its last
+layers give the values of every value function and policy at once (MEME).
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from agent57_jax.types import EnvironmentSpec, RecurrentState
 
 Parameters = Any
 TORSO = "torso"  # key of the shared torso in the parameters; there only if there is one
+POLICY = "policy"  # key of the head whose outputs are the logits of a policy; there only if there is one
 
 
 class QInputs(NamedTuple):
@@ -39,7 +42,7 @@ class _Encoder(nn.Module):
 
     settings: NetworkSettings
     num_actions: int
-    num_policies: int
+    num_policies: int  # that the input tells apart; 0 for a network that is the same for all
     dtype: jnp.dtype
 
     @nn.compact
@@ -62,24 +65,41 @@ class _Encoder(nn.Module):
 
 
 class _DuellingHeads(nn.Module):
-    """LSTM output to action values, Q = V + A - mean(A), in float32. [..., A]."""
+    """LSTM output to action values, Q = V + A - mean(A), in float32. [..., A], or [..., N, A] with last layers for each policy."""
 
     settings: NetworkSettings
     num_actions: int
+    num_policies: int | None  # N; None: one output for whichever policy the input names
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.settings.output_scale**2, "fan_in", "truncated_normal")
-        value = nn.Dense(1, kernel_init=init)(nn.relu(nn.Dense(self.settings.head_size)(x)))
-        advantage = nn.Dense(self.num_actions, kernel_init=init)(nn.relu(nn.Dense(self.settings.head_size)(x)))
+        number = self.num_policies or 1
+        value = nn.Dense(number, kernel_init=init)(nn.relu(nn.Dense(self.settings.head_size)(x)))
+        advantage = nn.Dense(number * self.num_actions, kernel_init=init)(nn.relu(nn.Dense(self.settings.head_size)(x)))
+        if self.num_policies is not None:
+            value, advantage = value[..., None], advantage.reshape(*x.shape[:-1], number, self.num_actions)
         return value + advantage - jnp.mean(advantage, axis=-1, keepdims=True)
+
+
+class _PolicyHead(nn.Module):
+    """LSTM output to the logits of a policy, in float32. [..., A], or [..., N, A]."""
+
+    settings: NetworkSettings
+    num_actions: int
+    num_policies: int | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        logits = nn.Dense((self.num_policies or 1) * self.num_actions)(nn.relu(nn.Dense(self.settings.head_size)(x)))
+        return logits if self.num_policies is None else logits.reshape(*x.shape[:-1], self.num_policies, self.num_actions)
 
 
 @dataclasses.dataclass(frozen=True)
 class QNetwork:
-    """V networks of one form.
+    """W networks of one form, whose outputs have R rows: the V value functions and, with a policy head, the logits of the policy.
 
-    Parameters are a dictionary whose every leaf has the leading axis V; only those under `TORSO`, which are there for a shared torso
+    Parameters are a dictionary whose every leaf has the leading axis W; only those under `TORSO`, which are there for a shared torso
     alone, have not.
     """
 
@@ -89,6 +109,16 @@ class QNetwork:
     num_values: int
     precision: Precision = Precision.FLOAT32
     has_intrinsic_reward: bool = True
+    has_policy: bool = False
+
+    @property
+    def num_networks(self) -> int:
+        """W."""
+        return 1 if self.settings.policy_heads else self.num_values
+
+    @property
+    def _heads_of(self) -> int | None:
+        return self.num_policies if self.settings.policy_heads else None
 
     @property
     def _dtype(self) -> jnp.dtype:
@@ -96,7 +126,7 @@ class QNetwork:
 
     @property
     def _encoder(self) -> _Encoder:
-        return _Encoder(self.settings, self.spec.num_actions, self.num_policies, self._dtype)
+        return _Encoder(self.settings, self.spec.num_actions, 0 if self.settings.policy_heads else self.num_policies, self._dtype)
 
     @property
     def _torso(self) -> nn.Module:
@@ -104,7 +134,11 @@ class QNetwork:
 
     @property
     def _heads(self) -> _DuellingHeads:
-        return _DuellingHeads(self.settings, self.spec.num_actions)
+        return _DuellingHeads(self.settings, self.spec.num_actions, self._heads_of)
+
+    @property
+    def _policy_head(self) -> _PolicyHead:
+        return _PolicyHead(self.settings, self.spec.num_actions, self._heads_of)
 
     def init(self, key: jax.Array) -> Parameters:
         """Random parameters, independent for each value function."""
@@ -121,18 +155,26 @@ class QNetwork:
 
         def init_one(key: jax.Array) -> Parameters:
             encoder, recurrent, heads = jax.random.split(key, 3)
-            return {
+            output = jnp.zeros((1, 1, size))
+
+            def init_heads(key: jax.Array) -> Parameters:
+                return self._heads.init(key, output)["params"]
+
+            policy = {POLICY: self._policy_head.init(jax.random.fold_in(key, 0), output)["params"]} if self.has_policy else {}
+            return policy | {
                 "encoder": self._encoder.init(encoder, inputs, features)["params"],
                 # Not orthogonal: its decomposition, batched over value functions, can deadlock in the CPU backend's thread pool.
                 "recurrent": nn.initializers.lecun_normal()(recurrent, (size, 4 * size)),
-                "heads": self._heads.init(heads, jnp.zeros((1, 1, size)))["params"],
+                "heads": jax.vmap(init_heads)(jax.random.split(heads, self.num_values))
+                if self.settings.policy_heads
+                else init_heads(heads),
             }
 
-        return shared | jax.vmap(init_one)(jax.random.split(key, self.num_values))
+        return shared | jax.vmap(init_one)(jax.random.split(key, self.num_networks))
 
     def initial_state(self, num_envs: int) -> RecurrentState:
         """The state before an episode; every field [E, ...]."""
-        zeros = jnp.zeros((num_envs, self.num_values, self.settings.lstm_size), jnp.float32)
+        zeros = jnp.zeros((num_envs, self.num_networks, self.settings.lstm_size), jnp.float32)
         return RecurrentState(zeros, zeros, jnp.zeros((num_envs,), jnp.int32))
 
     def unroll(self, parameters: Parameters, state: RecurrentState, inputs: QInputs) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -144,10 +186,17 @@ class QNetwork:
           inputs: [B, T, ...].
 
         Returns:
-          Squashed action values [V, B, T, A] float32; hidden and cell state [B, V, lstm_size] after the last timestep.
+          Outputs [R, B, T, A] float32, or [R, B, T, N, A] with heads per policy: squashed action values, then logits of the policy, if
+          there is one. Hidden and cell state [B, W, lstm_size] after the last timestep.
         """
-        (values,), hidden, cell = self._unroll((parameters,), state, inputs)
-        return values, hidden[0], cell[0]
+        (outputs,), hidden, cell = self._unroll((parameters,), state, inputs)
+        return outputs, hidden[0], cell[0]
+
+    def of_policy(self, outputs: jax.Array, policy: jax.Array) -> jax.Array:
+        """Outputs [R, B, T, A] of the policies j [B, T] int32."""
+        if not self.settings.policy_heads:
+            return outputs  # they are those of the j that the input named
+        return jnp.take_along_axis(outputs, policy[None, :, :, None, None], axis=-2)[..., 0, :]
 
     def unroll_online_and_target(
         self, online: Parameters, target: Parameters, state: RecurrentState, inputs: QInputs, burn_in: int
@@ -158,7 +207,7 @@ class QNetwork:
           burn_in: so many timesteps only bring the recurrent states up to date; no gradient flows through them.
 
         Returns:
-          Squashed action values [V, B, T - burn_in, A] of the online networks, which gradients reach, and of the target networks.
+          Outputs as `unroll` gives them, behind the burn-in: of the online networks, which gradients reach, and of the target networks.
         """
         pair = (online, jax.lax.stop_gradient(target))
         states = None
@@ -168,8 +217,8 @@ class QNetwork:
             )
             _, hidden, cell = self._unroll(*jax.lax.stop_gradient((pair, state, before)))
             states = hidden, cell
-        (online_values, target_values), _, _ = self._unroll(pair, state, inputs, states)
-        return online_values, target_values
+        (of_online, of_target), _, _ = self._unroll(pair, state, inputs, states)
+        return of_online, of_target
 
     def _unroll(
         self,
@@ -178,15 +227,15 @@ class QNetwork:
         inputs: QInputs,
         states: tuple[Sequence[jax.Array], Sequence[jax.Array]] | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-        """Runs sets of V networks together; gradients reach the first set.
+        """Runs sets of W networks together; gradients reach the first set.
 
         Args:
-          state: of every set, unless `states` holds hidden and cell states [B, V, H] of each.
+          state: of every set, unless `states` holds hidden and cell states [B, W, H] of each.
 
         Returns:
-          For each set values [V, B, T, A], hidden and cell state [B, V, H].
+          For each set outputs [R, B, T, ...], hidden and cell state [B, W, H].
         """
-        V = self.num_values
+        W = self.num_networks
         hidden, cell = states or ([state.hidden] * len(sets), [state.cell] * len(sets))
         # Timesteps first, as one axis with the streams: what the recurrence reads and writes then needs no transposition.
         shape = inputs.is_first.shape[::-1]  # T, B
@@ -196,28 +245,41 @@ class QNetwork:
         encode = jax.vmap(lambda parameters, seen: self._encoder.apply({"params": parameters}, flat, seen), in_axes=(0, axis))
         parts = tuple(
             lstm.Part(
-                encode(tree["encoder"], seen).reshape(V, *shape, -1),
+                encode(tree["encoder"], seen).reshape(W, *shape, -1),
                 tree["recurrent"].astype(self._dtype),
                 jnp.swapaxes(hidden, 0, 1),
                 jnp.swapaxes(cell, 0, 1),
             )
             for tree, seen, hidden, cell in zip(sets, features, hidden, cell, strict=True)
         )
-        unrolled = lstm.unroll(parts, ~jnp.swapaxes(inputs.is_first, 0, 1), V)
-        apply_heads = jax.vmap(lambda parameters, x: self._heads.apply({"params": parameters}, x))
-        values = []
+        unrolled = lstm.unroll(parts, ~jnp.swapaxes(inputs.is_first, 0, 1), W)
+        results = []
         for i, (tree, part) in enumerate(zip(sets, unrolled, strict=True)):
             outputs = part.outputs if i == 0 else jax.lax.stop_gradient(part.outputs)
-            of_set = apply_heads(tree["heads"], outputs.reshape(V, shape[0] * shape[1], -1)).reshape(V, *shape, -1)
-            values.append(jnp.swapaxes(of_set, 1, 2))
-        return values, [jnp.swapaxes(part.hidden, 0, 1) for part in unrolled], [jnp.swapaxes(part.cell, 0, 1) for part in unrolled]
+            rows = self._outputs(tree, outputs.reshape(W, shape[0] * shape[1], -1))
+            results.append(jnp.swapaxes(rows.reshape(rows.shape[0], *shape, *rows.shape[2:]), 1, 2))
+        return results, [jnp.swapaxes(part.hidden, 0, 1) for part in unrolled], [jnp.swapaxes(part.cell, 0, 1) for part in unrolled]
+
+    def _outputs(self, parameters: Parameters, x: jax.Array) -> jax.Array:
+        """Outputs [R, n, A], or [R, n, N, A], for outputs [W, n, H] of the LSTMs."""
+        heads = parameters["heads"]
+        if self.settings.policy_heads:
+            heads, x = jax.tree.map(lambda leaf: leaf[0], heads), x[0]
+        apply = jax.vmap(lambda one, x: self._heads.apply({"params": one}, x), in_axes=(0, None if self.settings.policy_heads else 0))
+        values: jax.Array = apply(heads, x)
+        if not self.has_policy:
+            return values
+        # The policy follows the values; it is not to shape what they are computed from.
+        x = jax.lax.stop_gradient(x if self.settings.policy_heads else x[0])
+        logits = self._policy_head.apply({"params": jax.tree.map(lambda leaf: leaf[0], parameters[POLICY])}, x)
+        return jnp.concatenate([values, logits[None]])
 
     def _features(self, sets: Sequence[Parameters], observation: jax.Array) -> list[jax.Array | None]:
-        """What the torsos of each set make of the observations [n, ...]: [V, n, F], or [n, F] of a shared one; None: encoders find out."""
+        """What the torsos of each set make of the observations [n, ...]: [W, n, F], or [n, F] of a shared one; None: encoders find out."""
         torso, is_shared = self._torso, self.settings.shared_torso
         if not isinstance(torso, Convolutions):
             return [torso.apply({"params": tree[TORSO]}, observation) if is_shared else None for tree in sets]
-        number = 1 if is_shared else self.num_values
+        number = 1 if is_shared else self.num_networks
         layers = [
             torso.layers_of(tree[TORSO] if is_shared else jax.tree.map(lambda leaf, v=v: leaf[v], tree["encoder"]["Convolutions_0"]))
             for tree in sets

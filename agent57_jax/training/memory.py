@@ -121,4 +121,4 @@ def update_bytes(parts: Parts) -> int:
     # The LSTM's gates before and after their functions and the gates' gradients are 12 sizes; cell, its tanh, output and their gradients 5.
     per_frame += 4 * (17 * settings.network.lstm_size + 4 * settings.network.head_size + settings.network.torso_size)
     timesteps = settings.learner.batch_size * (settings.replay.span + 1)
-    return int(2 * settings.num_values * timesteps * per_frame)
+    return int(2 * settings.num_networks * timesteps * per_frame)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax.algorithm.cross_mixture import mixed_policies
+from agent57_jax.algorithm.cross_mixture import mixed_policies, mixture_shares
 
 B, T = 4_000, 3
 
@@ -30,3 +30,33 @@ def test_ends() -> None:
     np.testing.assert_array_equal(mixed_policies(key, before, 3, 0.0), before)
     assert np.all(np.asarray(mixed_policies(key, before, 3, 1.0)) != before)
     np.testing.assert_array_equal(mixed_policies(key, policies(1), 1, 1.0), policies(1))
+
+
+def literal_mixture(losses: np.ndarray, policy: np.ndarray, eta: float) -> float:
+    """Sum over transitions of eta L_j + (1 - eta) / (N - 1) sum_{j' != j} L_j', from losses [N, B, T]."""
+    number = len(losses)
+    total = 0.0
+    for b, t in np.ndindex(policy.shape):
+        for n in range(number):
+            total += (eta if n == policy[b, t] else (1.0 - eta) / (number - 1)) * float(losses[n, b, t])
+    return total
+
+
+@pytest.mark.parametrize(("num_policies", "eta"), [(2, 0.5), (5, 0.5), (5, 0.2), (5, 1.0)])
+def test_shares_give_the_mixture(num_policies: int, eta: float) -> None:
+    policy = policies(num_policies)[:40]
+    losses = np.random.default_rng(0).uniform(size=(num_policies, *policy.shape))
+    shares = np.asarray(mixture_shares(policy, num_policies, 1.0 - eta))
+    np.testing.assert_allclose(np.sum(shares * losses), literal_mixture(losses, policy, eta), rtol=1e-5)
+    np.testing.assert_allclose(shares.sum(axis=0), 1.0, rtol=1e-6)
+
+
+def test_with_one_policy_there_is_nothing_to_mix() -> None:
+    np.testing.assert_array_equal(mixture_shares(policies(1), 1, 0.5), np.ones((1, B, T)))
+
+
+def test_drawing_a_policy_for_each_sequence_expects_the_mixture() -> None:
+    before = policies(3)
+    after = np.asarray(mixed_policies(jax.random.key(2), before, 3, 0.4))
+    trained = np.mean(np.arange(3)[:, None, None] == after[None], axis=1)
+    np.testing.assert_allclose(trained, np.mean(mixture_shares(before, 3, 0.4), axis=1), atol=0.03)

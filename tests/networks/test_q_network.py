@@ -125,6 +125,36 @@ def test_a_shared_torso_and_logarithmic_rewards_equal_the_twin() -> None:
     assert np.abs(raw[0] - expected[0]).max() > 0.1
 
 
+def with_policy_heads(num_values: int = V, has_policy: bool = True) -> QNetwork:
+    settings = dataclasses.replace(DENSE, policy_heads=True)
+    return QNetwork(settings, VECTOR_SPEC, N, num_values, has_policy=has_policy)
+
+
+@pytest.mark.parametrize(("num_values", "has_policy"), [(V, True), (1, False)])
+def test_heads_per_policy_equal_the_twin(num_values: int, has_policy: bool) -> None:
+    network = with_policy_heads(num_values, has_policy)
+    parameters, state, inputs = jax.jit(network.init)(jax.random.key(1)), state_for(1), inputs_for("vector")
+    outputs, *after = jax.device_get(jax.jit(network.unroll)(parameters, state, inputs))
+    expected, *twins = oracle.unroll(parameters, state.hidden, state.cell, *inputs, A, N)
+    assert outputs.shape == expected.shape == (num_values + has_policy, B, T, N, A)
+    for ours, twin in zip((outputs, *after), (expected, *twins), strict=True):
+        np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-5)
+    chosen = np.asarray(network.of_policy(outputs, inputs.policy))
+    for b, t in np.ndindex(B, T):
+        np.testing.assert_array_equal(chosen[:, b, t], outputs[:, b, t, inputs.policy[b, t]])
+    # The policy is no input: the outputs of all are there whichever acts.
+    other = inputs._replace(policy=(inputs.policy + 1) % N)
+    np.testing.assert_array_equal(jax.jit(network.unroll)(parameters, state, other)[0], outputs)
+
+
+def test_the_policy_head_trains_nothing_but_itself() -> None:
+    network = with_policy_heads()
+    parameters, state, inputs = jax.jit(network.init)(jax.random.key(1)), state_for(1), inputs_for("vector")
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(network.unroll(p, state, inputs)[0][-1]))))(parameters)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.any(leaf != 0) == ("'policy'" in str(path[0])), path
+
+
 def test_a_shared_convolutional_torso_gives_what_separate_equal_ones_give() -> None:
     shared = QNetwork(dataclasses.replace(GRID, shared_torso=True), GRID_SPEC, N, V)
     parameters, state, inputs = jax.jit(shared.init)(jax.random.key(1)), state_for(), inputs_for("grid")

@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 
 from agent57_jax.types import FIRST, Batch, Experience, RecurrentState
-from tests.oracles import error_scale, n_step, policy_family, retrace, sequence_priority, value_transform
-from tests.oracles.q_network import dense, relu, torso, unroll
+from tests.oracles import (
+    error_scale,
+    n_step,
+    policy_distillation,
+    policy_family,
+    retrace,
+    sequence_priority,
+    trust_region,
+    value_transform,
+)
+from tests.oracles.q_network import dense, has_policy_heads, relu, torso, unroll
 
 Tree = Any
 
@@ -48,11 +57,16 @@ def finite_differences(loss: Callable[[Tree], float], parameters: Tree, step: fl
     return gradients
 
 
+def actions_of(q: Tree, num_policies: int) -> int:
+    """A, from the last layer of the advantages."""
+    return int(q["heads"]["Dense_2"]["bias"].shape[-1]) // (num_policies if has_policy_heads(q) else 1)
+
+
 def q_values(q: Tree, state: RecurrentState, x: Experience, num_policies: int, logarithmic_rewards: bool = False) -> np.ndarray:
     """Action values [V, B, T + 1, A] along the sequences of a batch."""
     previous = np.concatenate([state.previous_action[:, None], x.action[:, :-1]], axis=1)
     inputs = x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST
-    num_actions = q["heads"]["Dense_2"]["bias"].shape[-1]
+    num_actions = actions_of(q, num_policies)
     return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies, logarithmic_rewards)[0]
 
 
@@ -66,9 +80,15 @@ def behind_burn_in(q: Tree, batch: Batch, length: int, num_policies: int) -> Bat
     )
     previous = np.concatenate([state.previous_action[:, None], before.action[:, :-1]], axis=1)
     inputs = before.observation, previous, before.extrinsic_reward, before.intrinsic_reward, before.policy, before.step_type == FIRST
-    num_actions = q["heads"]["Dense_2"]["bias"].shape[-1]
+    num_actions = actions_of(q, num_policies)
     _, hidden, cell = unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies)
     return batch._replace(experience=after, recurrent_state=RecurrentState(hidden, cell, before.action[:, -1]))
+
+
+def at_actions(values: np.ndarray, x: Experience) -> np.ndarray:
+    """[V, B, T + 1, A] -> [V, B, T] of the actions taken."""
+    actions = np.asarray(x.action)[None, :, :-1, None]
+    return np.take_along_axis(values[:, :, :-1], np.broadcast_to(actions, (*values.shape[:2], actions.shape[2], 1)), axis=3)[..., 0]
 
 
 def embed(embedding: Tree, observation: np.ndarray) -> np.ndarray:
@@ -107,6 +127,68 @@ class LearnerTwin:
     embedding_l2: float
     ends_with_episode: bool = True  # a terminated episode ends the intrinsic return too
     error_variance: np.ndarray | None = None  # [V, N] running, before the update; None: errors are not normalised
+    normalised_loss: bool = True  # else errors are normalised in the priorities alone
+    online_bootstrap: bool = False  # returns end in values of the online network
+    trust_region: float | None = None  # alpha
+    combined_loss: bool = False  # one loss, on the combined value
+    mixture: float | None = None  # 1 - eta, where every sequence trains all policies: rows are then pairs of a policy and a sequence
+    acted: np.ndarray | None = None  # [B, T + 1] policies that acted, for the mixture
+    distillation: tuple[float, float, float] | None = None  # epsilon, limit of the divergence and temperature of the distilled policy
+
+    def rows(self, batch: Batch) -> Batch:
+        """What has a loss: the sequences, or all pairs of a policy and a sequence."""
+        if self.mixture is None:
+            return batch
+        x, number = batch.experience, len(self.betas)
+        tiled = Experience(*(None if field is None else np.concatenate([field] * number) for field in x))
+        policy = np.concatenate([np.full_like(x.policy, n) for n in range(number)])
+        return batch._replace(experience=tiled._replace(policy=policy), importance_weight=np.tile(batch.importance_weight, number))
+
+    def prepared(self, outputs: np.ndarray, x: Experience) -> tuple[np.ndarray, np.ndarray | None]:
+        """Values with a loss [L, rows, T + 1, A] and logits [rows, T + 1, A] from outputs [R, B, T + 1, (N,) A] of the networks."""
+        if outputs.ndim == 5:
+            batch = outputs.shape[1]
+            rows = np.zeros((outputs.shape[0], *x.policy.shape, outputs.shape[-1]))
+            for row, t in np.ndindex(x.policy.shape):
+                rows[:, row, t] = outputs[:, row % batch, t, int(x.policy[row, t])]
+            outputs = rows
+        logits = None if self.distillation is None else outputs[-1]
+        values = outputs if self.distillation is None else outputs[:-1]
+        if self.combined_loss:
+            combined = np.zeros(values.shape[1:])
+            for row, t in np.ndindex(x.policy.shape):
+                combined[row, t] = self.combined(values[:, row, t], x.policy[row, t])
+            values = combined[None]
+        return values, logits
+
+    def shares(self, num_rows: int, length: int) -> np.ndarray:
+        """[rows, T]: what a transition counts in a mean over the rows, relative to one that trains its own policy alone."""
+        result = np.ones((num_rows, length))
+        if self.mixture is not None and self.acted is not None:
+            number, batch = len(self.betas), len(self.acted)
+            for row, t in np.ndindex(result.shape):
+                is_own = self.acted[row % batch, t] == row // batch
+                result[row, t] = number * (1.0 - self.mixture if is_own else self.mixture / (number - 1))
+        return result
+
+    def target_policy(self, combined: np.ndarray, logits: np.ndarray | None) -> np.ndarray:
+        """Probabilities [T + 1, A] of the policy that is learnt about, of one stream."""
+        if self.distillation is not None and logits is not None:
+            return np.array([policy_distillation.policy(row, self.distillation[2]) for row in logits])
+        return np.array([policy_family.epsilon_greedy_row(values, self.target_epsilon) for values in combined])
+
+    def policy_loss(self, logits: np.ndarray, target_logits: np.ndarray, combined: np.ndarray, batch: Batch) -> tuple[float, float]:
+        """Loss of the distilled policy, from its logits and the values [rows, T + 1, A]; the share where it is distilled."""
+        assert self.distillation is not None
+        valid, total, near = self.valid(batch.experience), 0.0, []
+        shares = self.shares(*valid.shape)
+        for row, t in np.ndindex(valid.shape):
+            if valid[row, t]:
+                given = logits[row, t], target_logits[row, t], combined[row, t], *self.distillation[:2]
+                loss, is_near = policy_distillation.distillation_loss(*given)
+                total += shares[row, t] * float(batch.importance_weight[row]) * loss
+                near.append(is_near)
+        return total / len(valid), float(np.mean(near))
 
     def valid(self, x: Experience) -> np.ndarray:
         """Which transitions [B, T] are experience: not those into the FIRST timestep of another episode."""
@@ -129,15 +211,15 @@ class LearnerTwin:
             return np.stack([extrinsic, intrinsic])
         return (extrinsic + np.asarray(self.betas)[x.policy[:, :-1]] * intrinsic)[None]
 
-    def coefficients(self, combined: np.ndarray, x: Experience, b: int) -> np.ndarray:
-        """[T], those of the traces of one stream, from its combined values [T + 1, A]."""
-        policy = np.array([policy_family.epsilon_greedy_row(values, self.target_epsilon) for values in combined])
+    def coefficients(self, combined: np.ndarray, x: Experience, b: int, logits: np.ndarray | None = None) -> np.ndarray:
+        """[T], those of the traces of one stream, from its combined values [T + 1, A], and the logits of a policy if there is one."""
+        policy = self.target_policy(combined, logits)
         actions = x.action[b, :-1]
         if self.trace_tolerance is None:
             return retrace.retrace_coefficients(policy, actions, x.behaviour_probability[b, :-1], self.trace_lambda)
         return retrace.soft_watkins_coefficients(combined, policy, actions, self.trace_lambda, self.trace_tolerance)
 
-    def targets(self, online: np.ndarray, target: np.ndarray, x: Experience) -> np.ndarray:
+    def targets(self, online: np.ndarray, target: np.ndarray, x: Experience, logits: np.ndarray | None = None) -> np.ndarray:
         """Targets [V, B, T] from values [V, B, T + 1, A] of the online and of the target network; NaN where n-step targets have none."""
         num_values, num_streams, length, _ = online.shape
         rewards, valid = self.rewards(x, num_values), self.valid(x)
@@ -149,25 +231,33 @@ class LearnerTwin:
         result = np.zeros((num_values, num_streams, length - 1))
         for b in range(num_streams):
             combined = np.array([self.combined(online[:, b, t], x.policy[b, t]) for t in range(length)])
-            policy = [policy_family.epsilon_greedy_row(values, self.target_epsilon) for values in combined]
+            policy = self.target_policy(combined, None if logits is None else logits[b])
+            bootstrap = online if self.online_bootstrap else target
             for v in range(num_values):
                 ends = v == 0 or self.ends_with_episode
                 discounts = [self.gammas[int(x.policy[b, t])] * (float(x.discount[b, t + 1]) if ends else 1.0) for t in range(length - 1)]
                 if self.n_step is not None:
                     result[v, b] = n_step.n_step_targets(
-                        target[v, b], combined, rewards[v, b], np.array(discounts), valid[b], self.n_step, apply, invert
+                        bootstrap[v, b], combined, rewards[v, b], np.array(discounts), valid[b], self.n_step, apply, invert
                     )
                     continue
-                coefficients = self.coefficients(combined, x, b)
+                coefficients = self.coefficients(combined, x, b, None if logits is None else logits[b])
                 shared = (x.action[b, :-1], coefficients, rewards[v, b], np.array(discounts), valid[b])
-                result[v, b] = retrace.trace_targets(target[v, b], np.array(policy), *shared, apply, invert)
+                result[v, b] = retrace.trace_targets(bootstrap[v, b], np.array(policy), *shared, apply, invert)
         return result
 
     def errors(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
         """Targets minus values of the actions taken, [V, B, T]; 0 where a transition is no experience."""
-        actions = np.asarray(x.action)[None, :, :-1, None]
-        taken = np.take_along_axis(online[:, :, :-1], np.broadcast_to(actions, (*online.shape[:2], actions.shape[2], 1)), axis=3)[..., 0]
-        return np.where(self.valid(x)[None], targets - taken, 0.0)
+        return np.where(self.valid(x)[None], targets - at_actions(online, x), 0.0)
+
+    def held(self, online: np.ndarray, target: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
+        """Transitions [V, B, T] that the trust region keeps from being learnt from; in a loss they stay the same."""
+        result, valid = np.zeros(targets.shape, bool), self.valid(x)
+        if self.trust_region is not None:
+            value, anchor, radius = at_actions(online, x), at_actions(target, x), self.trust_region * self.scale(online, targets, x)
+            for i in np.ndindex(result.shape):
+                result[i] = valid[i[1:]] and trust_region.leaves_trust_region(value[i], anchor[i], targets[i], radius[i])
+        return result
 
     def scale(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
         """What losses and priorities divide the errors by, [V, B, T]; in a loss it is held constant."""
@@ -177,19 +267,27 @@ class LearnerTwin:
         policy = np.asarray(x.policy)[:, :-1]
         return error_scale.error_scale(self.error_variance, errors, valid, policy, len(self.betas))[:, policy]
 
-    def q_losses(self, online: np.ndarray, targets: np.ndarray, batch: Batch, scale: np.ndarray | None = None) -> np.ndarray:
+    def q_losses(
+        self, online: np.ndarray, targets: np.ndarray, batch: Batch, scale: np.ndarray | None = None, held: np.ndarray | None = None
+    ) -> np.ndarray:
         """[V]: 1/2 sum over time of squared errors, importance weighted, mean over the batch; `scale` holds that of the errors constant."""
         scale = self.scale(online, targets, batch.experience) if scale is None else scale
-        errors = self.errors(online, targets, batch.experience) / scale
+        errors = self.errors(online, targets, batch.experience) / (scale if self.normalised_loss else 1.0)
+        errors = errors if held is None else np.where(held, 0.0, errors)
         weights = np.asarray(batch.importance_weight, np.float64)
-        return 0.5 * np.mean(np.sum(errors**2, axis=2) * weights[None], axis=1)
+        return 0.5 * np.mean(np.sum(self.shares(*errors.shape[1:]) * errors**2, axis=2) * weights[None], axis=1)
 
     def priorities(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
         """[B], of e = e^extrinsic + beta_j e^intrinsic."""
         errors, valid = self.errors(online, targets, x) / self.scale(online, targets, x), self.valid(x)
+        policy = np.asarray(x.policy) if self.acted is None else self.acted
+        if self.acted is not None:  # of the policy that acted, among those that are trained
+            batch = len(policy)
+            own = [[errors[:, policy[b, t] * batch + b, t] for t in range(errors.shape[2])] for b in range(batch)]
+            errors, valid = np.moveaxis(np.array(own), 2, 0), valid[:batch]
         result = []
         for b in range(len(valid)):
-            mixed = [sequence_priority.mixed_error(errors[:, b, t], self.betas[int(x.policy[b, t])]) for t in range(errors.shape[2])]
+            mixed = [sequence_priority.mixed_error(errors[:, b, t], self.betas[int(policy[b, t])]) for t in range(errors.shape[2])]
             result.append(sequence_priority.sequence_priority(mixed, valid[b], self.eta))
         return np.array(result)
 
@@ -213,12 +311,16 @@ class LearnerTwin:
         """Mean error over the last timesteps."""
         return float(np.mean(distillation_error(predictor, random_target, x.observation[:, -self.train_timesteps :])))
 
-    def metrics(self, online: np.ndarray, targets: np.ndarray, batch: Batch) -> dict[str, float]:
+    def metrics(
+        self, online: np.ndarray, target: np.ndarray, targets: np.ndarray, batch: Batch, logits: np.ndarray | None = None
+    ) -> dict[str, float]:
         """What the learner reports about its value functions, except gradient norms."""
-        x, names = batch.experience, ("extrinsic", "intrinsic")
-        errors, valid, losses = self.errors(online, targets, x), self.valid(x), self.q_losses(online, targets, batch)
+        x, names = batch.experience, ("combined",) if self.combined_loss else ("extrinsic", "intrinsic")
+        held = self.held(online, target, targets, x)
+        errors, valid, losses = self.errors(online, targets, x), self.valid(x), self.q_losses(online, targets, batch, held=held)
         where = [(b, t) for b in range(valid.shape[0]) for t in range(valid.shape[1]) if valid[b, t]]
-        greedy = [np.argmax(self.combined(online[:, b, t], x.policy[b, t])) == x.action[b, t] for b, t in where]
+        preferred = [self.combined(online[:, b, t], x.policy[b, t]) if logits is None else logits[b, t] for b, t in where]
+        greedy = [np.argmax(row) == x.action[b, t] for row, (b, t) in zip(preferred, where, strict=True)]
         result = {
             "learner/valid_share": len(where) / valid.size,
             "learner/priority": float(np.mean(self.priorities(online, targets, x))),
@@ -227,7 +329,7 @@ class LearnerTwin:
         if self.n_step is None:
             streams = range(valid.shape[0])
             combined = [np.array([self.combined(online[:, b, t], x.policy[b, t]) for t in range(online.shape[2])]) for b in streams]
-            coefficients = [self.coefficients(combined[b], x, b) for b in streams]
+            coefficients = [self.coefficients(combined[b], x, b, None if logits is None else logits[b]) for b in streams]
             result["learner/trace"] = float(np.mean([coefficients[b][t] for b, t in where]))
         for v in range(len(online)):
             result[f"loss/{names[v]}"] = float(losses[v])
@@ -236,6 +338,8 @@ class LearnerTwin:
             if self.error_variance is not None:
                 scale = self.scale(online, targets, x)
                 result[f"learner/error_scale_{names[v]}"] = float(np.mean([scale[v, b, t] for b, t in where]))
+            if self.trust_region is not None:
+                result[f"learner/held_{names[v]}"] = float(np.mean([held[v, b, t] for b, t in where]))
         return result
 
 

@@ -1,4 +1,7 @@
-"""Twin of the recurrent duelling Q-networks with a dense torso: loops over networks, streams and timesteps (Agent57 App. F, R2D2)."""
+"""Twin of the recurrent duelling Q-networks with a dense torso: loops over networks, streams and timesteps (Agent57 App. F, R2D2).
+
+Heads per policy (MEME) are told by their parameters, which have an axis V more.
+"""
 
 import math
 from typing import Any
@@ -57,8 +60,36 @@ def heads(parameters: Tree, hidden: np.ndarray) -> np.ndarray:
     return value + advantage - advantage.mean()
 
 
+def heads_of_policies(parameters: Tree, hidden: np.ndarray, num_policies: int) -> np.ndarray:
+    """The same for every policy, [N, A]: the last layers' outputs lie side by side."""
+    values = dense(parameters["Dense_0"], relu(dense(parameters["Dense_1"], hidden)))
+    advantages = dense(parameters["Dense_2"], relu(dense(parameters["Dense_3"], hidden))).reshape(num_policies, -1)
+    return np.array([value + advantage - advantage.mean() for value, advantage in zip(values, advantages, strict=True)])
+
+
+def policy_head(parameters: Tree, hidden: np.ndarray) -> np.ndarray:
+    """Logits, of all policies side by side if there are heads for each."""
+    return dense(parameters["Dense_0"], relu(dense(parameters["Dense_1"], hidden)))
+
+
+def has_policy_heads(parameters: Tree) -> bool:
+    """Whether one network has heads for every value function and policy."""
+    return np.ndim(parameters["heads"]["Dense_0"]["bias"]) == 3
+
+
+def rows(one: Tree, hidden: np.ndarray, per_policy: bool, num_policies: int) -> list[np.ndarray]:
+    """What a network gives at a timestep: action values, then the policy's logits if it has such; [A] each, or [N, A]."""
+    found = [heads(one["heads"], hidden)] if not per_policy else []
+    if per_policy:
+        num_values = len(one["heads"]["Dense_0"]["bias"])
+        found = [heads_of_policies(network(one["heads"], v), hidden, num_policies) for v in range(num_values)]
+    if "policy" in one:
+        found.append(policy_head(one["policy"], hidden).reshape(found[0].shape))
+    return found
+
+
 def network(parameters: Tree, index: int) -> Tree:
-    """Parameters of one of the V networks; a shared torso is nobody's own."""
+    """Parameters of one of the W networks; a shared torso is nobody's own."""
     if isinstance(parameters, dict):
         return {name: network(part, index) for name, part in parameters.items() if name != "torso"}
     return np.asarray(parameters)[index].astype(np.float64)
@@ -78,19 +109,22 @@ def unroll(
     num_policies: int,
     logarithmic_rewards: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Action values [V, B, T, A] and hidden and cell state [B, V, H] after the last timestep, all float64.
+    """Outputs [R, B, T, ..., A] and hidden and cell state [B, W, H] after the last timestep, all float64.
 
-    Arguments as in the package: parameters with a leading axis V, the state before the first timestep [B, V, H], inputs [B, T, ...]; an
+    Arguments as in the package: parameters with a leading axis W, the state before the first timestep [B, W, H], inputs [B, T, ...]; an
     agent without intrinsic reward has None for it.
     """
-    batch, num_values = hidden.shape[:2]
+    batch, num_networks = hidden.shape[:2]
     length = is_first.shape[1]
-    values = np.zeros((num_values, batch, length, num_actions))
+    per_policy = has_policy_heads(parameters)
+    outputs: list[list[list[list[np.ndarray]]]] = []  # by network, stream, timestep and row
     new_hidden, new_cell = np.zeros(hidden.shape), np.zeros(cell.shape)
-    for v in range(num_values):
+    for v in range(num_networks):
+        outputs.append([])
         one = network(parameters, v)
         encoder = one["encoder"]
         for b in range(batch):
+            outputs[v].append([])
             h, c = np.asarray(hidden[b, v], np.float64), np.asarray(cell[b, v], np.float64)
             for t in range(length):
                 if is_first[b, t]:
@@ -111,8 +145,11 @@ def unroll(
                     num_actions,
                     num_policies,
                 )
+                if per_policy:  # j is no input
+                    given = given[:-num_policies]
                 gates = dense(encoder[behind[1]], np.concatenate([features, given])) + h @ one["recurrent"]
                 h, c = lstm(gates, c)
-                values[v, b, t] = heads(one["heads"], h)
+                outputs[v][b].append(rows(one, h, per_policy, num_policies))
             new_hidden[b, v], new_cell[b, v] = h, c
-    return values, new_hidden, new_cell
+    result = np.concatenate([np.moveaxis(np.array(of_network), 2, 0) for of_network in outputs])
+    return result, new_hidden, new_cell

@@ -1,0 +1,71 @@
+"""The policy that is distilled from action values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from agent57_jax.algorithm.policy_distillation import distillation_losses, tempered_policy
+from agent57_jax.algorithm.policy_family import epsilon_greedy_probabilities
+from tests.oracles import policy_distillation as oracle
+
+ROWS, A = 6, 4
+EPSILON = 0.1
+logits = hnp.arrays(np.float32, (ROWS, A), elements=st.floats(-8, 8, width=32))
+
+losses_of = jax.jit(distillation_losses)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(new=logits, old=logits, values=logits, limit=st.sampled_from([0.0, 0.3, 2.0]))
+def test_equals_its_twin(new: np.ndarray, old: np.ndarray, values: np.ndarray, limit: float) -> None:
+    found, near = losses_of(new, old, values, EPSILON, limit)
+    for row in range(ROWS):
+        pi = oracle.policy(new[row])
+        if abs(oracle.divergence(oracle.policy(old[row]), pi) - limit) < 1e-4:
+            continue  # rounding decides
+        loss, is_near = oracle.distillation_loss(new[row], old[row], values[row], EPSILON, limit)
+        assert near[row] == is_near
+        np.testing.assert_allclose(found[row], loss, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(new=logits, temperature=st.sampled_from([0.25, 0.5, 1.0, 3.0]))
+def test_the_tempered_policy_equals_its_twin_and_at_one_it_is_the_policy(new: np.ndarray, temperature: float) -> None:
+    expected = [oracle.policy(row, temperature) for row in new]
+    np.testing.assert_allclose(tempered_policy(new, temperature), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(tempered_policy(new, 1.0), jax.nn.softmax(new), rtol=1e-6)
+
+
+def random(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.0, 3.0, (200, A)).astype(np.float32)
+
+
+def test_an_infinite_limit_distils_everywhere_and_none_only_where_nothing_changed() -> None:
+    new, old, values = random(0), random(1), random(2)
+    assert np.all(losses_of(new, old, values, EPSILON, np.inf)[1])
+    assert not np.any(losses_of(new, old, values, EPSILON, 0.0)[1])
+    assert np.all(losses_of(new, new + 3.0, values, EPSILON, 1e-5)[1])  # a policy is the same with all its logits moved
+
+
+def test_the_gradient_is_that_of_the_policy_alone_and_vanishes_at_the_goal() -> None:
+    new, old, values = random(3), random(4), random(5)
+    gradients = jax.grad(lambda *leaves: jnp.sum(distillation_losses(*leaves, EPSILON, 2.0)[0]), argnums=(0, 1, 2))(new, old, values)
+    goal = np.asarray(epsilon_greedy_probabilities(values, jnp.float32(EPSILON)))
+    near = np.asarray(losses_of(new, old, values, EPSILON, 2.0)[1])
+    assert 0.1 < near.mean() < 0.9
+    np.testing.assert_allclose(gradients[0], np.where(near[:, None], jax.nn.softmax(new) - goal, 0.0), atol=1e-6)
+    assert not np.any(gradients[1]) and not np.any(gradients[2])
+    at_goal = jax.grad(lambda leaf: jnp.sum(distillation_losses(leaf, leaf, values, EPSILON, 2.0)[0]))(np.log(goal))
+    np.testing.assert_allclose(at_goal, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_is_no_number_is_not_hidden(which: int) -> None:
+    arguments = [random(6)[:1], random(7)[:1], random(8)[:1]]
+    arguments[which][0, 0] = np.nan
+    found, near = losses_of(*arguments, EPSILON, 0.5)
+    assert near[0] and (which == 1 or np.isnan(found[0]))
