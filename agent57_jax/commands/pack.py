@@ -35,8 +35,8 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
       FileExistsError: if `out` is there.
     """
     from agent57_jax.agent import programs
-    from agent57_jax.commands import judging
     from agent57_jax.monitoring import metrics
+    from agent57_jax.training import judging
     from agent57_jax.training.checkpoint import Checkpoints
 
     source, target = pathlib.Path(workdir), pathlib.Path(out)
