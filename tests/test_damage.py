@@ -15,7 +15,7 @@ from absl import flags
 
 from agent57_jax import config
 from agent57_jax.commands import command_line
-from agent57_jax.training import judging
+from agent57_jax.training import judging, shutdown
 from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.training.trainer import Trainer
 from tests import tiny

@@ -1,6 +1,7 @@
 """Every number that a run reports, declared once, and the writer of metrics.jsonl and the dashboards."""
 
 import difflib
+import fnmatch
 import json
 import math
 import os
