@@ -99,8 +99,9 @@ def violations(sources: dict[str, str]) -> list[str]:
         forbidden = [taboo for place in {part, (part or "").split(".")[0]} for taboo in FORBIDDEN.get(place, ())]
         for target in imports_of(module, ast.parse(source, name), is_package=name != module):
             other = part_of(target)
-            if part is None and other is not None and other.split(".")[0] not in SHOWN.get(module, ()):
-                found.append(f"{module} imports {target}: a package itself imports none of its parts")
+            if part is None and other is not None:
+                if other.split(".")[0] not in SHOWN.get(module, ()):
+                    found.append(f"{module} imports {target}: a package itself imports none of its parts")
             elif other is not None and other not in HEIGHT:
                 found.append(f"{module} imports {target}, which has no layer: add {other} to LAYERS")
             elif other is not None and other != part and HEIGHT[other] >= HEIGHT[part]:
