@@ -92,19 +92,11 @@ def main(arguments: Sequence[str]) -> None:
         command_line.fail(f"{given.out} is there already: remove it, or choose another --out")
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import config, parallel, types
-    from agent57_jax.training import checkpoint
+    from agent57_jax import types
 
     try:
         size = pack(given.workdir, given.out)
-    except (
-        config.SettingsError,
-        OSError,
-        checkpoint.CheckpointError,
-        parallel.DeviceError,
-        types.HostEnvironmentError,
-        ValueError,
-    ) as error:
+    except (OSError, ValueError, types.RunError) as error:
         command_line.fail(str(error))
     print(f"packed {given.workdir} into {given.out}: {size / 1e6:.1f} MB")
 
