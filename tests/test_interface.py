@@ -70,7 +70,7 @@ def test_an_evaluation_is_repeated_by_its_seed_and_play_shows_an_episode_of_it(n
     begun.close()
 
 
-def test_a_finished_run_has_nothing_to_train_and_a_stopped_one_is_not_finished(names: dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_a_stopped_training_is_not_finished_and_goes_on_with_its_settings_only(names: dict[str, Any], tmp_path: pathlib.Path) -> None:
     assert a57.train(names["settings"], tmp_path, should_stop=lambda: True) is False
     assert a57.open_run(tmp_path).settings == names["settings"]
     with pytest.raises(a57.SettingsError, match="holds a run with other settings"):
