@@ -2,17 +2,16 @@
 
 import difflib
 import importlib.util
-import pathlib
 import runpy
 import signal
 import sys
 from typing import NoReturn
 
-# Word -> what it starts, an entry file or a module, and the flags that the word stands for.
+# Word -> the module that it starts, and the flags that the word stands for.
 WORDS = {
-    "train": ("train.py",),
-    "evaluate": ("evaluate.py",),
-    "doctor": ("train.py", "--doctor"),
+    "train": ("agent57_jax.commands.train",),
+    "evaluate": ("agent57_jax.commands.evaluate",),
+    "doctor": ("agent57_jax.commands.train", "--doctor"),
     "scoreboard": ("agent57_jax.scoreboard",),
     "watch": ("agent57_jax.commands.watch",),
     "export": ("agent57_jax.commands.export",),
@@ -41,14 +40,10 @@ def main() -> None:
     target, *own = WORDS[word]
     # Process 1 of a container ignores SIGTERM until there is a handler; the trainer's replaces this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    file = pathlib.Path(__file__).parents[1] / target
-    sys.argv = [str(file) if file.exists() else target, *own, *flags]
-    if file.exists():
-        runpy.run_path(str(file), run_name="__main__")
-    elif importlib.util.find_spec(target.split(".")[0]) and importlib.util.find_spec(target):
-        runpy.run_module(target, run_name="__main__", alter_sys=True)
-    else:
+    sys.argv = [target, *own, *flags]
+    if not (importlib.util.find_spec(target.split(".")[0]) and importlib.util.find_spec(target)):
         _fail(f"{word} needs {target}, which is not installed here")
+    runpy.run_module(target, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

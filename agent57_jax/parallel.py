@@ -19,6 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from agent57_jax.types import RunError
+
 AXIS = "data"
 REPLICATED = PartitionSpec()
 BY_ENVIRONMENT = PartitionSpec(AXIS)  # arrays [E, ...]
@@ -28,7 +30,7 @@ VERTEX, VERTEX_PORT = "CLUSTER_SPEC", 12345  # where Vertex AI describes a job's
 LOST_SECONDS = 30  # after which a process that shows no sign of life is given up
 
 
-class DeviceError(RuntimeError):
+class DeviceError(RunError):
     """Devices that are not as a run needs them; the message says what to do."""
 
 

@@ -99,7 +99,11 @@ class Batch(NamedTuple):
     sequence: SequenceId  # every field [B]
 
 
-class HostEnvironmentError(RuntimeError):
+class RunError(RuntimeError):
+    """A run cannot be begun, go on or be played; the message is one line that says what to do. Its kinds are named where they arise."""
+
+
+class HostEnvironmentError(RunError):
     """An environment outside JAX cannot go on; the message is one line that says why."""
 
 

@@ -219,8 +219,8 @@ class Training:
             reporter.close()
 
     def evaluate(self, episodes: int) -> None:
-        """Plays greedy episodes with the last checkpoint, as agent57_jax/commands/judging.py does, and writes evaluation.json."""
-        from agent57_jax.commands import judging
+        """Plays greedy episodes with the last checkpoint, as agent57_jax/training/judging.py does, and writes evaluation.json."""
+        from agent57_jax.training import judging
 
         if self.checkpoint is None:
             raise folders.ReproductionError(f"{self.workdir} holds no complete checkpoint yet")
@@ -320,7 +320,7 @@ class Reporter(BaseCallback):
         self._metrics.write({name: getattr(counters, name) for name in names}, values)
 
     def _evaluate(self) -> None:
-        from agent57_jax.commands import judging
+        from agent57_jax.training import judging
 
         quota = judging.quotas(EPISODES)
         if self._environments is None:

@@ -15,6 +15,7 @@ from agent57_jax.config import (
     EvaluationArm,
     FirstPriority,
     IntrinsicReward,
+    NormalisedErrors,
     RewardInputs,
     Settings,
     Targets,

@@ -19,12 +19,11 @@ from agent57_jax.agent.actor import ActorState
 from agent57_jax.agent.learner import LearnerState, evaluation_parameters
 from agent57_jax.agent.novelty import NoveltyStatistics
 from agent57_jax.algorithm.meta_controller import BanditState
-from agent57_jax.commands import judging
-from agent57_jax.commands.judging import Restored, root_key
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import factory
 from agent57_jax.environments.disco_maze import MOVES, VISITED_FRACTION
-from agent57_jax.training import evaluator
+from agent57_jax.training import evaluator, judging
+from agent57_jax.training.judging import Restored, root_key
 from agent57_jax.types import FIRST, LAST, ActingParameters, Array, JaxEnvironment
 
 GRID_WORLDS = (EnvironmentKind.RANDOM_COIN, EnvironmentKind.DISCO_MAZE)

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent57_jax.commands import command_line, judging
+from agent57_jax.commands import command_line
 from agent57_jax.config import finalise
+from agent57_jax.training import judging
 from agent57_jax.training.evaluator import Episode
 from tests.tiny import coin_settings
 

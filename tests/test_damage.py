@@ -14,22 +14,16 @@ import pytest
 from absl import flags
 
 from agent57_jax import config
-from agent57_jax.commands import command_line, judging
-from agent57_jax.training import trainer
+from agent57_jax.commands import command_line
+from agent57_jax.training import judging, shutdown
 from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.training.trainer import Trainer
 from tests import tiny
 from tests.test_command_line import ROOT
 
 
-class Stop:
-    """Stands in for signals."""
-
-    requested = False
-
-
 def opened(folder: pathlib.Path) -> Trainer:
-    return Trainer(config.finalise(tiny.coin_settings()), folder, Stop())  # type: ignore[arg-type]
+    return Trainer(config.finalise(tiny.coin_settings()), folder, lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +165,7 @@ def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.P
 
 @pytest.fixture
 def no_flags() -> Iterator[None]:
-    """None of the flags that train.py defines, which other programs that this process has imported define too."""
+    """None of the flags that a training defines, which other programs that this process has imported define too."""
     names = ("config", "workdir", "doctor", "distributed", "coordinator", "num_processes", "process_id", "stopped_exit_code")
     before = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
     for name in before:
@@ -190,13 +184,13 @@ def test_a_damaged_line_of_metrics_is_one_line(
     path = run / "metrics.jsonl"
     before = '{"steps": 1}\n' + "\0" * 40 + '\n{"steps": 2}\n'
     path.write_text(before)
-    main = runpy.run_path(str(ROOT / "train.py"))["main"]
+    main = runpy.run_path(str(ROOT / "agent57_jax/commands/train.py"))["main"]
     values = {"_DOCTOR": False, "_WORKDIR": str(run), "_CONFIG": tiny.coin_settings(), "_DISTRIBUTED": False, "_STOPPED": 0}
     values |= dict.fromkeys(("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"))
     for name, value in values.items():
         monkeypatch.setitem(main.__globals__, name, types.SimpleNamespace(value=value))
     monkeypatch.setattr(command_line, "prepare_jax", lambda **_: None)
-    monkeypatch.setattr(trainer, "Shutdown", Stop)
+    monkeypatch.setattr(shutdown, "Shutdown", lambda: lambda: False)
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

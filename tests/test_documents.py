@@ -11,8 +11,7 @@ import tomllib
 import pytest
 import yaml
 
-from agent57_jax import config
-from agent57_jax.commands import command_line
+from agent57_jax import config, presets
 from agent57_jax.monitoring.console import Console
 from agent57_jax.training import memory, run_folder
 from docs import describe_settings, site
@@ -92,7 +91,7 @@ def test_every_setting_is_described() -> None:
         for field in declared[type(section).__name__]:
             if not isinstance(getattr(section, field.name), config.Section):
                 assert field.comment, f"{type(section).__name__}.{field.name} in config.py has no comment"
-    assert all(f"| `{name}` |" in describe_settings.PAGE.read_text() for name in command_line.setting_names(root))
+    assert all(f"| `{name}` |" in describe_settings.PAGE.read_text() for name in presets.setting_names(root))
 
 
 def test_what_a_resumed_run_may_change_is_what_its_trainer_lets_it() -> None:
@@ -128,7 +127,7 @@ def defines(source: str, name: str) -> bool:
 
 def unknown_names(text: str) -> list[str]:
     """Names of code on the page that nothing has: linked ones must be defined in their file, others be settings, files or folders."""
-    settings = set(command_line.setting_names(config.Settings()))
+    settings = set(presets.setting_names(config.Settings()))
     found = []
     for name, target in LINK.findall(text):
         file = ROOT / "docs" / target

@@ -74,7 +74,7 @@ def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path: pathlib.Path, m
 def test_a_trainer_holds_its_folder_until_it_is_closed(tmp_path: pathlib.Path) -> None:
     training = test_trainer.make(tiny.coin_settings(), tmp_path)
     with pytest.raises(folder_lock.FolderInUseError, match="trains in"):
-        Trainer(training.settings, tmp_path, test_trainer.Stop())  # type: ignore[arg-type]
+        Trainer(training.settings, tmp_path, test_trainer.Stop())
     training.close()
     test_trainer.MADE.clear()
     folder_lock.hold(tmp_path, lambda _: None, never).close()

@@ -15,7 +15,7 @@ PACKAGE = "agent57_jax"
 LAYERS = (
     ("types",),
     ("config",),
-    ("algorithm", "parallel", "paths"),
+    ("algorithm", "parallel", "paths", "presets"),
     ("networks",),
     ("environments",),
     ("monitoring.heat_map", "monitoring.pictures"),
@@ -27,9 +27,11 @@ LAYERS = (
     ("training.checkpoint", "training.folder_lock", "training.run_folder", "training.schedule", "training.shutdown", "training.stopwatch"),
     ("training.assembly", "training.drivers", "training.evaluator", "training.memory"),
     ("training.reporting",),
-    ("training.trainer",),
-    ("commands.command_line", "commands.healthcheck", "commands.judging"),
+    ("training.judging", "training.trainer"),
+    ("interface",),
+    ("commands.command_line", "commands.healthcheck"),
     ("commands.doctor", "commands.export", "commands.pack", "commands.watch"),
+    ("commands.evaluate", "commands.train"),
     ("scoreboard",),
     ("__main__",),
     ("train", "evaluate"),
@@ -47,6 +49,8 @@ FORBIDDEN = {
     "training.checkpoint": (f"{PACKAGE}.agent",),
     "commands.command_line": tuple(f"{PACKAGE}.{name}" for name in ("agent", "monitoring", "training")),  # runs before JAX starts
 }
+# What a package itself may import: that of the whole project has the names of the interface, for type checkers; it imports them late.
+SHOWN = {PACKAGE: {"config", "interface", "presets", "training", "types"}}
 # The only module that may import a package.
 DOORS = {
     "envpool": f"{PACKAGE}.environments.envpool",
@@ -96,7 +100,8 @@ def violations(sources: dict[str, str]) -> list[str]:
         for target in imports_of(module, ast.parse(source, name), is_package=name != module):
             other = part_of(target)
             if part is None and other is not None:
-                found.append(f"{module} imports {target}: a package itself imports none of its parts")
+                if other.split(".")[0] not in SHOWN.get(module, ()):
+                    found.append(f"{module} imports {target}: a package itself imports none of its parts")
             elif other is not None and other not in HEIGHT:
                 found.append(f"{module} imports {target}, which has no layer: add {other} to LAYERS")
             elif other is not None and other != part and HEIGHT[other] >= HEIGHT[part]:
@@ -140,7 +145,7 @@ def test_types_hold_no_logic():
 @pytest.mark.parametrize("name", ENTRY_FILES)
 def test_entry_files_are_wiring_only(name):
     file = ROOT / f"{name}.py"
-    assert not file.exists() or len(file.read_text().splitlines()) < 100
+    assert len(file.read_text().splitlines()) < 10
 
 
 @pytest.mark.parametrize(
@@ -168,7 +173,7 @@ def test_entry_files_are_wiring_only(name):
         ("agent57_jax.agent.programs", "from agent57_jax.training import evaluator"),
         ("agent57_jax.training.trainer", "import orbax.checkpoint as ocp"),
         ("agent57_jax.training.trainer", "import train"),
-        ("agent57_jax.__init__", "from agent57_jax.types import Batch"),
+        ("agent57_jax.__init__", "from agent57_jax.agent.actor import Actor"),
         ("agent57_jax.agent.__init__", "from . import actor"),
         ("agent57_jax.helpers", "import jax"),
         ("agent57_jax.agent.helpers", "import jax"),
@@ -188,6 +193,7 @@ def test_checker_sees_an_unwanted_import(module, source):
         ("agent57_jax.agent.replay", "from agent57_jax import config, parallel, types"),
         ("agent57_jax.training.checkpoint", "import orbax.checkpoint as ocp\nfrom agent57_jax import parallel"),
         ("agent57_jax.training.evaluator", "from agent57_jax.agent import programs"),
+        ("agent57_jax.__init__", "from agent57_jax.interface import train"),
         ("train", "from agent57_jax.training.trainer import run"),
     ],
 )

@@ -11,10 +11,9 @@ import jax
 import numpy as np
 
 from agent57_jax import config
-from agent57_jax.commands import judging
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
 from agent57_jax.networks.q_network import QInputs
-from agent57_jax.training.shutdown import Shutdown
+from agent57_jax.training import judging
 from agent57_jax.training.trainer import Trainer
 from configs.profiles import small_evaluator
 
@@ -64,7 +63,7 @@ class Trained(NamedTuple):
 
 def train(settings: Settings, folder: pathlib.Path) -> Trained:
     """Trains to the end."""
-    trainer = Trainer(config.finalise(settings), folder, Shutdown())
+    trainer = Trainer(config.finalise(settings), folder, lambda: False)
     trainer.run()
     return Trained(trainer, folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
 

@@ -17,12 +17,6 @@ from tests import tiny
 GIB = 2**30
 
 
-class Stop:
-    """Stands in for signals."""
-
-    requested = False
-
-
 def built(settings: Settings) -> Parts:
     settings = config.finalise(settings)
     return programs.build(settings, factory.make_jax_environment(settings.environment).spec)
@@ -37,7 +31,7 @@ def with_device(monkeypatch: pytest.MonkeyPatch, device: int, host: int) -> None
 def test_the_table_is_what_a_run_takes(tmp_path: pathlib.Path) -> None:
     settings = tiny.coin_settings()
     _, table = memory.plan(built(settings), 1)
-    training = Trainer(config.finalise(settings), tmp_path, Stop())  # type: ignore[arg-type]
+    training = Trainer(config.finalise(settings), tmp_path, lambda: False)
     learner, actors = training.learner, training.driver.states[0]
     assert table["parameters and targets"] == memory.tree_bytes(learner._replace(optimiser=None))
     assert table["optimisers"] == memory.tree_bytes(learner.optimiser)
@@ -58,7 +52,7 @@ def test_the_table_comes_before_what_it_tells_of(
     settings = tiny.coin_settings()
     monkeypatch.setattr(programs.Programs, "__init__", refuse)
     with pytest.raises(MemoryError):
-        Trainer(config.finalise(settings), tmp_path, Stop())  # type: ignore[arg-type]
+        Trainer(config.finalise(settings), tmp_path, lambda: False)
     text = capsys.readouterr().out
     assert "memory of each in GiB" in text
     for row in ("parameters and targets", "optimisers", "episodic memories", "one update (estimate)", "replay", "free"):

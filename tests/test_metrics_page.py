@@ -36,13 +36,13 @@ assert programs.__file__.startswith(sys.argv[2])
 RUN = """
 import sys
 from agent57_jax import config
-from agent57_jax.training import shutdown, trainer
+from agent57_jax.training import trainer
 from configs import profiles
 from tests import tiny
 settings = tiny.coin_settings()
 profiles.AGENTS["r2d2"](settings)
 settings.total_steps = 300
-training = trainer.Trainer(config.finalise(settings), sys.argv[1], shutdown.Shutdown())
+training = trainer.Trainer(config.finalise(settings), sys.argv[1], lambda: False)
 training.run()
 assert trainer.__file__.startswith(sys.argv[2])
 """

@@ -29,14 +29,8 @@ def no_trainer_stays_open() -> Iterator[None]:
         MADE.pop().close()
 
 
-class Stop:
-    """Stands in for signals."""
-
-    requested = False
-
-
 def make(settings: Settings, folder: pathlib.Path) -> Trainer:
-    training = Trainer(config.finalise(settings), folder, Stop())  # type: ignore[arg-type]
+    training = Trainer(config.finalise(settings), folder, lambda: False)
     MADE.append(training)
     return training
 

@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 from agent57_jax import config
-from agent57_jax.commands import judging, pack
+from agent57_jax.commands import pack
 from agent57_jax.config import SettingsError
-from agent57_jax.training import trainer
+from agent57_jax.training import judging, trainer
 from agent57_jax.training.checkpoint import CheckpointError
 from tests import tiny
 from tests.test_trainer import Stop
@@ -19,7 +19,7 @@ def test_a_packed_agent_plays_like_its_run(decay: float, tmp_path: pathlib.Path)
     settings = tiny.coin_settings()
     settings.learner.average_decay = decay
     run, agent = tmp_path / "run", tmp_path / "agents/coin"
-    trainer.Trainer(config.finalise(settings), run, Stop()).run()  # type: ignore[arg-type]
+    trainer.Trainer(config.finalise(settings), run, Stop()).run()
     expected = judging.evaluate(run, episodes=8, seed=3)
     size = pack.pack(run, agent)
     assert not list(agent.rglob("commit_success.txt"))  # it would name this machine's folders
@@ -31,7 +31,7 @@ def test_a_packed_agent_plays_like_its_run(decay: float, tmp_path: pathlib.Path)
     assert json.loads(last)["steps"] == json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["steps"]
     # It is no run to go on with, and a try leaves it as it was.
     with pytest.raises(CheckpointError, match="no item 'actors'"):
-        trainer.Trainer(config.finalise(settings), agent, Stop()).run()  # type: ignore[arg-type]
+        trainer.Trainer(config.finalise(settings), agent, Stop()).run()
     assert judging.evaluate(agent, episodes=8, seed=3)["returns"] == expected["returns"]
 
 

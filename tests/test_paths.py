@@ -106,15 +106,11 @@ def test_names_that_are_not_utf_8_are_refused(where: str, tmp_path: pathlib.Path
     assert not list(pathlib.Path(os.fsdecode(odd)).iterdir())
 
 
-class NeverStops:
-    requested = False
-
-
 def train(folder: pathlib.Path, steps: int) -> None:
     settings = tiny.coin_settings()
     settings.total_steps = steps
     settings.checkpoint.period_seconds = 1e6  # however slow this machine is, one checkpoint at the end
-    trainer.Trainer(config.finalise(settings), folder, NeverStops()).run()  # type: ignore[arg-type]
+    trainer.Trainer(config.finalise(settings), folder, lambda: False).run()
 
 
 def test_links_to_a_larger_disk_are_used_as_they_are(tmp_path: pathlib.Path) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from agent57_jax import config, parallel
-from agent57_jax.commands import judging
 from agent57_jax.monitoring.video import recordings
+from agent57_jax.training import judging
 from agent57_jax.training.checkpoint import Checkpoints
 from agent57_jax.training.trainer import Trainer
 from tests import test_command_line as command_line
@@ -26,12 +26,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 COIN = ("--config=configs/random_coin.py:smoke", "--config.logging.tensorboard=False", "--config.logging.period_seconds=1")
 ZAXXON = ("--config=configs/zaxxon.py:smoke", "--config.logging.tensorboard=False", "--config.logging.period_seconds=1")
 ENDLESS = ("--config.total_steps=1000000000", "--config.checkpoint.period_seconds=3")
-
-
-class Stop:
-    """Stands in for signals."""
-
-    requested = False
 
 
 class Pair:
@@ -81,7 +75,7 @@ def opened(folder: pathlib.Path, num_devices: int) -> Trainer:
     """A run's last checkpoint, in this process."""
     settings = config.from_dict(json.loads((folder / "config.json").read_text()))
     settings = config.changed(settings, {"num_devices": num_devices, "logging.tensorboard": False})
-    return Trainer(settings, folder, Stop())  # type: ignore[arg-type]
+    return Trainer(settings, folder, lambda: False)
 
 
 def lines(folder: pathlib.Path) -> list[dict[str, float]]:
@@ -206,7 +200,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("devices") / "run"
     settings = tiny.coin_settings()
     settings.num_devices = request.param
-    training = Trainer(config.finalise(settings), folder, Stop())  # type: ignore[arg-type]
+    training = Trainer(config.finalise(settings), folder, lambda: False)
     while training.counters.updates < 5:
         training._act_and_learn()
     training._save()

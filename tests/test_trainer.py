@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from agent57_jax import config
-from agent57_jax.commands import judging
 from agent57_jax.config import Settings
 from agent57_jax.monitoring import metrics
-from agent57_jax.training import memory, trainer
+from agent57_jax.training import judging, memory, trainer
 from agent57_jax.training.shutdown import Shutdown
 from agent57_jax.training.trainer import Trainer
 from configs import profiles
@@ -39,14 +38,13 @@ class Stop:
     def __init__(self, after_acts: int | None = None) -> None:
         self.after_acts, self.training = after_acts, None
 
-    @property
-    def requested(self) -> bool:
+    def __call__(self) -> bool:
         return self.after_acts is not None and self.training is not None and self.training.counters.acts >= self.after_acts
 
 
 def make(settings: Settings, folder: pathlib.Path, after_acts: int | None = None) -> Trainer:
     stop = Stop(after_acts)
-    training = Trainer(config.finalise(settings), folder, stop)  # type: ignore[arg-type]
+    training = Trainer(config.finalise(settings), folder, stop)
     stop.training = training  # type: ignore[assignment]
     MADE.append(training)
     return training
@@ -398,10 +396,7 @@ def test_what_the_evaluator_did_after_the_last_step_is_saved(tmp_path: pathlib.P
     settings.total_steps = 100
     stopped = make(settings, tmp_path)
 
-    class InTheEvaluation(Stop):
-        requested = property(lambda _: stopped.counters.evaluation_acts >= 3)
-
-    stopped.shutdown = InTheEvaluation()  # type: ignore[assignment]
+    stopped.should_stop = lambda: stopped.counters.evaluation_acts >= 3
     stopped.run()
     assert stopped.counters.steps >= 100 and stopped.counters.greedy_episodes == 0 and not stopped.is_finished
     first = make(settings, tmp_path)

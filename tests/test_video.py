@@ -19,10 +19,10 @@ from PIL import Image
 
 from agent57_jax import config, parallel
 from agent57_jax.agent.learner import acting_parameters
-from agent57_jax.commands import judging, watch
+from agent57_jax.commands import watch
 from agent57_jax.config import VideoSettings
 from agent57_jax.monitoring import metrics, pictures, video
-from agent57_jax.training import assembly, evaluator, trainer
+from agent57_jax.training import assembly, evaluator, judging, trainer
 from tests import tiny
 from tests.test_command_line import ROOT
 from tests.test_pictures import episode, moment
@@ -310,7 +310,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("run")
     settings = tiny.coin_settings()
     settings.video.period_episodes = 1
-    training = trainer.Trainer(config.finalise(settings), folder, types.SimpleNamespace(requested=False))  # type: ignore[arg-type]
+    training = trainer.Trainer(config.finalise(settings), folder, lambda: False)
     training.run()
     assert training.evaluator._act._cache_size() == 1
     return folder
@@ -356,7 +356,7 @@ def test_a_run_without_the_packages_warns_and_trains(
     monkeypatch.setattr(video, "NEEDED", {"PIL": "pillow", "imageio_ffmpeg_gone": "imageio-ffmpeg"})
     settings = tiny.coin_settings()
     settings.video.period_episodes = 1
-    training = trainer.Trainer(config.finalise(settings), tmp_path, types.SimpleNamespace(requested=True))  # type: ignore[arg-type]
+    training = trainer.Trainer(config.finalise(settings), tmp_path, lambda: True)
     training.close()
     assert training.recorder is None
     said = capsys.readouterr().out
@@ -426,7 +426,7 @@ def test_a_viewer_keeps_the_pace_and_leaves_out_what_is_too_fast(monkeypatch: py
     monkeypatch.setattr(watch.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     for speed, shown in ((1.0, 31), (8.0, 9)):  # at eight times the speed 120 steps a second, of which every fourth is shown
         display, start = Shown(), clock[0]
-        viewer = watch.Viewer(display, speed, types.SimpleNamespace(requested=False))  # type: ignore[arg-type]
+        viewer = watch.Viewer(display, speed, lambda: False)
         for each in episode(30):
             viewer.see(each)
         assert clock[0] - start == pytest.approx(30 / (15 * speed))

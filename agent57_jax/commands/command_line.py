@@ -1,23 +1,21 @@
-"""What train.py and evaluate.py share: flags that fail in one line, and settings that are complete before JAX starts."""
+"""What the programs share: flags that fail in one line, and settings that are complete before JAX starts."""
 
 import argparse
 import ctypes
-import dataclasses
-import difflib
 import io
 import logging
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from agent57_jax import paths
-from agent57_jax.config import Section, Settings, SettingsError, finalise
+from agent57_jax import paths, presets
+from agent57_jax.config import Settings, SettingsError, finalise
 
 USAGE_ERROR = 2
 _M_ARENA_MAX = -8  # of malloc.h
@@ -71,19 +69,8 @@ def writing_problem(file: pathlib.Path) -> str | None:
         return error.strerror or str(error)
 
 
-def setting_names(section: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings."""
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Section):
-            yield from setting_names(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
-
-
 def _unknown_setting(arguments: Sequence[str]) -> str | None:
     """The message for the first override that names no setting, if there is one."""
-    names = list(setting_names(Settings()))
     for argument in arguments:
         name, dashes = argument.lstrip("-").split("=", 1)[0], argument.startswith("-")
         if not name.startswith("config."):
@@ -91,9 +78,8 @@ def _unknown_setting(arguments: Sequence[str]) -> str | None:
         name = name.removeprefix("config.")
         if not dashes:
             return f"'{argument}' must begin with two dashes: --{argument}"
-        if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-            return f"no setting '{name}'. Did you mean {nearest[0]}?"
+        if (message := presets.unknown(name)) is not None:
+            return message
     return None
 
 
@@ -104,7 +90,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         fail(message)
     folder = os.getcwd()
     try:
-        rest: list[str] = flags.FLAGS([_with_home(argument) for argument in arguments])
+        rest: list[str] = flags.FLAGS([_with_path(argument) for argument in arguments])
     except flags.Error as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         # Errors of a config file come with their traceback; its first line names the file, its last one the reason.
@@ -120,10 +106,10 @@ def parse_flags(arguments: list[str]) -> list[str]:
     return rest
 
 
-def _with_home(argument: str) -> str:
-    """--config=~/own.py with its home: the parser of that flag is not ours."""
+def _with_path(argument: str) -> str:
+    """--config=zaxxon and --config=~/own.py with their paths: the parser of that flag is not ours."""
     name, equals, value = argument.partition("=")
-    return f"{name}={os.path.expanduser(value)}" if equals and name.lstrip("-") == "config" else argument
+    return f"{name}={presets.located(value)}" if equals and name.lstrip("-") == "config" else argument
 
 
 class _PathParser(flags.ArgumentParser[str]):
@@ -145,7 +131,7 @@ def define_config() -> Any:
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        "configs/NAME.py[:PROFILE|:AGENT|:PROFILE,AGENT], Python code that is run; profiles: paper (default), laptop, smoke; "
+        "NAME or path/to/FILE.py, and [:PROFILE|:AGENT|:PROFILE,AGENT]; Python code that is run; profiles: paper (default), laptop, smoke; "
         "agents: agent57, ngu, r2d2 and others",
     )
 

@@ -4,7 +4,6 @@ python -m agent57_jax export RUN [--csv=FILE] [--keys=GLOB]
 """
 
 import csv
-import fnmatch
 import os
 import pathlib
 import signal
@@ -14,15 +13,7 @@ from typing import TextIO
 
 from agent57_jax import paths
 from agent57_jax.commands import command_line
-from agent57_jax.monitoring.metrics import COUNTERS, read_lines
-
-
-def columns(path: pathlib.Path, pattern: str) -> list[str]:
-    """Counters, then every other key that a line has and the pattern takes, in the order in which they first appear."""
-    found: dict[str, None] = {counter.key: None for counter in COUNTERS}
-    for line in read_lines(path):
-        found |= {key: None for key in line if key not in found and fnmatch.fnmatchcase(key, pattern)}
-    return list(found)
+from agent57_jax.monitoring.metrics import columns, read_lines
 
 
 def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:

@@ -35,8 +35,8 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
       FileExistsError: if `out` is there.
     """
     from agent57_jax.agent import programs
-    from agent57_jax.commands import judging
     from agent57_jax.monitoring import metrics
+    from agent57_jax.training import judging
     from agent57_jax.training.checkpoint import Checkpoints
 
     source, target = pathlib.Path(workdir), pathlib.Path(out)
@@ -92,19 +92,11 @@ def main(arguments: Sequence[str]) -> None:
         command_line.fail(f"{given.out} is there already: remove it, or choose another --out")
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax import config, parallel, types
-    from agent57_jax.training import checkpoint
+    from agent57_jax import types
 
     try:
         size = pack(given.workdir, given.out)
-    except (
-        config.SettingsError,
-        OSError,
-        checkpoint.CheckpointError,
-        parallel.DeviceError,
-        types.HostEnvironmentError,
-        ValueError,
-    ) as error:
+    except (OSError, ValueError, types.RunError) as error:
         command_line.fail(str(error))
     print(f"packed {given.workdir} into {given.out}: {size / 1e6:.1f} MB")
 

@@ -231,8 +231,7 @@ def main() -> None:
     command_line.prepare_jax(whole_device=False)
 
     from agent57_jax import config, parallel, types
-    from agent57_jax.commands import judging
-    from agent57_jax.training import checkpoint
+    from agent57_jax.training import checkpoint, judging
 
     try:
         run = judging.open_run(_WORKDIR.value, 1, _SEED.value, is_watched=True)

@@ -1,6 +1,7 @@
 """Every number that a run reports, declared once, and the writer of metrics.jsonl and the dashboards."""
 
 import difflib
+import fnmatch
 import json
 import math
 import os
@@ -417,6 +418,14 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             if not text.endswith(b"\n"):
                 return
             yield read_line(text, f"line {number} of {path}")
+
+
+def columns(path: Path, pattern: str) -> list[str]:
+    """Counters, then every other key that a line has and the pattern takes, in the order in which they first appear."""
+    found: dict[str, None] = {counter.key: None for counter in COUNTERS}
+    for line in read_lines(path):
+        found |= {key: None for key in line if key not in found and fnmatch.fnmatchcase(key, pattern)}
+    return list(found)
 
 
 def read_line(text: bytes, name: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ import tensorstore
 from etils import epath
 from jax.sharding import NamedSharding
 
+from agent57_jax.types import RunError
+
 FORMAT = 2  # raise it when items or fields change their meaning, so that an old checkpoint is refused in words and not misread
 META = "meta"
 _ARRAY = "/.zarray"  # how the keys of arrays' metadata end
@@ -82,7 +84,7 @@ _glob = type(epath.Path("/")).glob
 type(epath.Path("/")).glob = _glob_literally
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunError):
     """A checkpoint that cannot be written or read; the message is one line that says why."""
 
 

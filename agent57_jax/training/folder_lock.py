@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from typing import IO
 
+from agent57_jax.types import RunError
+
 NAME = "lock"
 WAIT_SECONDS = 120.0  # as long as schedulers let a training that they stop save: the next one may start before it has ended
 PERIOD_SECONDS = 0.5
 
 
-class FolderInUseError(RuntimeError):
+class FolderInUseError(RunError):
     """Another process trains in the folder; the message says which."""
 
 
@@ -25,10 +27,10 @@ def hold(folder: pathlib.Path, say: Callable[[str], None], is_stopped: Callable[
     Args:
       folder: of the run; exists.
       say: tells a person that it waits, and for whom.
-      is_stopped: whether a signal came, which ends the waiting.
+      is_stopped: whether to wait no longer.
 
     Raises:
-      FolderInUseError: if another process has held it for WAIT_SECONDS, or a signal came.
+      FolderInUseError: if another process has held it for WAIT_SECONDS, or it is stopped.
     """
     file = (folder / NAME).open("a+")
     begun, owner = time.monotonic(), ""

@@ -12,6 +12,17 @@ FOLDERS = ("checkpoints", "videos", "tensorboard")  # of a run, any of which may
 FREE_SETTINGS = ("total_steps", "replay.capacity", "replay.auto_limit", *config.INCIDENTAL_SETTINGS)
 
 
+def read_settings(workdir: pathlib.Path) -> Settings:
+    """The settings of a run.
+
+    Raises:
+      SettingsError: if the folder holds none, or one of another version.
+    """
+    if not (workdir / "config.json").exists():
+        raise SettingsError(f"{workdir} holds no run: there is no config.json in it")
+    return config.from_dict(config.read_json(workdir / "config.json"))
+
+
 def refuse_other_run(workdir: pathlib.Path, settings: Settings) -> None:
     """Ends before settings mix with what was learnt by others.
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from types import FrameType
+from typing import Self
 
 
 class Shutdown:
@@ -11,6 +12,8 @@ class Shutdown:
 
     A repeat within `REPEAT_SECONDS` is the same request: launchers signal a process and its group, and both arrive here. SIGHUP comes when
     a terminal or a connection is gone: nobody is impatient then, so it never is the second one.
+
+    Calling it tells whether a signal has come. As a context manager it gives back at its end the handlers that it replaced.
     """
 
     REPEAT_SECONDS = 2.0
@@ -18,10 +21,20 @@ class Shutdown:
     def __init__(self) -> None:
         self.requested = False
         self._first = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, so that the run outlives its terminal
-            signal.signal(signal.SIGHUP, self._handle)
+            numbers.append(signal.SIGHUP)
+        self._replaced = {number: signal.signal(number, self._handle) for number in numbers}
+
+    def __call__(self) -> bool:
+        return self.requested
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._replaced.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -26,16 +26,15 @@ from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, Damage
 from agent57_jax.training.drivers import Driver, HostDriver, SimulationDriver
 from agent57_jax.training.evaluator import Episode, Evaluator
 from agent57_jax.training.schedule import Counters, Requests, Schedule
-from agent57_jax.training.shutdown import Shutdown
 from agent57_jax.training.stopwatch import Stopwatch
-from agent57_jax.types import ActingParameters, HostEnvironmentError
+from agent57_jax.types import ActingParameters, HostEnvironmentError, RunError
 
 SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
 SAVED_APPENDED = "appended"
 SAVED_CAPACITY = "capacity"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(RunError):
     """Training cannot go on; the message says why and which checkpoint is good."""
 
 
@@ -51,15 +50,20 @@ class Trainer:
     update_metrics: programs.UpdateMetrics
     schedule: Schedule
 
-    def __init__(self, settings: Settings, workdir: str | os.PathLike[str], shutdown: Shutdown) -> None:
+    def __init__(self, settings: Settings, workdir: str | os.PathLike[str], should_stop: Callable[[], bool]) -> None:
         """Builds environments, programs and states, or restores them from the folder's last checkpoint.
+
+        Args:
+          settings: finalised.
+          workdir: of the run; made if missing.
+          should_stop: asked at every act; True saves and ends the training.
 
         Raises:
           SettingsError: for settings that the task, the devices or the memory cannot serve.
           CheckpointError: for a checkpoint that does not fit the settings.
         """
         check_folder(workdir)
-        self.settings, self.workdir, self.shutdown = settings, pathlib.Path(workdir), shutdown
+        self.settings, self.workdir, self.should_stop = settings, pathlib.Path(workdir), should_stop
         self.mesh = parallel.make_mesh(settings.num_devices)
         found = config.device_problems(settings, self.mesh.size)
         if found:
@@ -74,7 +78,7 @@ class Trainer:
         self._lock = None
         try:
             if self._is_first:  # the others write only when it does
-                self._lock = folder_lock.hold(self.workdir, self.console.say, lambda: shutdown.requested)
+                self._lock = folder_lock.hold(self.workdir, self.console.say, should_stop)
             self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
             if self.checkpoints.steps():
                 run_folder.refuse_other_run(self.workdir, settings)
@@ -123,7 +127,7 @@ class Trainer:
             self.console.say(f"checkpoint {resumed} has no replay: acting until {wanted} sequences are stored, then learning goes on")
 
     def run(self) -> None:
-        """Trains until `total_steps` or until a signal; either way the last thing done is a checkpoint.
+        """Trains until `total_steps` or until it should stop; either way the last thing done is a checkpoint.
 
         Raises:
           TrainingError: on a non-finite loss or gradient, or when an environment fails; LostProcessError when another process is gone.
@@ -177,7 +181,7 @@ class Trainer:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all is done, the last evaluation too, and no signal came before."""
+        """Whether all is done, the last evaluation too, and nothing has stopped it before."""
         return self.counters.steps >= self.settings.total_steps and not self._requests.stop
 
     def _end_environments(self) -> None:
@@ -199,7 +203,7 @@ class Trainer:
         now = time.monotonic()
         report = now - self._last_report >= self.settings.logging.period_seconds
         save = now - self._last_save >= self.settings.checkpoint.period_seconds
-        return self.shutdown.requested, self._is_first and report, self._is_first and save
+        return self.should_stop(), self._is_first and report, self._is_first and save
 
     def _act_and_learn(self) -> None:
         """One group's act (or one scan of acts), the evaluator's when it is due and, behind both on the device, updates that are due."""

@@ -13,11 +13,10 @@ import pytest
 from agent57_jax import config, parallel
 from agent57_jax.agent import programs
 from agent57_jax.agent.programs import Programs
-from agent57_jax.commands import judging
 from agent57_jax.config import Chooser, EnvironmentKind, IntrinsicReward, Settings, SettingsError
 from agent57_jax.environments import factory
 from agent57_jax.environments.disco_maze import AGENT_COLOUR
-from agent57_jax.training import memory
+from agent57_jax.training import judging, memory
 from agent57_jax.training.checkpoint import Checkpoints
 from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec
 from reproductions import rollouts

@@ -18,11 +18,11 @@ from agent57_jax import parallel
 from tests.shipping.dockerfile import ROOT
 
 SCRIPTS = ("deploy/slurm.sbatch", "deploy/slurm_nodes.sbatch")
-# train.py up to where it would start JAX, then what the settings ask of so many devices.
+# A training up to where it would start JAX, then what the settings ask of so many devices.
 PARSE = """
-import sys, train
+import sys
 from agent57_jax import config
-from agent57_jax.commands import command_line
+from agent57_jax.commands import command_line, train
 sys.argv[0] = "train.py"
 devices = int(sys.argv.pop(1))
 command_line.parse_flags(sys.argv)

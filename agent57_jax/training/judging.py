@@ -5,13 +5,13 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from agent57_jax import config, parallel
+from agent57_jax import parallel
 from agent57_jax.agent import programs
 from agent57_jax.agent.learner import LearnerState, evaluation_parameters
 from agent57_jax.agent.novelty import NoveltyStatistics
@@ -19,7 +19,7 @@ from agent57_jax.algorithm.meta_controller import BanditState, PooledArms, poole
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57, factory
 from agent57_jax.monitoring.video import Spectator
-from agent57_jax.training import evaluator
+from agent57_jax.training import evaluator, run_folder
 from agent57_jax.training.checkpoint import Checkpoints
 
 MAX_ENVIRONMENTS = 32
@@ -50,9 +50,7 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
       SettingsError: if the folder holds no run or no checkpoint; CheckpointError: if it cannot be read; DeviceError: without a device.
     """
     folder = pathlib.Path(folder)
-    if not (folder / "config.json").exists():
-        raise SettingsError(f"{folder} holds no run: there is no config.json in it")
-    settings = config.from_dict(config.read_json(folder / "config.json"))
+    settings = run_folder.read_settings(folder)
     mesh = parallel.make_mesh(1)
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpoint.keep, read_only=True)
     step = checkpoints.latest()
@@ -119,6 +117,13 @@ def open_run(workdir: str | os.PathLike[str], num_envs: int, seed: int, is_watch
 
 def play(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | None = None) -> Iterator[evaluator.Episode]:
     """Plays greedy episodes: `quota[e]` of them in environment e. A spectator sees environment 0."""
+    with contextlib.closing(acts(run, quota, seed, spectator)) as played:
+        for ended in played:
+            yield from ended
+
+
+def acts(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | None = None) -> Generator[list[evaluator.Episode], None, None]:
+    """Yields for each act of `play` the episodes that it ends."""
     left = quota.copy()
     root = parallel.upload(parallel.make_mesh(1), parallel.REPLICATED, root_key(seed))
     actor = evaluator.greedy_only(run.parts.evaluation_actor, len(left))
@@ -127,10 +132,10 @@ def play(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | Non
     parameters = evaluation_parameters(run.learner)
     try:
         while left.any():
-            for episode in judge.step(parameters, run.statistics, run.pooled):
-                if left[episode.environment]:
-                    left[episode.environment] -= 1
-                    yield episode
+            ended = [episode for episode in judge.step(parameters, run.statistics, run.pooled) if left[episode.environment]]
+            for episode in ended:  # an act ends at most one of each environment
+                left[episode.environment] -= 1
+            yield ended
     finally:
         judge.close()
 

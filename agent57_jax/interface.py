@@ -1,0 +1,146 @@
+"""Runs from Python, as in a notebook: train in a folder, read its metrics, evaluate its agent and see it play. The commands use it too."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from agent57_jax import paths
+from agent57_jax.config import Settings, SettingsError
+from agent57_jax.monitoring import metrics
+from agent57_jax.monitoring.pictures import Moment
+from agent57_jax.monitoring.video import Spectator
+from agent57_jax.training import judging, run_folder
+from agent57_jax.training.checkpoint import CheckpointError
+from agent57_jax.training.trainer import Trainer, TrainingError
+from agent57_jax.types import RunError
+
+
+def train(settings: Settings, workdir: str | os.PathLike[str], should_stop: Callable[[], bool] = lambda: False) -> bool:
+    """Trains until `settings.total_steps`; a folder that holds a run goes on from its last checkpoint.
+
+    Args:
+      settings: from `agent57_jax.settings`.
+      workdir: folder of the run; made if missing.
+      should_stop: asked at every act; True saves and returns. With `agent57_jax.Shutdown` that is done when a signal comes, such as that of
+        Ctrl-C or of a notebook's stop button, which else raises KeyboardInterrupt and costs what came after the last checkpoint.
+
+    Returns:
+      Whether the training is finished: False if it was stopped.
+
+    Raises:
+      SettingsError: (a ValueError) for settings that task, devices, memory or folder cannot serve.
+      RunError: if the training cannot begin; its kind TrainingError if it cannot go on, with the last good checkpoint.
+      OSError: for a folder that cannot be written.
+    """
+    training = Trainer(settings, paths.local(os.fspath(workdir)), should_stop)
+    try:
+        training.run()
+    except (CheckpointError, OSError) as error:
+        raise TrainingError(str(error)) from error
+    return training.is_finished
+
+
+def open_run(workdir: str | os.PathLike[str]) -> "Run":
+    """The run in a folder, which may still be training; a folder of agents/ is one too.
+
+    Raises:
+      SettingsError: (a ValueError) if the folder holds no run.
+    """
+    return Run(pathlib.Path(paths.local(os.fspath(workdir))))
+
+
+class Run:
+    """A run's folder, from `open_run`."""
+
+    def __init__(self, workdir: pathlib.Path) -> None:
+        """Reads the settings."""
+        self.workdir = workdir
+        self.settings = run_folder.read_settings(workdir)
+
+    def metrics(self, keys: str = "*") -> dict[str, np.ndarray]:
+        """The lines of metrics.jsonl as columns [lines], float64 or int64: `pandas.DataFrame(run.metrics())`.
+
+        Args:
+          keys: a pattern such as "evaluation/*" that columns must match, the counters frames, steps, updates, episodes and seconds always
+            do; docs/metrics.md lists all with their units.
+
+        Returns:
+          Key to column; NaN where a line lacks a key or its value was not finite.
+
+        Raises:
+          SettingsError: (a ValueError) if there are none yet, or a line of the file is damaged.
+        """
+        path = self.workdir / "metrics.jsonl"
+        if not path.exists():
+            raise SettingsError(f"{self.workdir} has no metrics yet: there is no metrics.jsonl in it")
+        lines = list(metrics.read_lines(path))
+        values = {key: [line.get(key) for line in lines] for key in metrics.columns(path, keys)}
+        return {key: np.array([np.nan if value is None else value for value in column]) for key, column in values.items()}
+
+    def evaluate(self, episodes: int = 100, seed: int = 0, make_spectator: Callable[[str, int], Spectator] | None = None) -> dict[str, Any]:
+        """Plays greedy episodes with the last checkpoint and writes evaluation.json.
+
+        Args:
+          episodes: how many, at least 1.
+          seed: of the environments and of the few random actions, from 0.
+          make_spectator: given the game's name and the number of episodes in the first environment, returns who sees those.
+
+        Returns:
+          The content of evaluation.json, with "mean" and "returns" of the episodes and "hns", the human-normalised score or None; and its
+          "path", which is None, with the "problem" beside it, if it could not be written.
+
+        Raises:
+          SettingsError: (a ValueError) if there is no checkpoint yet, or for numbers out of range.
+          RunError: if the checkpoint cannot be read or the environments fail.
+        """
+        _check(episodes, seed)
+        return judging.evaluate(self.workdir, episodes, seed, make_spectator)
+
+    def play(self, episodes: int = 1, seed: int = 0) -> Iterator[Moment]:
+        """Plays greedy episodes with the last checkpoint, one timestep after the other, each as it happens.
+
+        Args:
+          episodes: how many, at least 1.
+          seed: of the environment and of the few random actions, from 0.
+
+        Yields:
+          Every timestep: `screen` [height, width, 3] uint8, the name of the `action`, the raw `score` so far, arm, rewards and values.
+          The last of an episode has `ends`.
+
+        Raises:
+          SettingsError: (a ValueError) if there is no checkpoint yet, or for numbers out of range.
+          RunError: if the checkpoint cannot be read, the environment fails, or it cannot be drawn; `evaluate` needs no pictures.
+        """
+        _check(episodes, seed)
+        opened = judging.open_run(self.workdir, 1, seed, is_watched=True)
+        seen = _Seen()
+        with contextlib.closing(judging.acts(opened, np.array([episodes]), seed, seen)) as acts:
+            for _ in acts:
+                yield from seen.moments
+                seen.moments.clear()
+
+
+class _Seen:
+    """A spectator that keeps what it sees."""
+
+    def __init__(self) -> None:
+        self.moments: list[Moment] = []
+
+    def wants(self, starts: bool) -> bool:
+        return True
+
+    def see(self, moment: Moment) -> None:
+        self.moments.append(moment)
+
+    def give_up(self, reason: str) -> None:
+        raise RunError(f"this environment cannot be drawn: {reason}; evaluate plays it without pictures")
+
+
+def _check(episodes: int, seed: int) -> None:
+    for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0)):
+        if value < low:
+            raise SettingsError(f"{name} is {value}, but must be at least {low}")
