@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md: a head written by hand, and tables of all settings as agent57_jax/config.py declares them.
+"""Writes docs/configuration.md: a head written by hand, and tables of all settings as agent57_jax/config/settings.py declares them.
 
     python -m docs.describe_settings            # `make docs` does this, and builds the site
 
@@ -21,7 +21,7 @@ from configs import atari, profiles
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "configuration.md"
 HEAD = ROOT / "docs" / "configuration_head.md"  # no page of its own
-SOURCE = ROOT / "agent57_jax" / "config.py"
+SOURCE = ROOT / "agent57_jax" / "config" / "settings.py"
 
 
 class Field(NamedTuple):

@@ -337,7 +337,7 @@ def test_zero_switches_off_what_can_be_off(path: str) -> None:
         ({"learner__distil_policy": True}, ["learner.distil_policy", "network.policy_heads"]),
         ({"learner__policy_epsilon": 1.5}, ["learner.policy_epsilon is 1.5"]),
         ({"learner__policy_kl_limit": -0.1}, ["learner.policy_kl_limit is -0.1"]),
-        ({"learner__policy_temperature": 0.0}, ["learner.policy_temperature must be positive"]),
+        ({"learner__policy_temperature": 0.0}, ["learner.policy_temperature is 0.0, but must be positive"]),
         ({"learner__trust_region": 2.0}, ["learner.trust_region", "learner.normalise_errors"]),
         ({"environment__phase_steps": 0}, ["environment.phase_steps is 0"]),
         # A burn-in is not learnt from: neither does it make a period fit that is longer than the trace.

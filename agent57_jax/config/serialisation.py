@@ -1,0 +1,92 @@
+"""Settings as plain values and JSON, and the frozen copy that a run works with."""
+
+import copy
+import dataclasses
+import enum
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from agent57_jax.config.settings import Settings, SettingsError, to_dict
+from agent57_jax.config.validation import problems
+
+
+def to_json(settings: Settings) -> str:
+    """The text of a run's config.json."""
+    return json.dumps(to_dict(settings), indent=2) + "\n"
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The plain values in a run's config.json.
+
+    Raises:
+      SettingsError: if it is no JSON object; OSError: if it cannot be opened.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise SettingsError(f"{path} is damaged, it is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} is damaged: it holds {values!r} instead of settings")
+    return values
+
+
+def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Other settings, finalised: `values` has plain ones under names such as "replay.trace".
+
+    Raises:
+      SettingsError: if they cannot work.
+    """
+    plain = to_dict(settings)
+    for name, value in values.items():
+        *sections, field = name.split(".")
+        section = plain
+        for part in sections:
+            section = section[part]
+        section[field] = value
+    return from_dict(plain)
+
+
+def from_dict(values: dict[str, Any]) -> Settings:
+    """Settings from `to_dict`'s plain values.
+
+    Raises:
+      SettingsError: on an unknown or missing key, so that a file of another version is not read as something it is not.
+    """
+
+    def fill(section: Any, mapping: Any, path: str) -> None:
+        if not isinstance(mapping, dict):
+            raise SettingsError(f"config.json: {path.removesuffix('.') or 'the file'} is {mapping!r}, but must be an object")
+        names = {field.name for field in dataclasses.fields(section)}
+        odd = sorted(names ^ set(mapping))
+        if odd:
+            raise SettingsError(f"config.json does not fit this version of agent57_jax: {', '.join(path + name for name in odd)}")
+        for name, value in mapping.items():
+            current = getattr(section, name)
+            if dataclasses.is_dataclass(current):
+                fill(current, value, f"{path}{name}.")
+            elif isinstance(current, enum.Enum):
+                if value not in [member.value for member in type(current)]:
+                    raise SettingsError(f"config.json: {path}{name} is {value!r}, but must be one of {[m.value for m in type(current)]}")
+                setattr(section, name, type(current)(value))
+            else:
+                setattr(section, name, tuple(value) if isinstance(current, tuple) else value)
+
+    settings = Settings()
+    fill(settings, values, "")
+    return finalise(settings)
+
+
+def finalise(settings: Settings) -> Settings:
+    """Validates and returns a frozen copy.
+
+    Raises:
+      SettingsError: naming every problem.
+    """
+    found = problems(settings)
+    if found:
+        raise SettingsError("\n".join(found))
+    frozen = copy.deepcopy(settings)
+    frozen.freeze()
+    return frozen
