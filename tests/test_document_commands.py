@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pytest
 
 from agent57_jax import __main__ as entry
-from agent57_jax.commands import command_line
+from agent57_jax import presets
 from agent57_jax.config import Settings
 from tests.document_commands import ROOT, collect, commands_in
 
@@ -22,7 +22,7 @@ COMMANDS = collect()
 FILE = re.compile(r"[a-z][\w./-]*\.(?:py|txt|lock|ya?ml|sh|sbatch|toml)|(?:configs|docs|tests|deploy)/[a-z]\S*")  # capitals are filled in
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-SETTINGS = {f"config.{name}" for name in command_line.setting_names(Settings())}
+SETTINGS = {f"config.{name}" for name in presets.setting_names(Settings())}
 
 
 @functools.cache
@@ -38,6 +38,7 @@ def flags_of(module: str) -> frozenset[str]:
         seen.add(name)
         source = file.read_text()
         found |= set(re.findall(r'(?:DEFINE_\w+|define_path)\(\s*"(\w+)"|add_argument\(\s*"--(\w+)"', source))
+        waiting += re.findall(r'run_module\("([\w.]+)"', source)
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]

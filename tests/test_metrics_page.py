@@ -69,9 +69,9 @@ def run_with_the_example(script: str, folder: pathlib.Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     insert(folder / "agent57_jax" / "monitoring" / "metrics.py", f"    {declaration},\n", '    Metric("learner/td_error_intrinsic"')
     insert(
-        folder / "agent57_jax" / "agent" / "learner.py",
+        folder / "agent57_jax" / "agent" / "value_loss.py",
         f"        {measurement}\n",
-        "        return jnp.sum(losses), priorities, metrics, error_variance\n",
+        "        loss = jnp.sum(losses)\n",
     )
     environment = {**os.environ, "PYTHONPATH": str(folder), "XLA_FLAGS": ""}
     command = [sys.executable, "-c", script, str(folder / "run"), str(folder)]

@@ -426,7 +426,7 @@ def test_a_viewer_keeps_the_pace_and_leaves_out_what_is_too_fast(monkeypatch: py
     monkeypatch.setattr(watch.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     for speed, shown in ((1.0, 31), (8.0, 9)):  # at eight times the speed 120 steps a second, of which every fourth is shown
         display, start = Shown(), clock[0]
-        viewer = watch.Viewer(display, speed, lambda: False)
+        viewer = watch.Viewer(display, speed, types.SimpleNamespace(requested=False))  # type: ignore[arg-type]
         for each in episode(30):
             viewer.see(each)
         assert clock[0] - start == pytest.approx(30 / (15 * speed))
