@@ -6,16 +6,24 @@ paper: the numbers of the Agent57 paper; one GPU; the full replay alone takes 36
 not measured yet. laptop: the same algorithm sized for a CPU with two cores and 8 GiB. smoke: about a minute, to see that all works.
 """
 
+from collections.abc import Callable
+
 from agent57_jax.config import Settings
 from configs.profiles import parse, small_budget
 
 
-def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+def get_config(argument: str = "paper", small: Callable[[Settings], None] | None = None) -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu".
+
+    Args:
+      small: rules of a game on top of those of the small profiles.
+    """
     profile, agent = parse(argument)
     settings = Settings()
     if profile in ("laptop", "smoke"):
         laptop(settings)
+        if small is not None:
+            small(settings)
     if profile == "smoke":
         smoke(settings)
     agent(settings)

@@ -5,12 +5,12 @@ python train.py --config=configs/minigrid.py:laptop --workdir=runs/minigrid
 Any other: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks whose mission is a text that changes are refused: the agent cannot
 read. The papers have no such task.
 
-DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: not learnt in 350 thousand steps (one
-seed). smoke: 20,000 steps, to see that all works.
+DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: training returns of 0.93 after 750 thousand
+steps (one seed, the target network copied every 50 updates). smoke: 20,000 steps, to see that all works.
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import grid_network, parse, small_budget, small_grid_network, smoke_run
+from configs.profiles import grid_network, parse, rare_rewards, small_budget, small_grid_network, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -26,6 +26,7 @@ def get_config(argument: str = "paper") -> Settings:
     settings.total_steps = 50_000_000
     if profile in ("laptop", "smoke"):
         small_budget(settings)
+        rare_rewards(settings)
         small_grid_network(settings)
         settings.novelty.memory_capacity = 640
         settings.replay.capacity = "400_000"  # what is rare stays

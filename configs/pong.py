@@ -8,10 +8,17 @@ cores and 8 GiB; not measured yet. smoke: about a minute.
 
 from agent57_jax.config import Settings
 from configs import atari
+from configs.profiles import rare_rewards
 
 
 def get_config(argument: str = "paper") -> Settings:
     """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
-    settings = atari.get_config(argument)
+    settings = atari.get_config(argument, laptop)
     settings.environment.task_id = "Pong-v5"
     return settings
+
+
+def laptop(settings: Settings) -> None:
+    """A point comes every hundred steps, and the intrinsic loss is a hundred times the extrinsic one."""
+    rare_rewards(settings)
+    settings.learner.intrinsic_loss_weight = 0.01

@@ -78,7 +78,6 @@ def small_budget(settings: Settings) -> None:
     """
     settings.environment.num_envs = 32
     settings.network.shared_torso = True
-    settings.network.output_scale = 0.01  # else differences that mean nothing last for thousands of updates where rewards are rare
     settings.network.reward_inputs = RewardInputs.LOGARITHMIC
     settings.policy.num_policies = 4
     settings.policy.beta_max = 0.01
@@ -87,8 +86,7 @@ def small_budget(settings: Settings) -> None:
     settings.policy.gamma_2 = 0.97
     settings.bandit.group_size = 16  # half of the actors: both bandits see enough episodes
     settings.bandit.window_episodes = 40
-    settings.actor.epsilon_base = 0.8  # some actors play almost at random, which finds what greedy noise does not
-    settings.actor.epsilon_alpha = 14.0
+    settings.actor.epsilon_alpha = 4.0
     settings.novelty.kernel_epsilon = 1e-2
     settings.novelty.ends_with_episode = False  # else a goal costs more novelty than it pays
     settings.novelty.statistics_horizon = 1e4
@@ -106,11 +104,20 @@ def small_budget(settings: Settings) -> None:
     settings.learner.adam_epsilon = 1e-5
     settings.learner.target_period_updates = 100
     settings.learner.average_decay = 0.999
+    settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
     settings.learner.targets = Targets.SOFT_WATKINS
     settings.evaluation.num_envs = 4
     settings.evaluation.arm = EvaluationArm.ACTORS  # its own bandit sees too few episodes
     settings.checkpoint.period_seconds = 300.0
     small_evaluator(settings)
+
+
+def rare_rewards(settings: Settings) -> None:
+    """Rules on top of `small_budget` where most sequences have no reward: a goal at the end, a point every hundred steps."""
+    settings.network.output_scale = 0.01  # else differences that mean nothing last for thousands of updates
+    settings.actor.epsilon_base = 0.8  # some actors play almost at random, which finds what greedy noise does not
+    settings.actor.epsilon_alpha = 14.0
+    settings.learner.normalise_errors = NormalisedErrors.NOWHERE  # a reward stands out in the priorities
 
 
 def smoke_run(settings: Settings) -> None:

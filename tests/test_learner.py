@@ -54,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "network.reward_inputs": RewardInputs.LOGARITHMIC,
         "novelty.ends_with_episode": False,
         "learner.normalise_errors": NormalisedErrors.EVERYWHERE,
+        "learner.intrinsic_loss_weight": 0.25,
         "learner.average_decay": 0.6,
         "learner.targets": Targets.SOFT_WATKINS,
         "learner.trace_tolerance": 0.2,
@@ -364,7 +365,8 @@ def test_gradients_equal_finite_differences_of_the_twins_losses(variant: str) ->
         q = oracle.to_float64(parameters.q)
 
         def loss(q: oracle.Tree) -> float:
-            return float(one.twin.q_losses(one.outputs_of(q, trace)[0], targets, batch, scale, held).sum())
+            losses = one.twin.q_losses(one.outputs_of(q, trace)[0], targets, batch, scale, held)
+            return float(losses.sum() + (one.settings.learner.intrinsic_loss_weight - 1) * losses[1:].sum())
 
         def policy_loss(head: oracle.Tree) -> float:
             return one.twin.policy_loss(one.outputs_of(q | {"policy": head}, trace)[1], old, combined, batch)[0]

@@ -138,6 +138,8 @@ class ValueLoss:
                 metrics[f"learner/error_scale_{name}"] = jnp.sum(jnp.where(valid, scale[v], 0.0)) / count
             if held is not None:
                 metrics[f"learner/held_{name}"] = jnp.sum(held[v]) / count
+        if len(losses) == 2 and self.settings.intrinsic_loss_weight != 1:
+            losses = losses * jnp.asarray((1.0, self.settings.intrinsic_loss_weight), losses.dtype)
         loss = jnp.sum(losses)
         if logits is not None:
             policy_losses, is_near = self._policy_losses(logits, combined)

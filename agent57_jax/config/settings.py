@@ -285,6 +285,7 @@ class LearnerSettings(Section):
     target_period_updates: int = 1_500  # updates between copies of the online to the target network
     average_decay: float = 0.0  # what an update keeps of the average of the Q-networks that the evaluator plays; 0: the newest
     embedding_l2: float = 1e-5  # L2 weight of embedding and inverse dynamics
+    intrinsic_loss_weight: float = 1.0  # factor of the intrinsic value function's loss in what both train: a shared torso; Choice
     cross_mixture: float = 0.0  # share of sequences that train another policy than the one that acted (MEME: 0.5)
     normalise_errors: NormalisedErrors = NormalisedErrors.NOWHERE  # where TD errors are divided by their deviation
     combined_loss: bool = False  # True: the two value functions have one loss, on Q^e + beta_j Q^i with r^e + beta_j r^i (MEME)

@@ -55,6 +55,7 @@ AT_LEAST_1 = """
 AT_LEAST_0 = """
     policy.beta_max bandit.ucb_bonus actor.epsilon_alpha network.output_scale novelty.cluster_distance replay.priority_exponent
     replay.burn_in replay.is_exponent learner.embedding_l2 learner.trace_tolerance learner.policy_kl_limit learner.trust_region
+    learner.intrinsic_loss_weight
     checkpoint.period_seconds logging.period_seconds video.period_episodes
 """
 SHARES = """
