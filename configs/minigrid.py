@@ -5,8 +5,8 @@ python train.py --config=configs/minigrid.py:laptop --workdir=runs/minigrid
 Any other: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks whose mission is a text that changes are refused: the agent cannot
 read. The papers have no such task.
 
-DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: training returns of 0.93 after 750 thousand
-steps (one seed, the target network copied every 50 updates). smoke: 20,000 steps, to see that all works.
+DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: 0.91 over 100 greedy episodes after 763
+thousand steps, 25 minutes of half a core (seed 0; random play succeeds in 2% of episodes). smoke: 20,000 steps, to see that all works.
 """
 
 from agent57_jax.config import Settings
@@ -31,6 +31,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.novelty.memory_capacity = 640
         settings.replay.capacity = "400_000"  # what is rare stays
         settings.learner.learning_rate = 3e-4
+        settings.learner.target_period_updates = 50
         settings.total_steps = 1_500_000
     if profile == "smoke":
         smoke_run(settings)
