@@ -169,6 +169,20 @@ MUTATIONS = (
         ("tests/algorithm/test_policy_distillation.py",),
     ),
     Mutation(
+        "the weight of the intrinsic loss falls on both",
+        "agent57_jax/agent/value_loss.py",
+        "jnp.asarray((1.0, self.settings.intrinsic_loss_weight)",
+        "jnp.asarray((self.settings.intrinsic_loss_weight,) * 2",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "values begin at full scale",
+        "agent57_jax/networks/q_network.py",
+        "variance_scaling(self.settings.output_scale**2",
+        "variance_scaling(1.0",
+        ("tests/networks/test_q_network.py",),
+    ),
+    Mutation(
         "the distilled policy trains the torso",
         "agent57_jax/networks/q_network.py",
         "x = jax.lax.stop_gradient(x if self.settings.policy_heads else x[0])",
