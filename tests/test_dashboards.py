@@ -191,7 +191,7 @@ def test_weights_and_biases_without_an_account_ends_in_one_line(tmp_path: pathli
     done = run_wandb(tmp_path / "run", tmp_path / "home")
     assert done.returncode == 1
     message = "logging.wandb needs an account: run `wandb login`, set WANDB_MODE=offline, or leave logging.wandb out"
-    assert done.stderr.splitlines()[-1] == f"agent57_jax.config.SettingsError: {message}"
+    assert done.stderr.splitlines()[-1] == f"agent57_jax.config.settings.SettingsError: {message}"
 
 
 @pytest.mark.slow
