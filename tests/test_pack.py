@@ -50,4 +50,5 @@ def test_agents_of_the_repository_fit_this_version(folder: pathlib.Path) -> None
     run.environment.close()
     score = json.loads((folder / "evaluation.json").read_text())
     assert score["checkpoint"] == run.step and score["episodes"] == 100
-    assert f"| `{folder.name}` | {score['mean']:.1f} " in (folder.parent / "README.md").read_text()
+    shown = f"{score['mean']:.{1 if score['mean'] > 1 else 2}f}"
+    assert f"| `{folder.name}` | {shown} " in (folder.parent / "README.md").read_text()
