@@ -11,6 +11,7 @@ import numpy as np
 from agent57_jax import paths
 from agent57_jax.config import Settings, SettingsError
 from agent57_jax.monitoring import metrics
+from agent57_jax.monitoring.metric_lines import read_lines
 from agent57_jax.monitoring.pictures import Moment
 from agent57_jax.monitoring.video import Spectator
 from agent57_jax.training import judging, run_folder
@@ -77,8 +78,8 @@ class Run:
         path = self.workdir / "metrics.jsonl"
         if not path.exists():
             raise SettingsError(f"{self.workdir} has no metrics yet: there is no metrics.jsonl in it")
-        lines = list(metrics.read_lines(path))
-        values = {key: [line.get(key) for line in lines] for key in metrics.columns(path, keys)}
+        lines = list(read_lines(path))
+        values = {key: [line.get(key) for line in lines] for key in metrics.columns(lines, keys)}
         return {key: np.array([np.nan if value is None else value for value in column]) for key, column in values.items()}
 
     def evaluate(self, episodes: int = 100, seed: int = 0, make_spectator: Callable[[str, int], Spectator] | None = None) -> dict[str, Any]:

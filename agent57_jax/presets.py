@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import enum
 import functools
 import os
 import pathlib
@@ -43,13 +42,7 @@ def settings(preset: str, overrides: Mapping[str, Any] | None = None) -> Setting
             raise SettingsError(message)
         *sections, field = name.split(".")
         section = functools.reduce(getattr, sections, made)
-        choices = type(getattr(section, field))
-        if issubclass(choices, enum.Enum) and not isinstance(value, choices):
-            if value not in (words := [choice.value for choice in choices]):
-                raise SettingsError(f"{name} is {value!r}, but must be one of {', '.join(words)}")
-            setattr(section, field, choices(value))
-        else:
-            setattr(section, field, tuple(value) if isinstance(value, list) else value)
+        setattr(section, field, config.typed(getattr(section, field), value, name))
     return config.finalise(made)
 
 

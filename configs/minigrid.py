@@ -6,7 +6,8 @@ Any other: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks whose mi
 read. The papers have no such task.
 
 DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: 0.91 over 100 greedy episodes after 763
-thousand steps, 25 minutes of half a core (seed 0; random play succeeds in 2% of episodes). smoke: 20,000 steps, to see that all works.
+thousand steps, 25 minutes of a core with much other work (seed 0; random play succeeds in 2% of episodes). smoke:
+20,000 steps, to see that all works.
 """
 
 from agent57_jax.config import Settings

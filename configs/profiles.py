@@ -71,10 +71,11 @@ def small_grid_network(settings: Settings) -> None:
 
 
 def small_budget(settings: Settings) -> None:
-    """Rules for minutes to hours on two CPU cores instead of weeks on a fleet, the same for every task (docs/decisions.md has the reasons).
+    """Rules for minutes to hours on two CPU cores instead of weeks on a fleet (docs/decisions.md has the reasons).
 
     Many small updates, so that a run has thousands of them; a family of four that explores mildly; discounts
-    for episodes of some hundred steps; rewards and errors on a scale in which no part drowns.
+    for episodes of some hundred steps; rewards and errors on a scale in which no part drowns. They are the same for every task, but where
+    rewards are rare: `rare_rewards`.
     """
     settings.environment.num_envs = 32
     settings.network.shared_torso = True

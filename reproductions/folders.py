@@ -7,7 +7,7 @@ from typing import Any
 
 from agent57_jax import config
 from agent57_jax.config import Settings, SettingsError
-from agent57_jax.monitoring import metrics
+from agent57_jax.monitoring.metric_lines import read_line, read_lines
 from agent57_jax.training import run_folder
 from reproductions import records
 from reproductions.records import ROOT
@@ -94,7 +94,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     """
     path = folder / "metrics.jsonl"
     try:
-        return list(metrics.read_lines(path)) if path.exists() else []
+        return list(read_lines(path)) if path.exists() else []
     except SettingsError as error:
         raise DamageError(str(error)) from error
 
@@ -118,7 +118,7 @@ def last_metrics(folder: pathlib.Path) -> dict[str, Any] | None:
     if not lines:
         return None
     try:
-        return metrics.read_line(lines[-1], f"the last line of {from_root(path)}")
+        return read_line(lines[-1], f"the last line of {from_root(path)}")
     except SettingsError as error:
         raise DamageError(str(error)) from error
 

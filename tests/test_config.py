@@ -168,6 +168,17 @@ def test_a_file_of_another_version_is_refused(edit: Any, named: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("network", "conv_features", 5), ("network", "conv_features", "32"), ("learner", "targets", "fast"), ("replay", "trace", [80])],
+)
+def test_a_file_with_a_value_of_another_kind_is_refused(section: str, name: str, value: Any) -> None:
+    values = config.to_dict(Settings())
+    values[section][name] = value
+    with pytest.raises(SettingsError, match=rf"{section}\.{name} is "):
+        config.from_dict(values)
+
+
 def test_a_file_with_impossible_values_is_refused() -> None:
     values = config.to_dict(Settings())
     values["replay"]["period"] = 161

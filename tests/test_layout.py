@@ -18,7 +18,7 @@ LAYERS = (
     ("algorithm", "parallel", "paths", "presets"),
     ("networks",),
     ("environments",),
-    ("monitoring.heat_map", "monitoring.pictures"),
+    ("monitoring.heat_map", "monitoring.metric_lines", "monitoring.pictures"),
     ("monitoring.console", "monitoring.dashboards", "monitoring.video"),
     ("monitoring.metrics",),
     ("agent.adam", "agent.novelty", "agent.value_loss"),

@@ -13,7 +13,8 @@ from typing import TextIO
 
 from agent57_jax import paths
 from agent57_jax.commands import command_line
-from agent57_jax.monitoring.metrics import columns, read_lines
+from agent57_jax.monitoring.metric_lines import read_lines
+from agent57_jax.monitoring.metrics import columns
 
 
 def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
@@ -27,7 +28,7 @@ def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
     Raises:
       ValueError: for a line that is no line of metrics; OSError: if a file cannot be read or written.
     """
-    writer = csv.DictWriter(file, columns(path, pattern), restval="", extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(file, columns(read_lines(path), pattern), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     rows = 0
     for line in read_lines(path):

@@ -35,7 +35,7 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
       FileExistsError: if `out` is there.
     """
     from agent57_jax.agent import programs
-    from agent57_jax.monitoring import metrics
+    from agent57_jax.monitoring.metric_lines import read_lines
     from agent57_jax.training import judging
     from agent57_jax.training.checkpoint import Checkpoints
 
@@ -59,7 +59,7 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
     with (target / "metrics.jsonl").open("w", encoding="utf-8") as file:
-        for line in metrics.read_lines(source / "metrics.jsonl"):
+        for line in read_lines(source / "metrics.jsonl"):
             if any(key in line for key in RETURNS):
                 file.write(json.dumps({key: line[key] for key in (*COUNTERS, *RETURNS) if key in line}) + "\n")
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

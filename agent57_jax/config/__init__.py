@@ -3,7 +3,7 @@
 A config file returns a mutable `Settings`; overrides change it; `finalise` reports all problems at once and freezes it.
 """
 
-from agent57_jax.config.serialisation import changed, finalise, from_dict, read_json, to_json
+from agent57_jax.config.serialisation import changed, finalise, from_dict, read_json, to_json, typed
 from agent57_jax.config.settings import (
     INCIDENTAL_SETTINGS,
     ActorSettings,
@@ -88,4 +88,5 @@ __all__ = [
     "to_dict",
     "to_json",
     "type_problems",
+    "typed",
 ]

@@ -48,6 +48,20 @@ def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
     return from_dict(plain)
 
 
+def typed(current: Any, value: Any, name: str) -> Any:
+    """A plain value as a setting that is now `current` holds it: the member of an enum for its word, a tuple for a list.
+
+    Raises:
+      SettingsError: for a word that the enum does not have; `name` is how the message calls the setting.
+    """
+    if isinstance(current, enum.Enum) and not isinstance(value, type(current)):
+        words = [member.value for member in type(current)]
+        if value not in words:
+            raise SettingsError(f"{name} is {value!r}, but must be one of {', '.join(words)}")
+        return type(current)(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
 def from_dict(values: dict[str, Any]) -> Settings:
     """Settings from `to_dict`'s plain values.
 
@@ -66,12 +80,8 @@ def from_dict(values: dict[str, Any]) -> Settings:
             current = getattr(section, name)
             if dataclasses.is_dataclass(current):
                 fill(current, value, f"{path}{name}.")
-            elif isinstance(current, enum.Enum):
-                if value not in [member.value for member in type(current)]:
-                    raise SettingsError(f"config.json: {path}{name} is {value!r}, but must be one of {[m.value for m in type(current)]}")
-                setattr(section, name, type(current)(value))
             else:
-                setattr(section, name, tuple(value) if isinstance(current, tuple) else value)
+                setattr(section, name, typed(current, value, f"config.json: {path}{name}"))
 
     settings = Settings()
     fill(settings, values, "")

@@ -6,14 +6,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from agent57_jax.config import SettingsError
 from agent57_jax.monitoring.dashboards import Dashboard, Histogram, TensorBoard, WeightsAndBiases
 from agent57_jax.monitoring.heat_map import ArmHistory
+from agent57_jax.monitoring.metric_lines import read_lines
 from agent57_jax.paths import set_aside
 
 
@@ -407,39 +407,12 @@ class MetricsWriter:
         self._dashboards.clear()
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of metrics of a file, one after the other, without a last one that is cut off.
-
-    Raises:
-      SettingsError: for a line that is no line of metrics, with its number and what to do.
-    """
-    with path.open("rb") as file:
-        for number, text in enumerate(file, start=1):
-            if not text.endswith(b"\n"):
-                return
-            yield read_line(text, f"line {number} of {path}")
-
-
-def columns(path: Path, pattern: str) -> list[str]:
+def columns(lines: Iterable[Mapping[str, Any]], pattern: str) -> list[str]:
     """Counters, then every other key that a line has and the pattern takes, in the order in which they first appear."""
     found: dict[str, None] = {counter.key: None for counter in COUNTERS}
-    for line in read_lines(path):
+    for line in lines:
         found |= {key: None for key in line if key not in found and fnmatch.fnmatchcase(key, pattern)}
     return list(found)
-
-
-def read_line(text: bytes, name: str) -> dict[str, Any]:
-    """One line of metrics; `name` is how an error calls it.
-
-    Raises:
-      SettingsError: if it is none, with what to do.
-    """
-    try:
-        line: dict[str, Any] = json.loads(text)
-        float(line["steps"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{name} is not a line of metrics; mend or remove the line, or move the file away: {error!r}") from error
-    return line
 
 
 def _drop_after(path: Path, steps: int) -> None:
