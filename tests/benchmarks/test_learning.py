@@ -288,6 +288,23 @@ def test_the_table_shows_what_failed_too(found: dict[str, Any]) -> None:
     assert ours.endswith("`python -m benchmarks.learning --tasks LunarLander-v3 --agents agent57 --seeds 0 1 2 --minutes=1` |")
 
 
+def test_runs_without_folders_stay_in_the_record(found: dict[str, Any], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learning_report.write(tmp_path / "learning", found, None)
+    task = found["tasks"]["LunarLander-v3"]
+    ours, peer = task["agents"]["agent57"], task["agents"]["ppo"]
+    anew = {**ours["runs"][1], "score": 99.0, "budget": {"minutes": 2.0, "steps": None}}
+    other = {**peer, "overrides": {"total_steps": 7}}
+    later = {**found, "tasks": {"LunarLander-v3": {**task, "agents": {"ppo": other, "agent57": {**ours, "runs": [anew]}}}}}
+    text = learning_report.write(tmp_path / "learning", later, None)
+    agents = json.loads((tmp_path / "learning.json").read_text())["tasks"]["LunarLander-v3"]["agents"]
+    assert list(agents) == ["agent57", "ppo"]
+    assert [(run["seed"], run["score"]) for run in agents["agent57"]["runs"]] == [(0, 0.0), (1, 99.0), (2, 20.0)]
+    assert agents["agent57"]["over_seeds"]["score"]["median"] == 20.0
+    assert agents["agent57"]["over_seeds"]["reached"] == ours["over_seeds"]["reached"]
+    assert agents["ppo"]["overrides"] == {"total_steps": 7} and "ppo: earlier runs with other settings" in capsys.readouterr().out
+    assert "| 0, 1, 2 (seed 1 with --minutes=2) |" in text
+
+
 def test_the_report_is_written_into_a_document(found: dict[str, Any], tmp_path: pathlib.Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{learning_report.BEGIN}\nold\n{learning_report.END}\nafter\n")
