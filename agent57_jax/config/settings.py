@@ -273,6 +273,7 @@ class LearnerSettings(Section):
     adam_b1: float = 0.9  # fading of the mean gradient
     adam_b2: float = 0.999  # fading of the mean squared gradient
     adam_epsilon: float = 1e-4  # added to the root of the mean square; R2D2: 1e-3
+    weight_decay: float = 0.0  # AdamW: share of every parameter that a step of learning rate 1 takes away (MEME: 0.05); 0: Adam
     max_gradient_norm: float = 40.0  # longer gradients are scaled down to it, each network for itself
     targets: Targets = Targets.RETRACE  # what values are learnt towards
     bootstrap: Bootstrap = Bootstrap.TARGET  # whose values returns are bootstrapped from (MEME: online)
@@ -283,6 +284,7 @@ class LearnerSettings(Section):
     transform: Transform = Transform.SQUASHED  # h of the targets (NGU App. E)
     target_epsilon: float = 0.01  # exploration of the target policy
     target_period_updates: int = 1_500  # updates between copies of the online to the target network
+    target_rate: float = 0.0  # target network as a moving average: step of each update towards the online one (MEME: 0.01); 0: copies
     average_decay: float = 0.0  # what an update keeps of the average of the Q-networks that the evaluator plays; 0: the newest
     embedding_l2: float = 1e-5  # L2 weight of embedding and inverse dynamics
     intrinsic_loss_weight: float = 1.0  # factor of the intrinsic value function's loss in what both train: a shared torso; Choice
