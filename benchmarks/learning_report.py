@@ -1,5 +1,6 @@
 """What the proving ground leaves behind: a record, a picture for each task, and a table."""
 
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -259,7 +260,7 @@ def draw(name: str, task: Mapping[str, Any], path: pathlib.Path) -> None:
         figure = Figure(figsize=(11.0, 4.5), layout="constrained")
         over_time, over_steps = figure.subplots(1, 2, sharey=True)
         figure.suptitle(f"{name}: greedy return during training", fontsize=12)
-        for colour, (agent, content) in zip(COLOURS, task["agents"].items(), strict=False):
+        for colour, (agent, content) in zip(itertools.cycle(COLOURS), task["agents"].items(), strict=False):
             seeds = len(content["runs"])
             label = f"{agent} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
             for axes, what, unit in ((over_time, "seconds", 60.0), (over_steps, "steps", 1.0)):

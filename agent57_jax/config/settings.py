@@ -277,7 +277,7 @@ class LearnerSettings(Section):
     max_gradient_norm: float = 40.0  # longer gradients are scaled down to it, each network for itself
     targets: Targets = Targets.RETRACE  # what values are learnt towards
     bootstrap: Bootstrap = Bootstrap.TARGET  # whose values returns are bootstrapped from (MEME: online)
-    trust_region: float | None = None  # alpha: values alpha sigma off the target network's move no further (MEME: 2); None: off
+    trust_region: float = 0.0  # alpha: values alpha sigma off the target network's move no further (MEME: 2); 0: off
     trace_lambda: float = 0.95  # Retrace and soft Watkins
     trace_tolerance: float = 0.01  # kappa of soft Watkins: how much worse, as a share of a value, still counts as greedy (MEME)
     n_step: int = 5  # n-step double Q-learning: rewards in a target (R2D2)

@@ -116,7 +116,7 @@ def _algorithm_problems(settings: Settings) -> list[str]:
         "learner.distil_policy needs one network: network.policy_heads, or no policy.separate_networks",
     )
     need(
-        learner.trust_region is None or learner.normalise_errors is not NormalisedErrors.NOWHERE,
+        not learner.trust_region or learner.normalise_errors is not NormalisedErrors.NOWHERE,
         "learner.trust_region is measured in deviations of TD errors: it needs learner.normalise_errors priorities or everywhere",
     )
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from agent57_jax.config import flatten, to_dict
 from benchmarks import learning, learning_curves, learning_report, learning_runs
-from benchmarks.learning_tasks import AGENTS, PEERS, TASKS, Budget, Run
+from benchmarks.learning_tasks import ABLATIONS, AGENTS, PEERS, TASKS, Budget, Run
 from reproductions import common, folders, records
 from reproductions.jobs import Job, JobError, Supervisor
 
@@ -94,6 +95,17 @@ def test_settings_of_a_task_can_be_made(name: str, tmp_path: pathlib.Path) -> No
     assert settings.seed == 3 and settings.total_steps < 10_000_000  # what two cores do within the time
     few = Run(name, "agent57", 3, Budget(steps=5_000), tmp_path)
     assert common.settings_of(few.training).total_steps == 5_000
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "MiniGrid-DoorKey-8x8-v0"])
+def test_an_ablation_differs_from_its_agent_in_its_part_alone(task: str, tmp_path: pathlib.Path) -> None:
+    def settings_of(agent: str) -> dict[str, Any]:
+        return flatten(to_dict(common.settings_of(Run(task, agent, 0, MINUTES, tmp_path).training)))
+
+    for name, (agent, part) in ABLATIONS.items():
+        own, whole = settings_of(name), settings_of(agent)
+        changed = {setting for setting in own if own[setting] != whole[setting]}
+        assert changed and changed <= set(part), name
 
 
 def test_seeds_are_outermost(tmp_path: pathlib.Path) -> None:
