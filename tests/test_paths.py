@@ -45,7 +45,7 @@ ADDRESSES = ("gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "GS://buck
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_of_other_machines_are_refused(address: str) -> None:
-    message = "name the folder itself, without file://" if address.startswith("file") else "mount it, as gcsfuse"
+    message = "name the folder itself, without file://" if address.startswith("file") else "mount it with gcsfuse"
     expect_refusal(run("train.py", ZAXXON, f"--workdir={address}"), message)
     assert not (ROOT / address.split("/", maxsplit=1)[0]).exists()
 
