@@ -4,8 +4,9 @@
         [--stop_when_solved] [--only_report] [--config.NAME=VALUE ...]
 
 Each run has a folder RUNS/TASK/AGENT/seedS. It trains until its budget of wall-clock time is used up; 100 greedy episodes then judge it.
-The same command goes on where it was stopped, and no finished run is run again. After every run the report is written anew: OUT.json, a
-picture for each task, and a table. The protocol is in benchmarks/README.md. What peers need is in requirements-peers.txt.
+The same command goes on where it was stopped, and runs no finished run again. After every run it writes the report: OUT.json, a picture
+for each task, and a table. Runs that OUT.json already has stay in it, also when their folders are gone. The protocol is in
+benchmarks/README.md. What peers need is in requirements-peers.txt.
 """
 
 import argparse
@@ -36,9 +37,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
     parser.add_argument("--agents", nargs="+", choices=AGENTS, required=True, metavar="AGENT", help=", ".join(AGENTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--minutes", type=float, help="wall-clock time of each training; default: as the task has it")
-    amount.add_argument("--steps", type=int, help="environment steps of each training instead of a time")
-    parser.add_argument("--stop_when_solved", action="store_true", help="end a training once it has reached the task's last threshold")
+    amount.add_argument("--minutes", type=float, help="wall-clock time of each run; default: as the task has it")
+    amount.add_argument("--steps", type=int, help="environment steps of each run instead of a time")
+    parser.add_argument("--stop_when_solved", action="store_true", help="end a run once it has reached the task's last threshold")
     parser.add_argument("--only_report", action="store_true", help="train nothing; report what is there")
     parser.add_argument("--profile", default="laptop", help="of our configs; default: laptop")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"greedy episodes of the final score; default: {EPISODES}")

@@ -1,12 +1,13 @@
 """What the proving ground leaves behind: a record, a picture for each task, and a table."""
 
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import learning_curves, learning_runs
-from benchmarks.learning_tasks import TASKS, Run
+from benchmarks.learning_tasks import AGENTS, TASKS, Run
 from reproductions import folders, plots, records
 
 BEGIN, END = "<!-- learning:begin -->", "<!-- learning:end -->"
@@ -114,6 +115,42 @@ def record(runs: Sequence[Run], episodes: int, facts: Mapping[str, Any], command
     return rounded
 
 
+def with_earlier(found: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A record with the runs of an earlier one whose folders are gone: a record outlives the machine that made it.
+
+    A run that both have comes from `found`. Runs of an agent that trained with other settings are left out, and a line says so.
+
+    Args:
+      earlier: the content of OUT.json; None where there is none.
+    """
+    tasks: dict[str, Any] = {name: {**task, "agents": dict(task["agents"])} for name, task in found["tasks"].items()}
+    for name, task in (earlier or {"tasks": {}})["tasks"].items():
+        if name not in TASKS:
+            continue
+        agents = tasks.setdefault(name, {"thresholds": list(TASKS[name].thresholds), "agents": {}})["agents"]
+        for agent, content in task["agents"].items():
+            new = agents.get(agent, {**content, "runs": []})
+            if (new["profile"], new["overrides"]) != (content["profile"], content["overrides"]):
+                print(f"{name}/{agent}: earlier runs with other settings leave the record", flush=True)
+                continue
+            seeds = [run["seed"] for run in new["runs"]]
+            kept = [_judged_again(run, TASKS[name].thresholds) for run in content["runs"] if run["seed"] not in seeds]
+            runs = sorted([*new["runs"], *kept], key=lambda run: run["seed"])
+            agents[agent] = {**new, "runs": runs, "over_seeds": summary(runs)}
+    for task in tasks.values():
+        task["agents"] = {agent: task["agents"][agent] for agent in sorted(task["agents"], key=AGENTS.index)}
+    together: dict[str, Any] = records.rounded({**found, "tasks": {name: tasks[name] for name in TASKS if name in tasks}})
+    return together
+
+
+def _judged_again(run: Mapping[str, Any], thresholds: Sequence[float]) -> dict[str, Any]:
+    """A recorded run with the times to the task's thresholds, which may have changed since."""
+    fields = [run["curve"][field] for field in learning_curves.Point._fields]
+    curve = [learning_curves.Point(*values) for values in zip(*fields, strict=True)]
+    reached = {f"{threshold:g}": learning_curves.first_reached(curve, threshold) for threshold in thresholds}
+    return {**run, "reached": {name: None if point is None else _position(point) for name, point in reached.items()}}
+
+
 # The table ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +175,8 @@ def _row(name: str, agent: str, thresholds: Sequence[float], content: Mapping[st
     ended = sum(run["ended"] == "solved" for run in runs)
     unfinished = sum(run["ended"] is None for run in runs)
     notes = [f"{ended} ended when solved"] * bool(ended) + [f"{unfinished} unfinished"] * bool(unfinished)
+    others = [(run["seed"], _budget(name, run)) for run in runs if _budget(name, run) != _budget(name, runs[0])]
+    notes += [f"seed {seed} with {budget or 'the default budget'}" for seed, budget in others]
     return [
         name,
         agent,
@@ -153,17 +192,21 @@ def _row(name: str, agent: str, thresholds: Sequence[float], content: Mapping[st
 
 def _options(name: str, content: Mapping[str, Any]) -> str:
     """What the command needs besides task, agent and seeds."""
-    budget = content["runs"][0]["budget"] or {}
     words = [f"--config.{setting}={value}" for setting, value in content["overrides"].items()]
-    if budget.get("steps"):
-        words.append(f"--steps={budget['steps']}")
-    elif budget.get("minutes") not in (None, TASKS[name].minutes):
-        words.append(f"--minutes={budget['minutes']:g}")
+    words += filter(None, [_budget(name, content["runs"][0])])
     if content["profile"] != "laptop":
         words.append(f"--profile={content['profile']}")
     if any(run["ended"] == "solved" for run in content["runs"]):
         words.append("--stop_when_solved")
     return "".join(f" {word}" for word in words)
+
+
+def _budget(name: str, run: Mapping[str, Any]) -> str:
+    """The option that gives a run its budget; empty for the task's own."""
+    budget = run["budget"] or {}
+    if budget.get("steps"):
+        return f"--steps={budget['steps']}"
+    return "" if budget.get("minutes") in (None, TASKS[name].minutes) else f"--minutes={budget['minutes']:g}"
 
 
 def _number(value: float | None, form: Any) -> str:
@@ -217,7 +260,7 @@ def draw(name: str, task: Mapping[str, Any], path: pathlib.Path) -> None:
         figure = Figure(figsize=(11.0, 4.5), layout="constrained")
         over_time, over_steps = figure.subplots(1, 2, sharey=True)
         figure.suptitle(f"{name}: greedy return during training", fontsize=12)
-        for colour, (agent, content) in zip(COLOURS, task["agents"].items(), strict=False):
+        for colour, (agent, content) in zip(itertools.cycle(COLOURS), task["agents"].items(), strict=False):
             seeds = len(content["runs"])
             label = f"{agent} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
             for axes, what, unit in ((over_time, "seconds", 60.0), (over_steps, "steps", 1.0)):
@@ -257,13 +300,17 @@ def _curves(axes: Any, seeds: Sequence[plots.Points], colour: str, label: str) -
 def write(out: pathlib.Path, found: Mapping[str, Any], readme: pathlib.Path | None) -> str:
     """Writes the record, the pictures and, where a document is named, the table into it; returns the table.
 
+    Runs that OUT.json already has stay in it.
+
     Args:
       out: the files' names without what tells them apart: OUT.json, OUT_TASK.png.
 
     Raises:
       ReproductionError: for a document without markers.
     """
-    records.write_json(out.with_name(f"{out.name}.json"), found)
+    path = out.with_name(f"{out.name}.json")
+    found = with_earlier(found, records.read_json(path))
+    records.write_json(path, found)
     for name, task in found["tasks"].items():
         draw(name, task, out.with_name(f"{out.name}_{name}.png"))
     text = table(found)

@@ -9,7 +9,31 @@ from configs import profiles
 from reproductions.common import Training
 
 PEERS = ("ppo", "dqn", "qrdqn", "recurrent_ppo")  # of Stable-Baselines3 and sb3-contrib
-AGENTS = (*profiles.AGENTS, *PEERS)
+
+# The parts of MEME: settings with the part, and without it. The trust region is measured in deviations of TD errors, and the distilled
+# policy needs heads per policy: what a part needs comes and goes with it.
+PARTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "online_bootstrap": (
+        {"learner.bootstrap": "online", "learner.trust_region": 2.0, "learner.normalise_errors": "priorities"},
+        {"learner.bootstrap": "target", "learner.trust_region": 0.0},
+    ),
+    "soft_watkins": ({"learner.targets": "soft_watkins"}, {"learner.targets": "retrace"}),
+    "normalised_errors": (
+        {"learner.normalise_errors": "everywhere"},
+        {"learner.normalise_errors": "nowhere", "learner.trust_region": 0.0},
+    ),
+    "cross_mixture": ({"learner.cross_mixture": 0.5}, {"learner.cross_mixture": 0.0}),
+    "policy_heads": ({"network.policy_heads": True}, {"network.policy_heads": False, "learner.distil_policy": False}),
+    "one_loss": ({"learner.combined_loss": True}, {"learner.combined_loss": False}),
+    "distilled_policy": ({"network.policy_heads": True, "learner.distil_policy": True}, {"learner.distil_policy": False}),
+}
+# Agents with one part more or less, and the settings that make them. Small profiles of Agent57 have soft Watkins already.
+ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    **{f"meme_without_{part}": ("meme", without) for part, (_, without) in PARTS.items()},
+    **{f"agent57_with_{part}": ("agent57", added) for part, (added, _) in PARTS.items() if part != "soft_watkins"},
+    "agent57_without_soft_watkins": ("agent57", PARTS["soft_watkins"][1]),
+}
+AGENTS = (*profiles.AGENTS, *ABLATIONS, *PEERS)
 POINTS = 40  # evaluations over a run's budget
 
 
@@ -100,7 +124,7 @@ class Run:
             **({} if self.budget.steps is None else {"total_steps": self.budget.steps}),
             "logging.period_seconds": self.budget.report_seconds,
             "video.period_episodes": 0,  # the peers record none either
-            **self.overrides,
         }
-        agent = "" if self.is_peer else f",{self.agent}"
-        return Training(self.name, f"{task.config}:{self.profile}{agent}", overrides, self.seed)
+        agent, part = ABLATIONS.get(self.agent, (self.agent, {}))
+        config = f"{task.config}:{self.profile}" if self.is_peer else f"{task.config}:{self.profile},{agent}"
+        return Training(self.name, config, {**overrides, **part, **self.overrides}, self.seed)

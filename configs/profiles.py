@@ -172,8 +172,8 @@ def meme_paper(settings: Settings) -> None:
     settings.replay.samples_per_insert = 6.0  # quoted
     settings.replay.priority_exponent, settings.replay.is_exponent = 0.6, 0.4  # recollection
     settings.learner.learning_rate, settings.learner.novelty_learning_rate = 3e-4, 6e-4  # recollection
-    settings.learner.adam_epsilon = 1e-8  # recollection
-    settings.learner.target_period_updates = 200  # as old on average as the moving average of 0.01 of recollection: derived
+    settings.learner.adam_epsilon, settings.learner.weight_decay = 1e-8, 0.05  # recollection
+    settings.learner.target_rate = 0.01  # recollection
     settings.total_steps = min(settings.total_steps, 50_000_000)  # 200 M frames of Atari, quoted; its other budget is 250_000_000
 
 

@@ -213,8 +213,8 @@ MUTATIONS = (
     Mutation(
         "target network is never copied",
         "agent57_jax/agent/learner.py",
-        "target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),",
-        "target_q=state.target_q,",
+        "target_q = every(self.settings.target_period_updates, parameters.q, state.target_q)",
+        "target_q = state.target_q",
         ("tests/test_learner.py",),
     ),
     Mutation(

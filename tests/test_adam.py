@@ -66,6 +66,22 @@ def test_a_factor_scales_the_step_and_nothing_else() -> None:
     chex.assert_trees_all_close(jax.tree.map(lambda step: 0.25 * step, steps[0]), steps[1], rtol=1e-3, atol=1e-7)
 
 
+def test_weight_decay_equals_optax_and_the_twin() -> None:
+    decaying = adam.Optimiser(RATE, B1, B2, EPSILON, MAX_NORM, weight_decay=0.3)
+    chain = optax.chain(optax.clip_by_global_norm(MAX_NORM), optax.adamw(RATE, B1, B2, eps=EPSILON, weight_decay=0.3))
+    parameters = expected = tree(0, 1.0)
+    state, expected_state, twin = decaying.init(parameters), chain.init(parameters), oracle.Adam(RATE, B1, B2, EPSILON, MAX_NORM, 0.3)
+    for gradient in gradients():
+        before = parameters
+        parameters, state = jax.jit(decaying.step)(gradient, state, parameters, jnp.bool_(True))
+        updates, expected_state = jax.jit(chain.update)(gradient, expected_state, expected)
+        expected = optax.apply_updates(expected, updates)
+        chex.assert_trees_all_close(parameters, expected, rtol=1e-6, atol=1e-7)
+        steps = twin.step(gradient, before)
+        for (name, new), (_, old) in zip(oracle.leaves(parameters), oracle.leaves(before), strict=True):
+            np.testing.assert_allclose(np.asarray(new, np.float64) - old, steps[name], rtol=2e-5, atol=3e-7, err_msg=name)
+
+
 @pytest.mark.parametrize("value", [0.3, np.nan, np.inf])
 def test_everything_stays_where_the_update_is_not_finite(value: float) -> None:
     parameters = tree(0, 1.0)

@@ -210,7 +210,7 @@ class Case:
             error_variance=None if variance is None else variance.astype(np.float64),
             normalised_loss=self.settings.learner.normalise_errors is NormalisedErrors.EVERYWHERE,
             online_bootstrap=self.settings.learner.bootstrap is Bootstrap.ONLINE,
-            trust_region=self.settings.learner.trust_region,
+            trust_region=self.settings.learner.trust_region or None,
             combined_loss=self.settings.learner.combined_loss,
             mixture=s.cross_mixture or None,
             acted=self.batch.experience.policy[:, self.burn_in :] if s.cross_mixture else None,

@@ -1,4 +1,7 @@
-"""Adam with clipping by the global norm (Kingma & Ba 2014), in place: optax's rule in an order that lets every array be overwritten."""
+"""Adam with clipping by the global norm (Kingma & Ba 2014), in place: optax's rule in an order that lets every array be overwritten.
+
+With weight decay it is AdamW (Loshchilov & Hutter 2019).
+"""
 
 import dataclasses
 from typing import Any
@@ -12,7 +15,7 @@ Parameters = Any
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """`optax.chain(clip_by_global_norm, adam)`, with its state and its numbers.
+    """`optax.chain(clip_by_global_norm, adamw)`, with its numbers and, as decay has no state, that of `adam`.
 
     Optax computes step and moments side by side from the old moments. XLA then keeps copies of them, and of the parameters, until both
     are done: on a CPU that took three times as long as the arithmetic.
@@ -23,6 +26,7 @@ class Optimiser:
     b2: float
     epsilon: float
     max_norm: float
+    weight_decay: float = 0.0  # of every parameter, times the learning rate; 0: Adam
 
     @property
     def _clip(self) -> optax.GradientTransformation:
@@ -46,7 +50,7 @@ class Optimiser:
         Returns:
           Parameters and state after the step.
         """
-        clip, (adam, rate) = state
+        clip, (adam, rest) = state
         gradients, clip = self._clip.update(gradients, clip)
 
         def if_finite(new: Any, old: Any) -> Any:
@@ -58,6 +62,9 @@ class Optimiser:
         # Finished before they are read: else XLA computes them a second time for the step, from the old ones.
         mu, nu = jax.lax.optimization_barrier((mu, nu))
         mean, square = optax.tree.bias_correction(mu, self.b1, count), optax.tree.bias_correction(nu, self.b2, count)
-        step = jax.tree.map(lambda m, v: -(self.learning_rate * factor) * (m / (jnp.sqrt(v) + self.epsilon)), mean, square)
+        rate = self.learning_rate * factor
+        step = jax.tree.map(lambda m, v: -rate * (m / (jnp.sqrt(v) + self.epsilon)), mean, square)
+        if self.weight_decay:
+            step = jax.tree.map(lambda change, old: change - rate * self.weight_decay * old, step, parameters)
         parameters = jax.lax.optimization_barrier(if_finite(optax.apply_updates(parameters, step), parameters))
-        return parameters, (clip, (adam._replace(count=count, mu=mu, nu=nu), rate))
+        return parameters, (clip, (adam._replace(count=count, mu=mu, nu=nu), rest))

@@ -84,7 +84,7 @@ class Learner:
 
     def _optimiser(self, learning_rate: float) -> adam.Optimiser:
         s = self.settings
-        return adam.Optimiser(learning_rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm)
+        return adam.Optimiser(learning_rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm, s.weight_decay)
 
     def init(self, key: jax.Array) -> LearnerState:
         """Random parameters, targets equal to them, empty optimisers."""
@@ -144,10 +144,13 @@ class Learner:
         def every(period: int, fresh: Parameters, old: Parameters) -> Parameters:
             return jax.tree.map(lambda new, kept: jnp.where(finite & (updates % period == 0), new, kept), fresh, old)
 
+        target_q = every(self.settings.target_period_updates, parameters.q, state.target_q)
+        if self.settings.target_rate:
+            target_q = _mixed(state.target_q, parameters.q, jnp.where(finite, 1.0 - self.settings.target_rate, 1.0))
         new = LearnerState(
             parameters=parameters,
             optimiser=optimiser,
-            target_q=every(self.settings.target_period_updates, parameters.q, state.target_q),
+            target_q=target_q,
             random_target=state.random_target,
             acting_embedding=every(1, parameters.embedding["embedding"], state.acting_embedding)
             if self._learns_embedding
@@ -183,7 +186,7 @@ class Learner:
     def _average(self, average: Parameters, q: Parameters, updates: jax.Array, finite: jax.Array) -> Parameters:
         """The running average with the newest parameters; at first it keeps less, so that it soon forgets where it began."""
         decay = jnp.where(finite, jnp.minimum(self.settings.average_decay, updates / (updates + 10.0)), 1.0)
-        return jax.tree.map(lambda kept, new: decay * kept + (1.0 - decay) * new, average, q)
+        return _mixed(average, q, decay)
 
     @property
     def _learns_embedding(self) -> bool:
@@ -229,6 +232,11 @@ class Learner:
         observation = batch.experience.observation[:, -self.novelty.train_timesteps :]
         errors = self.distillation.error(predictor, random_target, observation)
         return jnp.sum(errors) / (errors.size * jax.lax.axis_size(parallel.AXIS))
+
+
+def _mixed(average: Parameters, newest: Parameters, decay: jax.Array) -> Parameters:
+    """A moving average, `decay` of which stays, with the newest parameters."""
+    return jax.tree.map(lambda kept, new: decay * kept + (1.0 - decay) * new, average, newest)
 
 
 def _separate(q: Parameters) -> Parameters:

@@ -179,7 +179,7 @@ class ValueLoss:
         self, taken: jax.Array, target: jax.Array, targets: jax.Array, scale: jax.Array, valid: jax.Array, x: Experience
     ) -> jax.Array | None:
         """Which transitions [V, B, T] the trust region keeps from being learnt from; None without one."""
-        if self.settings.trust_region is None:
+        if not self.settings.trust_region:
             return None
         return valid[None] & leaves_trust_region(taken, _at_actions(target, x), targets, self.settings.trust_region * scale)
 

@@ -55,13 +55,13 @@ AT_LEAST_1 = """
 AT_LEAST_0 = """
     policy.beta_max bandit.ucb_bonus actor.epsilon_alpha network.output_scale novelty.cluster_distance replay.priority_exponent
     replay.burn_in replay.is_exponent learner.embedding_l2 learner.trace_tolerance learner.policy_kl_limit learner.trust_region
-    learner.intrinsic_loss_weight
+    learner.intrinsic_loss_weight learner.weight_decay
     checkpoint.period_seconds logging.period_seconds video.period_episodes
 """
 SHARES = """
     environment.repeat_action_probability bandit.exploration actor.epsilon_base evaluation.epsilon evaluation.exploration
     learner.trace_lambda learner.target_epsilon replay.eta learner.adam_b1 learner.adam_b2 learner.cross_mixture
-    learner.final_rate_share learner.policy_epsilon policy.gamma_0 policy.gamma_1 policy.gamma_2
+    learner.final_rate_share learner.target_rate learner.policy_epsilon policy.gamma_0 policy.gamma_1 policy.gamma_2
 """
 POSITIVE = """
     learner.learning_rate learner.novelty_learning_rate learner.adam_epsilon learner.max_gradient_norm learner.policy_temperature
@@ -116,7 +116,7 @@ def _algorithm_problems(settings: Settings) -> list[str]:
         "learner.distil_policy needs one network: network.policy_heads, or no policy.separate_networks",
     )
     need(
-        learner.trust_region is None or learner.normalise_errors is not NormalisedErrors.NOWHERE,
+        not learner.trust_region or learner.normalise_errors is not NormalisedErrors.NOWHERE,
         "learner.trust_region is measured in deviations of TD errors: it needs learner.normalise_errors priorities or everywhere",
     )
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from agent57_jax.config import flatten, to_dict
 from benchmarks import learning, learning_curves, learning_report, learning_runs
-from benchmarks.learning_tasks import AGENTS, PEERS, TASKS, Budget, Run
+from benchmarks.learning_tasks import ABLATIONS, AGENTS, PEERS, TASKS, Budget, Run
 from reproductions import common, folders, records
 from reproductions.jobs import Job, JobError, Supervisor
 
@@ -94,6 +95,17 @@ def test_settings_of_a_task_can_be_made(name: str, tmp_path: pathlib.Path) -> No
     assert settings.seed == 3 and settings.total_steps < 10_000_000  # what two cores do within the time
     few = Run(name, "agent57", 3, Budget(steps=5_000), tmp_path)
     assert common.settings_of(few.training).total_steps == 5_000
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "MiniGrid-DoorKey-8x8-v0"])
+def test_an_ablation_differs_from_its_agent_in_its_part_alone(task: str, tmp_path: pathlib.Path) -> None:
+    def settings_of(agent: str) -> dict[str, Any]:
+        return flatten(to_dict(common.settings_of(Run(task, agent, 0, MINUTES, tmp_path).training)))
+
+    for name, (agent, part) in ABLATIONS.items():
+        own, whole = settings_of(name), settings_of(agent)
+        changed = {setting for setting in own if own[setting] != whole[setting]}
+        assert changed and changed <= set(part), name
 
 
 def test_seeds_are_outermost(tmp_path: pathlib.Path) -> None:
@@ -286,6 +298,23 @@ def test_the_table_shows_what_failed_too(found: dict[str, Any]) -> None:
     assert "| 250 | 200: 0.3 min | 0 (1 ended when solved) |" in peer
     assert peer.endswith(" --seeds 0 --minutes=1 --stop_when_solved` |")
     assert ours.endswith("`python -m benchmarks.learning --tasks LunarLander-v3 --agents agent57 --seeds 0 1 2 --minutes=1` |")
+
+
+def test_runs_without_folders_stay_in_the_record(found: dict[str, Any], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learning_report.write(tmp_path / "learning", found, None)
+    task = found["tasks"]["LunarLander-v3"]
+    ours, peer = task["agents"]["agent57"], task["agents"]["ppo"]
+    anew = {**ours["runs"][1], "score": 99.0, "budget": {"minutes": 2.0, "steps": None}}
+    other = {**peer, "overrides": {"total_steps": 7}}
+    later = {**found, "tasks": {"LunarLander-v3": {**task, "agents": {"ppo": other, "agent57": {**ours, "runs": [anew]}}}}}
+    text = learning_report.write(tmp_path / "learning", later, None)
+    agents = json.loads((tmp_path / "learning.json").read_text())["tasks"]["LunarLander-v3"]["agents"]
+    assert list(agents) == ["agent57", "ppo"]
+    assert [(run["seed"], run["score"]) for run in agents["agent57"]["runs"]] == [(0, 0.0), (1, 99.0), (2, 20.0)]
+    assert agents["agent57"]["over_seeds"]["score"]["median"] == 20.0
+    assert agents["agent57"]["over_seeds"]["reached"] == ours["over_seeds"]["reached"]
+    assert agents["ppo"]["overrides"] == {"total_steps": 7} and "ppo: earlier runs with other settings" in capsys.readouterr().out
+    assert "| 0, 1, 2 (seed 1 with --minutes=2) |" in text
 
 
 def test_the_report_is_written_into_a_document(found: dict[str, Any], tmp_path: pathlib.Path) -> None:

@@ -344,18 +344,20 @@ class LearnerTwin:
 
 
 class Adam:
-    """Adam with clipping by the global norm of its own part, for one tree of parameters (Kingma & Ba 2015)."""
+    """Adam with clipping by the global norm of its own part, for one tree of parameters (Kingma & Ba 2015), or AdamW with its decay."""
 
-    def __init__(self, learning_rate: float, b1: float, b2: float, epsilon: float, max_norm: float) -> None:
+    def __init__(self, learning_rate: float, b1: float, b2: float, epsilon: float, max_norm: float, weight_decay: float = 0.0) -> None:
         """Before the first step."""
         self.learning_rate, self.b1, self.b2, self.epsilon, self.max_norm = learning_rate, b1, b2, epsilon, max_norm
+        self.weight_decay = weight_decay
         self.steps = 0
         self.mean: dict[str, np.ndarray] = {}
         self.square: dict[str, np.ndarray] = {}
 
-    def step(self, gradients: Tree) -> dict[str, np.ndarray]:
-        """What is added to each leaf, by its name in `leaves`."""
+    def step(self, gradients: Tree, parameters: Tree | None = None) -> dict[str, np.ndarray]:
+        """What is added to each leaf, by its name in `leaves`; weight decay needs the parameters before the step."""
         self.steps += 1
+        values = {} if parameters is None else dict(leaves(parameters))
         norm = global_norm(gradients)
         result = {}
         for name, leaf in leaves(gradients):
@@ -363,5 +365,6 @@ class Adam:
             self.mean[name] = self.b1 * self.mean.get(name, 0.0) + (1.0 - self.b1) * g
             self.square[name] = self.b2 * self.square.get(name, 0.0) + (1.0 - self.b2) * g**2
             mean, square = self.mean[name] / (1.0 - self.b1**self.steps), self.square[name] / (1.0 - self.b2**self.steps)
-            result[name] = -self.learning_rate * mean / (np.sqrt(square) + self.epsilon)
+            decay = self.weight_decay * np.asarray(values[name], np.float64) if self.weight_decay else 0.0
+            result[name] = -self.learning_rate * (mean / (np.sqrt(square) + self.epsilon) + decay)
         return result
