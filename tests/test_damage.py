@@ -154,7 +154,7 @@ def test_evaluate_says_what_is_damaged(run: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is damaged, it is not JSON"), ("[]", r"is damaged: it holds \[\]"), ("", "no JSON")]
+    ("content", "message"), [("{", "is damaged, it is not JSON"), ("[]", r"is damaged: it holds \[\]"), ("", "not JSON")]
 )
 def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.Path) -> None:
     (run / "config.json").write_text(content)

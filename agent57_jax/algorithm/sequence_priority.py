@@ -1,11 +1,11 @@
-"""Temporal-difference errors of an actor and the priority of a sequence from such errors (Ape-X; R2D2 §2.3)."""
+"""TD errors of an actor, and the priority of a sequence from its TD errors (Ape-X; R2D2 §2.3)."""
 
 import jax
 import jax.numpy as jnp
 
 from agent57_jax.algorithm.value_transform import ValueTransform
 
-PRIORITY_FLOOR = 1e-6  # keeps a stored sequence drawable; 0 is reserved for "no sequence here"
+PRIORITY_FLOOR = 1e-6  # a priority of 0 would mean that there is no sequence
 
 
 def one_step_error(
@@ -23,25 +23,17 @@ def one_step_error(
 
 
 def mixed_errors(errors: jax.Array, beta: jax.Array) -> jax.Array:
-    """e = e^extrinsic + beta_j e^intrinsic; a single value function's errors stay as they are (Agent57 §3.1).
-
-    Args:
-      errors: [V, ...] of the value functions.
-      beta: [...] weight of the policy that acted.
-    """
+    """e = e^extrinsic + beta_j e^intrinsic, [...], from errors [V, ...] and beta [...]; V = 1 changes nothing (Agent57 §3.1)."""
     return errors[0] + beta * errors[1] if errors.shape[0] == 2 else errors[0]
 
 
 def sequence_priority(td_errors: jax.Array, valid: jax.Array, eta: float) -> jax.Array:
-    """eta max_t |e_t| + (1 - eta) mean_t |e_t| over valid t, at least `PRIORITY_FLOOR`.
+    """eta max_t |e_t| + (1 - eta) mean_t |e_t| over valid t, a scalar of at least `PRIORITY_FLOOR`.
 
     Args:
-      td_errors: [T], squashed units; for a pair of value functions e = e^extrinsic + beta_j e^intrinsic.
+      td_errors: [T], squashed units, from `mixed_errors`.
       valid: [T] bool.
       eta: weight of the maximum, in [0, 1].
-
-    Returns:
-      Scalar > 0.
     """
     magnitude = jnp.where(valid, jnp.abs(td_errors), 0.0)
     mean = jnp.sum(magnitude) / jnp.maximum(jnp.sum(valid), 1)

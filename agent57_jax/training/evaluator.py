@@ -78,12 +78,11 @@ class Evaluator:
         self.embeddings = parallel.sharded(lambda: actor.init_embeddings(1), mesh, (), everywhere)()
         self.simulation = None
         inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, everywhere, everywhere, by_env, everywhere, everywhere)
-        outputs = (by_env, everywhere, by_env, by_env, by_env)
+        donate = (1, 2) if self._host is not None else (1, 2, 5)
+        self._act = parallel.sharded(self._act_step, mesh, inputs, (by_env, everywhere, by_env, by_env, by_env), donate)
         if self._host is not None:
-            self._act = parallel.sharded(self._act_host, mesh, inputs, outputs, donate=(1, 2))
             self._host.reset()
         else:
-            self._act = parallel.sharded(self._act_simulated, mesh, inputs, outputs, donate=(1, 2, 5))
             self.simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)(self._root, index)
 
     def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None, pooled: PooledArms | None = None) -> list[Episode]:
@@ -95,8 +94,6 @@ class Evaluator:
         """Starts an act without waiting, so that updates can be queued behind it. With host environments `complete` must follow.
 
         Args:
-          parameters: of the learner.
-          statistics: of the actors.
           pooled: statistics of the actors' bandits; None: greedy episodes play the best arm of the evaluator's own bandit.
         """
         parameters, statistics, pooled = programs.one_device_copy((parameters, statistics, pooled))
@@ -199,43 +196,31 @@ class Evaluator:
             )
         )
 
-    def _act_host(
+    def _act_step(
         self,
         parameters: ActingParameters,
         state: ActorState,
         embeddings: ActingEmbeddings | None,
         statistics: NoveltyStatistics | None,
         pooled: PooledArms | None,
-        timestep: TimeStep,
+        source: TimeStep | programs.Simulation,
         root: jax.Array,
         counter: jax.Array,
-    ) -> tuple[ActorState, ActingEmbeddings | None, jax.Array, EpisodeReport, Glimpse | None]:
+    ) -> tuple[ActorState, ActingEmbeddings | None, jax.Array | programs.Simulation, EpisodeReport, Glimpse | None]:
+        """One act, and the step of a simulation. Returns the actions of host environments or the simulation third."""
         key = parallel.fold_counter(root, programs.EVALUATION_STREAM, counter)
+        timestep = source if isinstance(source, TimeStep) else source.timestep
         out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key, embeddings, pooled=pooled)
-        glimpse = None
+        glimpse, experience = None, out.experience
         if self._spectator is not None:
-            experience = out.experience
             observation = experience.observation if self._host is None else None
             seen = Glimpse(observation, experience.step_type, experience.action, experience.intrinsic_reward, out.chosen, out.report)
             glimpse = jax.tree.map(lambda leaf: leaf[:1], seen)
-        return out.state, out.embeddings, out.experience.action, out.report, glimpse
-
-    def _act_simulated(
-        self,
-        parameters: ActingParameters,
-        state: ActorState,
-        embeddings: ActingEmbeddings | None,
-        statistics: NoveltyStatistics | None,
-        pooled: PooledArms | None,
-        simulation: programs.Simulation,
-        root: jax.Array,
-        counter: jax.Array,
-    ) -> tuple[ActorState, ActingEmbeddings | None, programs.Simulation, EpisodeReport, Glimpse | None]:
-        state, embeddings, action, report, glimpse = self._act_host(
-            parameters, state, embeddings, statistics, pooled, simulation.timestep, root, counter
-        )
-        key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
-        return state, embeddings, programs.step_simulation(self._environment, simulation, key, action), report, glimpse
+        result: jax.Array | programs.Simulation = experience.action
+        if isinstance(source, programs.Simulation):
+            key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
+            result = programs.step_simulation(self._environment, source, key, experience.action)
+        return out.state, out.embeddings, result, out.report, glimpse
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> programs.Simulation:
         key = parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(2))

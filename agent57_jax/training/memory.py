@@ -38,8 +38,6 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     """The replay's capacity in timesteps and a table of bytes per device.
 
     Args:
-      parts: of the run.
-      num_devices: that share the replay and the environments.
       kept: capacity of a resumed run; None: as the settings say.
 
     Returns:
