@@ -51,9 +51,15 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _ABORTED)
     if address is None and VERTEX in os.environ:  # JAX does not read it
         address, count, number = vertex_processes(os.environ[VERTEX])
-    timeouts = {"heartbeat_timeout_seconds": LOST_SECONDS, "shutdown_timeout_seconds": LOST_SECONDS}
     try:
-        jax.distributed.initialize(address, count, number, initialization_timeout=JOIN_SECONDS, **timeouts)
+        jax.distributed.initialize(
+            address,
+            count,
+            number,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=LOST_SECONDS,
+            shutdown_timeout_seconds=LOST_SECONDS,
+        )
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DeviceError(
@@ -202,8 +208,7 @@ def upload(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
 def local_rows(array: jax.Array) -> np.ndarray:
     """The rows of an array [E, ...] that this process holds, as NumPy, in order."""
     if jax.process_count() == 1:
-        rows: np.ndarray = jax.device_get(array)  # explicit, which transfer guards allow
-        return rows
+        return jax.device_get(array)  # explicit, which transfer guards allow
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([jax.device_get(shard.data) for shard in shards])
 

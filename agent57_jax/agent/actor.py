@@ -284,10 +284,9 @@ class Actor:
         if state.bandit is None or not self.mode.bandit_episodes:
             return state.bandit
         taught = self._by_bandit(is_last & ~state.is_greedy)
-        recorded: BanditState = jax.vmap(meta_controller.record_returns)(
+        return jax.vmap(meta_controller.record_returns)(
             state.bandit, taught, self._by_bandit(state.policy), self._by_bandit(timestep.episode_return)
         )
-        return recorded
 
     def _choose_policies(
         self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array, pooled: PooledArms | None

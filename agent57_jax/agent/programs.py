@@ -223,8 +223,7 @@ class Programs:
         size = self.parts.settings.envs_per_group
         local = size // jax.process_count()
         first = group * size + jax.process_index() * local
-        index: jax.Array = parallel.upload(self.mesh, parallel.BY_ENVIRONMENT, np.arange(first, first + local, dtype=np.int32))
-        return index
+        return parallel.upload(self.mesh, parallel.BY_ENVIRONMENT, np.arange(first, first + local, dtype=np.int32))
 
     def _init_learner(self, root: jax.Array) -> LearnerState:
         return self.parts.learner.init(parallel.fold_counter(root, INIT_STREAM, jnp.uint32(0)))
@@ -319,8 +318,7 @@ class Programs:
         def once(i: jax.Array, carry: tuple[LearnerState, ReplayState, UpdateMetrics]) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
             return self._update(*carry, root, counter + i.astype(jnp.uint32))
 
-        done: tuple[LearnerState, ReplayState, UpdateMetrics] = jax.lax.fori_loop(0, count, once, (state, store, metrics))
-        return done
+        return jax.lax.fori_loop(0, count, once, (state, store, metrics))
 
     def _update(
         self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array

@@ -110,11 +110,15 @@ class ValueLoss:
 
         taken = _at_actions(online, x)
         errors = jnp.where(valid[None], targets - taken, 0.0)  # [L, B, T]
-        scale, error_variance = self._error_scale(jax.lax.stop_gradient(errors), valid, x.policy[:, :-1], error_variance)
+        scale = held = None
+        if error_variance is not None:
+            policies = x.policy[:, :-1]
+            sums = parallel.sum_over_devices(error_sums(jax.lax.stop_gradient(errors), valid, policies, len(self.family.betas)))
+            scale, error_variance = error_scale(error_variance, sums)[:, policies], update_variance(error_variance, sums)
         scaled = errors if scale is None else errors / scale
         learnt = scaled if self.settings.normalise_errors is NormalisedErrors.EVERYWHERE else errors
-        held = None if scale is None else self._held(taken, target, targets, scale, valid, x)
-        if held is not None:
+        if scale is not None and self.settings.trust_region:
+            held = valid[None] & leaves_trust_region(taken, _at_actions(target, x), targets, self.settings.trust_region * scale)
             learnt = jnp.where(held, 0.0, learnt)
         squares = jnp.square(learnt) if shares is None else shares[None] * jnp.square(learnt)
         losses = jnp.sum(0.5 * jnp.sum(squares, axis=-1) * weight[None], axis=-1) / size  # [L]
@@ -142,7 +146,10 @@ class ValueLoss:
             losses = losses * jnp.asarray((1.0, self.settings.intrinsic_loss_weight), losses.dtype)
         loss = jnp.sum(losses)
         if logits is not None:
-            policy_losses, is_near = self._policy_losses(logits, combined)
+            own, fixed = (one[:, :-1] for one in logits)
+            policy_losses, is_near = distillation_losses(
+                own, fixed, combined[:, :-1], self.settings.policy_epsilon, self.settings.policy_kl_limit
+            )
             policy_losses = jnp.where(valid, policy_losses if shares is None else shares * policy_losses, 0.0)
             metrics["loss/policy"] = jnp.sum(jnp.sum(policy_losses, axis=-1) * weight) / size
             metrics["learner/distilled_share"] = jnp.sum(valid & is_near) / count
@@ -162,11 +169,6 @@ class ValueLoss:
             return epsilon_greedy_probabilities(combined, jnp.float32(self.settings.target_epsilon))
         return jax.lax.stop_gradient(tempered_policy(logits[0], self.settings.policy_temperature))
 
-    def _policy_losses(self, logits: tuple[jax.Array, jax.Array], combined: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Losses [B, T] of the distilled policy, and where they apply."""
-        online, target = (one[:, :-1] for one in logits)
-        return distillation_losses(online, target, combined[:, :-1], self.settings.policy_epsilon, self.settings.policy_kl_limit)
-
     def _priorities(self, errors: jax.Array, valid: jax.Array, beta: jax.Array, acted: jax.Array | None) -> jax.Array:
         """[B] from errors [L, B, T]. With rows for all policies, those of the policies `acted` [B, T] count."""
         if acted is not None:
@@ -174,23 +176,6 @@ class ValueLoss:
             errors = jnp.take_along_axis(errors.reshape(-1, *pairs, acted.shape[1]), acted[None, None], axis=1)[:, 0]
             valid, beta = valid[: pairs[1]], jnp.asarray(self.family.betas)[acted]
         return jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed_errors(errors, beta), valid, self.eta)
-
-    def _held(
-        self, taken: jax.Array, target: jax.Array, targets: jax.Array, scale: jax.Array, valid: jax.Array, x: Experience
-    ) -> jax.Array | None:
-        """Transitions [V, B, T] that the trust region excludes; None without one."""
-        if not self.settings.trust_region:
-            return None
-        return valid[None] & leaves_trust_region(taken, _at_actions(target, x), targets, self.settings.trust_region * scale)
-
-    def _error_scale(
-        self, errors: jax.Array, valid: jax.Array, policy: jax.Array, variance: jax.Array | None
-    ) -> tuple[jax.Array | None, jax.Array | None]:
-        """Divisors [V, B, T] of the errors [V, B, T], and the updated running variance [V, N]; None without normalisation."""
-        if variance is None:
-            return None, None
-        sums = parallel.sum_over_devices(error_sums(errors, valid, policy, len(self.family.betas)))
-        return error_scale(variance, sums)[:, policy], update_variance(variance, sums)
 
     def _trace_coefficients(self, combined: jax.Array, policy: jax.Array, x: Experience) -> jax.Array | None:
         """Trace coefficients c_t [B, T]; None for n-step targets."""
@@ -217,15 +202,8 @@ class ValueLoss:
     ) -> jax.Array:
         """Targets [V, B, T] of all value functions.
 
-        Args:
-          target: [V, B, T + 1, A] values that bootstrap returns.
-          combined: [B, T + 1, A] online values, whose greedy action n-step targets take.
-          policy: [B, T + 1, A], the target policy of traces.
-          coefficients: [B, T] of the traces; None for n-step targets.
-          rewards: [V, B, T] of x_1..x_T.
-          discounts: [V, B, T] gamma d.
-          valid: [B, T].
-          x: every field [B, T + 1, ...].
+        Values `target` [V, B, T + 1, A] bootstrap returns. n-step targets take the greedy actions of `combined` [B, T + 1, A], traces the
+        target policy [B, T + 1, A] and coefficients [B, T]. Rewards and discounts are [V, B, T], of x_1..x_T.
         """
         if coefficients is None:
             n_step = functools.partial(transformed_n_step_targets, n_step=self.settings.n_step, transform=self._transform)

@@ -117,8 +117,7 @@ class _PathParser(flags.ArgumentParser[str]):
 
 def define_path(name: str, help_text: str) -> Any:
     """A flag for a file or folder, default None; agent57_jax/paths.py checks the value."""
-    holder: Any = flags.DEFINE(_PathParser(), name, None, help_text, serializer=flags.ArgumentSerializer())
-    return holder
+    return flags.DEFINE(_PathParser(), name, None, help_text, serializer=flags.ArgumentSerializer())
 
 
 def define_config() -> Any:

@@ -5,6 +5,7 @@ second.
 """
 
 import argparse
+import math
 import os
 import pathlib
 import sys
@@ -32,12 +33,6 @@ def folder_of(command: Sequence[str]) -> str | None:
     return found
 
 
-def age_of_metrics(folders: Sequence[pathlib.Path], now: float) -> float | None:
-    """Seconds since the newest metrics.jsonl in the folders was written; None if there is none."""
-    times = [file.stat().st_mtime for folder in folders if (file := folder / "metrics.jsonl").exists()]
-    return max(0.0, now - max(times)) if times else None
-
-
 def verdict(command: Sequence[str], age: float, runs: pathlib.Path, limit: float, now: float) -> tuple[bool, str]:
     """Whether a process is healthy, and why.
 
@@ -52,12 +47,13 @@ def verdict(command: Sequence[str], age: float, runs: pathlib.Path, limit: float
         return True, "this container does not train"
     folder = folder_of(command)
     folders = [_path(folder)] if folder is not None else [*runs.glob("*/"), *runs.glob("*/*/")]
-    silence = age_of_metrics(folders, now)
-    if silence is not None and silence <= limit:
+    times = [file.stat().st_mtime for folder in folders if (file := folder / "metrics.jsonl").exists()]
+    silence = max(0.0, now - max(times)) if times else math.inf
+    if silence <= limit:
         return True, f"metrics were written {silence:.0f} s ago"
     if age <= limit:
         return True, f"started {age:.0f} s ago, no metrics yet"
-    return False, "no metrics.jsonl" if silence is None else f"no metrics were written for {silence:.0f} s (limit {limit:.0f} s)"
+    return False, f"no metrics were written for {silence:.0f} s (limit {limit:.0f} s)" if times else "no metrics.jsonl"
 
 
 def _path(text: str) -> pathlib.Path:

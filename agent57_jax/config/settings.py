@@ -413,16 +413,11 @@ class Settings(Section):
         return self.environment.num_envs * slots
 
 
-def to_dict(settings: Any) -> dict[str, Any]:
+def to_dict(settings: Any) -> Any:
     """A section as nested plain values, ready for JSON."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return value.value if isinstance(value, enum.Enum) else list(value) if isinstance(value, tuple) else value
-
-    result: dict[str, Any] = plain(settings)
-    return result
+    if dataclasses.is_dataclass(settings):
+        return {field.name: to_dict(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    return settings.value if isinstance(settings, enum.Enum) else list(settings) if isinstance(settings, tuple) else settings
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

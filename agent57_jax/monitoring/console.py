@@ -275,10 +275,11 @@ class Console:
             return [self._join(form, f"{group}/{name}") for form, name in parts]
 
         so_far = [f"{short(counters[name])} {name}" for name in ("steps", "frames", "updates", "episodes")]
+        memory = self._gibibytes(f"{{}}{self._gibibytes(' of {}', 'memory/device_limit_bytes')} GiB", "memory/device_bytes")
         fill = f"{self._seen['replay/fill']:.1%} full" if "replay/fill" in self._seen else ""
         losses = [self._join(f"{name} {{}}", f"loss/{name}") for name in ("extrinsic", "intrinsic", "embedding", "distillation")]
         return [
-            Row(4, "device", [self._device, self._device_memory(), self._gibibytes("host {} GiB", "memory/host_bytes")]),
+            Row(4, "device", [self._device, memory, self._gibibytes("host {} GiB", "memory/host_bytes")]),
             Row(5, "so far", [*so_far, duration(counters["seconds"])]),
             Row(0, "speed", join("throughput", ("{} frames/s", "frames_per_second"), ("{} updates/s", "updates_per_second"))),
             Row(2, "time", self._times()),
@@ -307,10 +308,6 @@ class Console:
         total = sum(self._pulls.values())
         most = sorted(self._pulls, key=lambda arm: -self._pulls[arm])[:SHOWN_ARMS]
         return [f"{arm}: {self._pulls[arm] / total:.0%} ({short(self._seen.get(f'arm/return_{arm}'))})" for arm in most if self._pulls[arm]]
-
-    def _device_memory(self) -> str:
-        limit = self._gibibytes(" of {}", "memory/device_limit_bytes")
-        return self._gibibytes(f"{{}}{limit} GiB", "memory/device_bytes")
 
     def _gibibytes(self, form: str, key: str) -> str:
         return form.format(f"{self._seen[key] / 2**30:.1f}") if key in self._seen else ""

@@ -171,7 +171,9 @@ class Checkpoints:
         except Exception as error:
             raise CheckpointError(f"a checkpoint could not be written to {self._directory}: {_reason(error)}") from error
         self._read_back()
-        _return_memory()
+        # Returns the memory freed by a save to the system; glibc would keep it.
+        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+            trim(0)
 
     def _read_back(self) -> None:
         """Reads the last save's metadata, so that damage shows at once and not when the checkpoint is needed."""
@@ -242,8 +244,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {step} in {self._directory} has format {found}, but this version of agent57_jax reads format {FORMAT}"
             )
-        content: dict[str, Any] = record["content"]
-        return content
+        return record["content"]
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads the items in `targets`, and the JSON part.
@@ -314,13 +315,6 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     full = os.strerror(errno.ENOSPC)
     return full if full in text else text[:300]
-
-
-def _return_memory() -> None:
-    """Returns the memory freed by a save to the system; glibc would keep it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

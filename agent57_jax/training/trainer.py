@@ -227,8 +227,7 @@ class Trainer:
         """The learner's parameters for the actors."""
         current = acting_parameters(self.learner)
         # The next update consumes the learner's buffers, so lagging parameters need a copy.
-        copied: ActingParameters = current if self.settings.actor.refresh_period == 1 else self.programs.copy(current)
-        return copied
+        return current if self.settings.actor.refresh_period == 1 else self.programs.copy(current)
 
     def _start_evaluation(self) -> None:
         """One act of the evaluator after every `period_acts` acts, in the first process."""
@@ -248,10 +247,7 @@ class Trainer:
 
     def _pooled_arms(self) -> PooledArms | None:
         """Statistics of the actors' bandits over all processes; None where the evaluator does not use them."""
-        if not self.settings.asks_actors:
-            return None
-        pooled: PooledArms = self.programs.pool_arms([state.bandit for state in self.driver.states])
-        return pooled
+        return self.programs.pool_arms([state.bandit for state in self.driver.states]) if self.settings.asks_actors else None
 
     def _count_evaluation(self) -> None:
         with self.stopwatch("evaluation"):
