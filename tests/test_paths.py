@@ -128,7 +128,7 @@ def test_links_to_a_larger_disk_are_used_as_they_are(tmp_path: pathlib.Path) -> 
     assert [str(path.relative_to(disk)) for path in disk.glob("videos/**/*.mp4")] == ["videos/earlier.1/000007_steps1_return1.mp4"]
     assert {path.name for path in folder.iterdir()} == {*run_folder.FOLDERS, "config.json", "metrics.jsonl", "lock"}
     (disk / "tensorboard").rename(disk / "elsewhere")  # as if the disk were not mounted
-    with pytest.raises(SettingsError, match=r"tensorboard is a link to \S+disk/tensorboard, which is not there: mount its disk"):
+    with pytest.raises(SettingsError, match=r"tensorboard is a link to \S+disk/tensorboard, which does not exist: mount its disk"):
         train(folder, 600)
     assert not (disk / "tensorboard").exists()
 

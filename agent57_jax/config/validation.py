@@ -107,7 +107,8 @@ def _algorithm_problems(settings: Settings) -> list[str]:
         need(novelty.ends_with_episode, "novelty.ends_with_episode must be true without an intrinsic reward (novelty.reward none)")
         need(policy.beta_max == 0, f"policy.beta_max is {policy.beta_max}, but must be 0 without an intrinsic reward (novelty.reward none)")
     if policy.num_policies == 1:
-        need(learner.cross_mixture <= 0, f"learner.cross_mixture is {learner.cross_mixture}, but must be 0 with policy.num_policies 1")
+        share = learner.cross_mixture
+        need(share <= 0, f"learner.cross_mixture is {share}, but must be 0 with one policy (policy.num_policies 1)")
     if learner.distil_policy:
         need(settings.num_networks == 1, "learner.distil_policy needs network.policy_heads, or policy.separate_networks false")
     if learner.normalise_errors is NormalisedErrors.NOWHERE:
