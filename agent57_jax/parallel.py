@@ -69,11 +69,7 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
 
 
 def vertex_processes(specification: str) -> tuple[str, int, int]:
-    """Address of process 0, number of processes and number of this one, from Vertex AI's description of a custom job.
-
-    Raises:
-      DeviceError: if it does not have the documented form.
-    """
+    """Address of process 0, number of processes and number of this one, from Vertex AI's description of a custom job."""
     try:
         content = json.loads(specification)
         pools, task = content["cluster"], content["task"]

@@ -36,17 +36,7 @@ class Optimiser:
     def step(
         self, gradients: Parameters, state: optax.OptState, parameters: Parameters, finite: jax.Array, factor: jax.Array | float = 1.0
     ) -> tuple[Parameters, optax.OptState]:
-        """One step.
-
-        Args:
-          gradients, parameters: trees of the same structure, float32.
-          state: from `init` or the previous step.
-          finite: scalar bool; False leaves everything unchanged.
-          factor: scalar, multiplies the learning rate.
-
-        Returns:
-          The new parameters and state.
-        """
+        """The parameters and state after a step, unchanged unless `finite` (scalar bool); `factor` multiplies the learning rate."""
         clip, (adam, rest) = state
         gradients, clip = self._clip.update(gradients, clip)
 

@@ -195,9 +195,7 @@ class Novelty:
 def renewed(embeddings: ActingEmbeddings, learnt: Any, group_size: int) -> ActingEmbeddings:
     """Starts a new generation with the learner's parameters once no episode uses the old one.
 
-    Args:
-      learnt: the learner's parameters.
-      group_size: actors of a group, over all devices, all of which then use the old generation.
+    The `group_size` actors of every group, over all devices, then use the old generation.
     """
     is_free = jnp.sum(embeddings.users_of_old) == 0
 

@@ -125,16 +125,14 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         bandit_episodes=1,
         greedy_episodes=0,
     )
-    evaluation_mode = actor.ActingMode(
+    evaluation_mode = dataclasses.replace(
+        training_mode,
         num_actors=evaluation.num_envs,
         epsilon_base=evaluation.epsilon,
         epsilon_alpha=0.0,
-        chooser=bandit.chooser,
         window_episodes=evaluation.window_episodes,
         exploration=evaluation.exploration,
-        ucb_bonus=bandit.ucb_bonus,
         group_size=evaluation.num_envs,  # one bandit
-        bandit_episodes=1,
         greedy_episodes=evaluation.greedy_episodes,
     )
     make_actor = functools.partial(

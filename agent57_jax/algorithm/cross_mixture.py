@@ -9,13 +9,7 @@ import jax.numpy as jnp
 
 
 def mixture_shares(policy: jax.Array, num_policies: int, share: float) -> jax.Array:
-    """Weights [N, B, T] of the policies' losses: eta for the policy that acted, (1 - eta) / (N - 1) for each other one.
-
-    Args:
-      policy: [B, T] int32, the policies that acted.
-      num_policies: N; 1 mixes nothing.
-      share: 1 - eta, in [0, 1].
-    """
+    """Weights [N, B, T] of the losses: eta = 1 - share for `policy` [B, T], which acted, (1 - eta) / (N - 1) for each other one."""
     own = jnp.arange(num_policies)[:, None, None] == policy[None]
     return jnp.where(own, 1.0 - share, share / (num_policies - 1)) if num_policies > 1 else jnp.ones(own.shape)
 
@@ -23,13 +17,7 @@ def mixture_shares(policy: jax.Array, num_policies: int, share: float) -> jax.Ar
 def mixed_policies(key: jax.Array, policy: jax.Array, num_policies: int, share: float) -> jax.Array:
     """Draws the policies that the sequences train, [B, T] int32: a cheap mixture in expectation.
 
-    A sequence's policies are moved by one offset modulo N, which is 0 with probability eta.
-
-    Args:
-      key: of this batch.
-      policy: [B, T] int32, the policies that acted; they change where an episode ends.
-      num_policies: N; 1 mixes nothing.
-      share: 1 - eta, in [0, 1].
+    All policies of a sequence, `policy` [B, T], are moved by one offset modulo N, which is 0 with probability eta = 1 - share.
     """
     if num_policies == 1:
         return policy

@@ -35,12 +35,9 @@ def insert(memory: EpisodicMemory, embedding: jax.Array) -> EpisodicMemory:
 def insert_and_compare(
     memory: EpisodicMemory, embedding: jax.Array, num_neighbours: int, block_size: int | None = None
 ) -> tuple[EpisodicMemory, jax.Array]:
-    """Appends an embedding [E, D] to every memory and compares it with the others.
+    """Appends an embedding [E, D] to every memory; also returns distances [E, K] as from `nearest_squared_distances`.
 
-    This order lets a compiled act update the memory in place; comparing first would need a copy.
-
-    Returns:
-      The new memory; distances [E, K] as from `nearest_squared_distances`.
+    In this order a compiled act can update the memory in place; comparing first would need a copy.
     """
     own_slot = memory.inserted % memory.embeddings.shape[1]
     memory = insert(memory, embedding)

@@ -29,8 +29,7 @@ def return_discounts(gamma: jax.Array, discount: jax.Array, num_values: int, end
     cost the novelty that would have followed (Burda et al. 2018, §2.3).
 
     Args:
-      gamma: [...] gamma_j.
-      discount: [...] d, 0 where the episode terminated.
+      gamma, discount: [...] gamma_j and d, which is 0 where the episode terminated.
       num_values: V; a single return always ends.
       ends_with_episode: whether the intrinsic return ends too.
     """

@@ -20,12 +20,9 @@ def init_moments() -> RunningMoments:
 
 
 def update_moments(moments: RunningMoments, values: jax.Array, weights: jax.Array, horizon: float) -> RunningMoments:
-    """Merges a batch of values into the moments.
+    """Merges values of any shape into the moments; those of weight 0 instead of 1 are ignored, even if NaN.
 
-    Args:
-      values: any shape.
-      weights: same shape, 1 to count a value and 0 to ignore it, even if NaN.
-      horizon: largest effective count; beyond it old values fade, so that float32 sums stay accurate and follow a drifting stream.
+    Beyond `horizon` values old ones fade, so that float32 sums stay accurate and follow a drifting stream.
     """
     values = jnp.where(weights > 0, values, 0.0)
     batch_count = jnp.sum(weights)

@@ -98,13 +98,7 @@ def select_arms(
 
 
 def record_returns(bandit: BanditState, finished: jax.Array, arms: jax.Array, returns: jax.Array) -> BanditState:
-    """Adds finished episodes to the window; the oldest drop out.
-
-    Args:
-      finished: [m] bool, m <= W.
-      arms: [m] int32, of the actors.
-      returns: [m] float32, undiscounted extrinsic.
-    """
+    """Adds the episodes of m <= W actors to the window where `finished` [m]; the oldest drop out. Arms and returns are [m]."""
     window = bandit.arms.shape[0]
     if finished.shape[0] > window:
         raise ValueError(f"{finished.shape[0]} actors share a bandit with a window of {window} episodes; they must not be more")

@@ -27,8 +27,7 @@ def transformed_n_step_targets(
     Args:
       target_action_values: [T + 1, A] squashed values Q^- of the target network at x_0..x_T.
       online_action_values: [T + 1, A] values Q of the online network, which choose the action (double Q-learning).
-      rewards: [T] r_1..r_T.
-      discounts: [T] gamma d_1..gamma d_T.
+      rewards, discounts: [T] r_1..r_T and gamma d_1..gamma d_T.
       valid: [T] bool; False for LAST -> FIRST, which no target crosses.
       n_step: n >= 1.
       transform: h and its inverse.

@@ -15,8 +15,7 @@ def distillation_losses(
     """L = -sum_a G(a|x) log pi(a|x) where KL(pi^- || pi) <= limit, else 0; G is the epsilon-greedy policy of the values.
 
     Args:
-      logits: [..., A] of pi, with gradient.
-      target_logits: [..., A] of pi^-, the policy of the target network.
+      logits, target_logits: [..., A] of pi, with gradient, and of pi^-, the policy of the target network.
       action_values: [..., A] Q(x, .).
       epsilon: share of uniform actions in G.
       kl_limit: in nats; infinity distils everywhere.

@@ -65,12 +65,7 @@ def ngu_discounts(num_policies: int, gamma_max: float = 0.997, gamma_min: float 
 
 
 def actor_epsilons(actor_index: jax.Array, num_actors: int, base: float = 0.4, alpha: float = 8.0) -> jax.Array:
-    """Exploration rates [E] float32, epsilon_l = base^(1 + alpha l / (L - 1)) of actors l (Ape-X, as in Agent57 App. G.3).
-
-    Args:
-      actor_index: [E] int, l in 0..L-1.
-      num_actors: L; with L = 1 the rate is `base`.
-    """
+    """Exploration rates [E], epsilon_l = base^(1 + alpha l / (L - 1)) of actors l [E] (Ape-X, as in Agent57 App. G.3); `base` if L = 1."""
     exponent = 1.0 + alpha * actor_index.astype(jnp.float32) / max(num_actors - 1, 1)
     return jnp.float32(base) ** exponent
 

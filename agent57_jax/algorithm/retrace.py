@@ -14,14 +14,7 @@ from agent57_jax.algorithm.value_transform import ValueTransform
 def retrace_coefficients(
     target_policy: jax.Array, actions: jax.Array, behaviour_probabilities: jax.Array, trace_lambda: float
 ) -> jax.Array:
-    """c_t = lambda min(1, pi(a_t|x_t) / mu_t), [T].
-
-    Args:
-      target_policy: [T + 1, A] or [T, A] pi(.|x_t).
-      actions: [T] int32.
-      behaviour_probabilities: [T] mu_t of those actions.
-      trace_lambda: lambda in [0, 1].
-    """
+    """c_t = lambda min(1, pi(a_t|x_t) / mu_t), [T], for pi [T + 1, A] or [T, A], actions [T] and their probabilities mu [T]."""
     chex.assert_rank([target_policy, actions, behaviour_probabilities], [2, 1, 1])
     pi_a = jnp.take_along_axis(target_policy[: actions.shape[0]], actions[:, None], axis=-1)[:, 0]
     return trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities)
@@ -69,8 +62,7 @@ def transformed_trace_targets(
       target_policy: [T + 1, A] pi(.|x_t).
       actions: [T] int32 a_0..a_{T-1}.
       coefficients: [T] c_0..c_{T-1}; ignored at border transitions.
-      rewards: [T] r_1..r_T.
-      discounts: [T] gamma_j d_1..gamma_j d_T.
+      rewards, discounts: [T] r_1..r_T and gamma_j d_1..gamma_j d_T.
       valid: [T] bool; False for LAST -> FIRST, whose delta is 0 and through which no trace passes.
       transform: h and its inverse.
 

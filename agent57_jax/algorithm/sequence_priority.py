@@ -11,14 +11,7 @@ PRIORITY_FLOOR = 1e-6  # a priority of 0 would mean that there is no sequence
 def one_step_error(
     value_tm1: jax.Array, reward_t: jax.Array, discount_t: jax.Array, greedy_value_t: jax.Array, transform: ValueTransform
 ) -> jax.Array:
-    """e_{t-1} = h(r_t + gamma d_t h^-1(Q(x_t, argmax_a Q(x_t, a)))) - Q(x_{t-1}, a_{t-1}). All arguments have one shape.
-
-    Args:
-      value_tm1: Q(x_{t-1}, a_{t-1}), squashed.
-      reward_t: raw.
-      discount_t: gamma_j d_t.
-      greedy_value_t: Q(x_t, a) of the greedy action, squashed.
-    """
+    """e_{t-1} = h(r_t + gamma_j d_t h^-1(max_a Q(x_t, a))) - Q(x_{t-1}, a_{t-1}), with arguments of one shape and squashed values Q."""
     return transform.apply(reward_t + discount_t * transform.invert(greedy_value_t)) - value_tm1
 
 
@@ -28,13 +21,7 @@ def mixed_errors(errors: jax.Array, beta: jax.Array) -> jax.Array:
 
 
 def sequence_priority(td_errors: jax.Array, valid: jax.Array, eta: float) -> jax.Array:
-    """eta max_t |e_t| + (1 - eta) mean_t |e_t| over valid t, a scalar of at least `PRIORITY_FLOOR`.
-
-    Args:
-      td_errors: [T], squashed units, from `mixed_errors`.
-      valid: [T] bool.
-      eta: weight of the maximum, in [0, 1].
-    """
+    """eta max_t |e_t| + (1 - eta) mean_t |e_t| over valid t [T] of errors [T] from `mixed_errors`; at least `PRIORITY_FLOOR`."""
     magnitude = jnp.where(valid, jnp.abs(td_errors), 0.0)
     mean = jnp.sum(magnitude) / jnp.maximum(jnp.sum(valid), 1)
     return jnp.maximum(eta * jnp.max(magnitude) + (1.0 - eta) * mean, PRIORITY_FLOOR)

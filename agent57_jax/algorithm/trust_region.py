@@ -10,8 +10,7 @@ def leaves_trust_region(value: jax.Array, anchor: jax.Array, target: jax.Array, 
     A gradient step on 1/2 (Q - G)^2 moves Q towards G, so |Q - Q^-| grows if and only if Q - Q^- and G - Q have the same sign.
 
     Args:
-      value: Q, of the online network.
-      anchor: Q^-, of the target network.
+      value, anchor: Q of the online network and Q^- of the target network.
       target: G, of the loss.
       radius: alpha sigma >= 0; infinity excludes nothing.
     """

@@ -42,11 +42,9 @@ IDENTITY = ValueTransform(_identity, _identity)
 def combine_action_values(
     extrinsic: jax.Array, intrinsic: jax.Array, beta: jax.Array, transform: ValueTransform | None = None
 ) -> jax.Array:
-    """Q = Q^e + beta Q^i, or h(h^-1(Q^e) + beta h^-1(Q^i)) with a transform (Agent57 §3.1, App. B); Q^e where beta = 0.
+    """Q = Q^e + beta Q^i, or h(h^-1(Q^e) + beta h^-1(Q^i)) with a transform (Agent57 §3.1, App. B).
 
-    Args:
-      extrinsic, intrinsic: [..., A], squashed values.
-      beta: weight of the acting policy, broadcasts against [...].
+    Values are squashed, [..., A]; beta, the weight of the acting policy, broadcasts against [...].
     """
     beta = jnp.broadcast_to(beta, extrinsic.shape[:-1])[..., None]
     if transform is None:

@@ -130,12 +130,9 @@ def define_config() -> Any:
 
 
 def config_path() -> str:
-    """The value of --config."""
-    for argument in reversed(sys.argv):
-        if argument.lstrip("-").startswith("config="):
-            return os.path.expanduser(argument.split("=", 1)[1])
-    position = [i for i, argument in enumerate(sys.argv) if argument.lstrip("-") == "config" and i + 1 < len(sys.argv)]
-    return sys.argv[position[-1] + 1] if position else ""
+    """The value of --config as a path; empty without it."""
+    flag = flags.FLAGS["config"]
+    return config_flags.get_config_filename(flag) if flag.present else ""
 
 
 def default_workdir() -> str:

@@ -39,12 +39,7 @@ Check = tuple[str, Callable[[], Finding]]
 
 
 def run(settings: Settings | None, workdir: str) -> int:
-    """Prints a line per check; returns the exit code, 1 if a check failed.
-
-    Args:
-      settings: of a run to check for; None: only the machine.
-      workdir: folder for runs.
-    """
+    """Prints a line per check, without settings only for the machine; returns the exit code, 1 if a check failed."""
     # Leaves the device's memory to a run that trains here.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     failed = 0

@@ -18,11 +18,7 @@ def to_json(settings: Settings) -> str:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The plain values in a run's config.json.
-
-    Raises:
-      SettingsError: if it is not a JSON object; OSError: if it cannot be opened.
-    """
+    """The plain values in a run's config.json; raises SettingsError if it is not a JSON object, OSError if it cannot be opened."""
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
@@ -47,8 +43,7 @@ def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
 def typed(current: Any, value: Any, name: str) -> Any:
     """Converts a plain value to the type of `current`: a word to the enum's member, a list to a tuple.
 
-    Raises:
-      SettingsError: for a word that the enum does not have; `name` is the setting's name in the message.
+    Raises SettingsError with the setting's `name` for a word that the enum does not have.
     """
     if isinstance(current, enum.Enum) and not isinstance(value, type(current)):
         words = [member.value for member in type(current)]
@@ -59,11 +54,7 @@ def typed(current: Any, value: Any, name: str) -> Any:
 
 
 def from_dict(values: dict[str, Any]) -> Settings:
-    """Settings from the plain values of `to_dict`.
-
-    Raises:
-      SettingsError: on an unknown or missing key, as in a file of another version.
-    """
+    """Settings from the plain values of `to_dict`; raises SettingsError for unknown or missing keys, as in another version's file."""
 
     def fill(section: Any, mapping: Any, path: str) -> None:
         if not isinstance(mapping, dict):

@@ -76,11 +76,7 @@ class WeightsAndBiases:
     """A run of Weights & Biases. Its id in the run's folder lets a resumed run continue it."""
 
     def __init__(self, folder: Path, is_new: bool, project: str, settings: Mapping[str, Any]) -> None:
-        """Starts or continues the run.
-
-        Raises:
-          SettingsError: without the package, an account or the network.
-        """
+        """Starts or continues the run; raises SettingsError without the package, an account or the network."""
         try:
             import wandb
         except ImportError as error:

@@ -9,11 +9,7 @@ from agent57_jax.config import SettingsError
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a file, except a truncated last one.
-
-    Raises:
-      SettingsError: for a damaged line, with its number.
-    """
+    """Yields the lines of a file, except a truncated last one; raises SettingsError for a damaged line."""
     with path.open("rb") as file:
         for number, text in enumerate(file, start=1):
             if not text.endswith(b"\n"):
@@ -22,11 +18,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_line(text: bytes, name: str) -> dict[str, Any]:
-    """Parses one line; `name` stands for it in an error.
-
-    Raises:
-      SettingsError: if it is not a line of metrics.
-    """
+    """Parses one line; raises SettingsError with the line's `name` if it is damaged."""
     try:
         line: dict[str, Any] = json.loads(text)
         float(line["steps"])

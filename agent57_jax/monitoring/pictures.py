@@ -53,10 +53,7 @@ class Moment(NamedTuple):
 def screen_of(environment: Any, observation: np.ndarray) -> np.ndarray:
     """The picture of environment 0, [height, width, 3] uint8: the environment's rendering, or else its observation.
 
-    Grey pictures may be [height, width] or [height, width, 1].
-
-    Raises:
-      ValueError: if that is not a picture; also whatever the environment's `render` raises.
+    Grey pictures may be [height, width] or [height, width, 1]. Raises ValueError for other shapes, and what `render` raises.
     """
     if hasattr(environment, "render"):
         screen, where = np.asarray(environment.render(0)), "its render() gives"

@@ -51,11 +51,7 @@ class Encoder:
     """
 
     def __init__(self, path: pathlib.Path, shape: tuple[int, ...], frames_per_second: float) -> None:
-        """Overwrites `path`. `shape`: of the frames, [height, width, 3] with even sizes.
-
-        Raises:
-          OSError: if there is no encoder for this machine.
-        """
+        """Overwrites `path` with frames of a shape [height, width, 3], both even; raises OSError if there is no encoder."""
         import imageio_ffmpeg  # optional
 
         try:
@@ -77,12 +73,7 @@ class Encoder:
         self._shape = shape
 
     def add(self, frame: np.ndarray) -> None:
-        """Encodes a frame.
-
-        Raises:
-          OSError: if the encoder has failed, with its reason.
-          ValueError: for another shape.
-        """
+        """Encodes a frame; raises OSError with the encoder's reason if it has failed, ValueError for another shape."""
         if frame.shape != self._shape:
             raise ValueError(f"a picture of {frame.shape[1]}x{frame.shape[0]} came after others of {self._shape[1]}x{self._shape[0]}")
         assert self._process.stdin is not None
@@ -93,11 +84,7 @@ class Encoder:
             raise OSError(self._reason()) from error
 
     def finish(self) -> None:
-        """Completes the file.
-
-        Raises:
-          OSError: if the encoder has failed, with its reason.
-        """
+        """Completes the file; raises OSError with the encoder's reason if it has failed."""
         self._end()
         if self._process.returncode:
             raise OSError(self._reason())

@@ -131,20 +131,17 @@ def _patches_forward(
         return (trained, others), (layers, observation, kept)
 
     shapes = jax.eval_shape(one_block, blocks.cut(observation, jnp.int32(0)))
-    rooms = jax.tree.map(blocks.room, shapes, _axes(shapes))
+    outputs, further = shapes
+    axes = [1 for _ in outputs], [[0 for _ in leaves] for leaves in further]  # of the images
+    rooms = jax.tree.map(blocks.room, shapes, axes)
 
     def step(rooms: Any, i: jax.Array) -> tuple[Any, None]:
         found = one_block(blocks.cut(observation, i))
-        return jax.tree.map(lambda room, leaf, axis: blocks.put(room, leaf, i, axis), rooms, found, _axes(shapes)), None
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=blocks.start(i))
+        return jax.tree.map(lambda room, leaf, axis: put(room, leaf, axis=axis), rooms, found, axes), None
 
     (results, kept), _ = jax.lax.scan(step, rooms, jnp.arange(blocks.number))
     return (results[0], results[1]), (layers, observation, kept)
-
-
-def _axes(shapes: tuple[list[jax.Array], _Kept]) -> tuple[list[int], list[list[int]]]:
-    """The image axis of each result of a block."""
-    outputs, kept = shapes
-    return [1 for _ in outputs], [[0 for _ in leaves] for leaves in kept]
 
 
 class _Blocks(NamedTuple):
@@ -168,17 +165,9 @@ class _Blocks(NamedTuple):
         """Block i of an array."""
         return jax.lax.dynamic_slice_in_dim(x, self.start(i), self.size, axis)
 
-    def put(self, room: jax.Array, x: jax.Array, i: jax.Array, axis: int) -> jax.Array:
-        """Writes block i into an array."""
-        return jax.lax.dynamic_update_slice_in_dim(room, x, self.start(i), axis)
-
     def room(self, part: jax.Array | jax.ShapeDtypeStruct, axis: int) -> jax.Array:
         """Zeros for all blocks."""
         return jnp.zeros((*part.shape[:axis], self.images, *part.shape[axis + 1 :]), part.dtype)
-
-    def is_new(self, i: jax.Array) -> jax.Array:
-        """Which images of block i are in no earlier block: [size] bool."""
-        return self.start(i) + jnp.arange(self.size) >= i * self.size
 
 
 def _patches_backward(
@@ -221,7 +210,8 @@ def _patches_backward(
     def step(sums: Layers, i: jax.Array) -> tuple[Layers, None]:
         gradient = blocks.cut(cotangent, i, axis=1)
         if blocks.number * blocks.size > blocks.images:
-            gradient = jnp.where(blocks.is_new(i)[None, :, None], gradient, 0)
+            is_new = blocks.start(i) + jnp.arange(blocks.size) >= i * blocks.size  # in no earlier block
+            gradient = jnp.where(is_new[None, :, None], gradient, 0)
         further = jax.tree.map(lambda leaf: blocks.cut(leaf, i), kept)
         return jax.tree.map(jnp.add, sums, one_block(blocks.cut(observation, i), further, gradient)), None
 

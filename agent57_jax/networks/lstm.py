@@ -41,9 +41,6 @@ def unroll(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[Unrolled, .
       parts: one or more.
       keep: [T, B] bool, False where the state is reset before the timestep.
       num_trained: number of LSTMs, the first ones of the first part, that get gradients; those of the others are 0.
-
-    Returns:
-      Outputs and states of each part.
     """
     return forward(parts, keep, num_trained)[0]
 

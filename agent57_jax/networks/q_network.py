@@ -200,12 +200,8 @@ class QNetwork:
     ) -> tuple[jax.Array, jax.Array]:
         """Runs online and target networks together, from the same state, each with its own burn-in (R2D2 §3).
 
-        Args:
-          inputs: [B, burn-in + T, ...].
-          burn_in: number of timesteps that only update the recurrent states, without gradient.
-
-        Returns:
-          Outputs as from `unroll`, after the burn-in, of the online networks and of the target networks; only the former get gradients.
+        The first `burn_in` timesteps of inputs [B, burn-in + T, ...] only update the recurrent states, without gradient. Returns outputs as
+        from `unroll` of the T timesteps after them, of the online networks, which get gradients, and of the target networks.
         """
         pair = (online, jax.lax.stop_gradient(target))
         states = None

@@ -41,11 +41,9 @@ class Convolutions(nn.Module):
         return self.of_networks([tuple(layers)], observation, num_trained=1)[0][0]
 
     def of_networks(self, networks: Sequence[Layers], observation: jax.Array, num_trained: int) -> Outputs:
-        """Features [V, ..., features] of trained and of other networks for the same images [..., H, W, channels].
+        """Features [V, ..., features] of the first `num_trained` networks, which get gradients, and of the others.
 
-        Args:
-          networks: `layers_of` each of the V networks.
-          num_trained: number of networks, the first ones, that get gradients.
+        All see the same images [..., H, W, channels]; `networks` are the `layers_of` each.
         """
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
         images = observation.reshape((-1, *observation.shape[-3:]))

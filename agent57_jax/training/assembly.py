@@ -17,10 +17,7 @@ from agent57_jax.types import HostEnvironment, JaxEnvironment
 def make_environments(settings: Settings, start: int, is_recorded: bool) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
     """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones).
 
-    Args:
-      settings: of the run.
-      start: number of earlier starts. Each start has its own seeds, so that it does not repeat episodes.
-      is_recorded: whether the evaluator's environment renders frames.
+    `start` is the number of earlier starts: each has its own seeds, so that it does not repeat episodes.
     """
     environment, count = settings.environment, settings.evaluation.num_envs
     if not settings.is_host_environment:

@@ -227,11 +227,7 @@ class Checkpoints:
         return (self._directory / str(step) / name).is_dir()
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Reads only the JSON part.
-
-        Raises:
-          CheckpointError: if there is no such checkpoint or it has another format; DamagedCheckpointError: if it cannot be read.
-        """
+        """Reads only the JSON part; raises CheckpointError if it is missing, damaged or of another format."""
         self.wait()
         self._need_item(step, META)
         try:

@@ -37,9 +37,7 @@ class Driver(abc.ABC):
     def complete(self, counters: Counters, learnt: jax.Array) -> None:
         """Waits for the acts, lets the emulators step, and counts.
 
-        Args:
-          counters: of the run.
-          learnt: an output of the updates queued before the acts. Waiting for it first costs nothing and separates their times.
+        `learnt` is an output of the updates queued before the acts. Waiting for it first costs nothing and separates their times.
         """
         with self._stopwatch("learning"):
             learnt.block_until_ready()

@@ -93,8 +93,7 @@ class Evaluator:
     def dispatch(self, parameters: ActingParameters, statistics: NoveltyStatistics | None, pooled: PooledArms | None = None) -> None:
         """Starts an act without waiting, so that updates can be queued behind it. With host environments `complete` must follow.
 
-        Args:
-          pooled: statistics of the actors' bandits; None: greedy episodes play the best arm of the evaluator's own bandit.
+        Greedy episodes play the best arm of `pooled`, the actors' bandits, or of the evaluator's own bandit if that is None.
         """
         parameters, statistics, pooled = programs.one_device_copy((parameters, statistics, pooled))
         counter = jax.device_put(np.uint32(self.acts % 2**32), self._everywhere)

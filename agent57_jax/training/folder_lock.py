@@ -20,17 +20,9 @@ class FolderInUseError(RunError):
 
 
 def hold(folder: pathlib.Path, say: Callable[[str], None], is_stopped: Callable[[], bool]) -> IO[str]:
-    """Locks the folder until the result is closed; waits for a run that is about to end.
+    """Locks an existing folder until the result is closed, if its file system has locks.
 
-    On file systems without locks there is no lock.
-
-    Args:
-      folder: of the run; exists.
-      say: shows whom it waits for.
-      is_stopped: whether to stop waiting.
-
-    Raises:
-      FolderInUseError: if another process still holds it after WAIT_SECONDS, or when stopped.
+    Waits for a run that is about to end, which `say` shows; raises FolderInUseError after WAIT_SECONDS, or when `is_stopped`.
     """
     file = (folder / NAME).open("a+")
     begun, owner = time.monotonic(), ""

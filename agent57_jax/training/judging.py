@@ -41,11 +41,7 @@ class Restored(NamedTuple):
 
 
 def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings], Any]) -> Restored:
-    """Reads the last checkpoint of a run.
-
-    Args:
-      folder: of the run.
-      make_environment: makes the run's environment from its settings.
+    """Reads the last checkpoint of a run; `make_environment` makes its environment from the settings.
 
     Raises:
       SettingsError: if the folder holds no run or no checkpoint.
