@@ -111,9 +111,6 @@ class _PathParser(flags.ArgumentParser[str]):
     def parse(self, argument: str) -> str:
         return paths.local(argument)
 
-    def flag_type(self) -> str:
-        return "path"
-
 
 def define_path(name: str, help_text: str) -> Any:
     """A flag for a file or folder, default None; agent57_jax/paths.py checks the value."""

@@ -68,8 +68,8 @@ def checks(settings: Settings | None, workdir: pathlib.Path) -> Iterator[Check]:
     # If the task fails, the checks below consider only the machine.
     finding, parts = make_task(settings)
     yield "task", lambda: finding
-    yield "memory", lambda: judge_memory(*memory_bytes(), None if parts is None or settings is None else lambda: plan(settings, parts))
-    yield "disk", lambda: judge_disk(workdir, *disk(workdir), 0 if parts is None or settings is None else checkpoint_bytes(settings, parts))
+    yield "memory", lambda: check_memory(parts)
+    yield "disk", lambda: judge_disk(workdir, *disk(workdir), 0 if parts is None else checkpoint_bytes(parts.settings, parts))
 
 
 def judge_versions(python: tuple[int, ...], requirements: Iterable[str]) -> Finding:
@@ -167,21 +167,17 @@ def make_task(settings: Settings | None) -> tuple[Finding, Any]:
     return finding, parts[0] if parts else None
 
 
-def memory_bytes() -> tuple[int, tuple[int, int] | None]:
-    """Free memory of the host; memory in use and limit of the first device, None if unknown."""
-    from agent57_jax import parallel
-
-    return parallel.host_memory_available_bytes(), parallel.device_memory_bytes()
-
-
-def plan(settings: Settings, parts: Any) -> dict[str, int]:
-    """The table of `memory.plan` for these settings and `programs.Parts`; raises SettingsError if they do not fit."""
+def check_memory(parts: Any) -> Finding:
+    """Checks memory, for `programs.Parts` or, with None, only that of the machine."""
     import jax
 
+    from agent57_jax import parallel
     from agent57_jax.training import memory
 
-    devices = len(jax.devices()) if settings.num_devices is None else settings.num_devices
-    return memory.plan(parts, devices)[1]
+    def plan() -> dict[str, int]:
+        return memory.plan(parts, parts.settings.num_devices or len(jax.devices()))[1]
+
+    return judge_memory(parallel.host_memory_available_bytes(), parallel.device_memory_bytes(), None if parts is None else plan)
 
 
 def judge_memory(host: int, device: tuple[int, int] | None, planned: Callable[[], dict[str, int]] | None) -> Finding:

@@ -73,7 +73,7 @@ class IntrinsicReward(enum.Enum):
 class Embedding(enum.Enum):
     """The embedding of episodic novelty."""
 
-    LEARNT = "learnt"  # controllable states, learned by inverse dynamics
+    LEARNT = "learnt"  # controllable states, trained by inverse dynamics
     RANDOM = "random"  # the untrained network, for comparison (NGU §4.1)
 
 
@@ -333,7 +333,7 @@ class LoggingSettings(Section):
 class VideoSettings(Section):
     """Recorded episodes of the first evaluation environment, for videos/ and TensorBoard; needs the extra "video"."""
 
-    period_episodes: int = 20  # one episode in so many is recorded, Choice; 0: none
+    period_episodes: int = 20  # episodes between two recordings, Choice; 0: none
     keep: int = 50  # newest videos to keep
 
 

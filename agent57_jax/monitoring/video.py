@@ -199,7 +199,7 @@ class Recorder:
         self._taken: queue.Queue[tuple[Film, Moment, int] | None] = queue.Queue(QUEUED_MOMENTS)
         self._problems: queue.SimpleQueue[str] = queue.SimpleQueue()  # from the writer to the thread that warns
         self._writer: threading.Thread | None = None
-        # A thread of its own: animations would block the writer.
+        # A separate thread: animations would block the writer.
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="animation")
         self._animations: list[concurrent.futures.Future[tuple[bytes, int, int]]] = []
 

@@ -84,7 +84,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 class Checkpoints:
     """The numbered checkpoints in one directory.
 
-    Each named tree of arrays is an item of its own, so that a model can be read without the replay. The number of devices may differ
+    Each named tree of arrays is a separate item, so that a model can be read without the replay. The number of devices may differ
     between saving and restoring. An interrupted save leaves only a temporary folder, which the next writer removes.
     """
 

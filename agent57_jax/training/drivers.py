@@ -102,7 +102,7 @@ class HostDriver(Driver):
         return counted()
 
     def state_to_save(self) -> Any:
-        """Bandits and episode counts. Emulators cannot be saved, so episodes in flight start anew with everything else."""
+        """Bandits and episode counts. Emulators cannot be saved, so their episodes restart."""
         return [{"bandit": state.bandit, "episodes_started": state.episodes_started} for state in self.states]
 
     def load(self, state: Any) -> None:

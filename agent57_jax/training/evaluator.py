@@ -49,7 +49,7 @@ class Evaluator:
     """A small fleet of actors that stores nothing and updates only its own bandit."""
 
     state: ActorState
-    embeddings: ActingEmbeddings | None  # of its own episodes
+    embeddings: ActingEmbeddings | None  # for its episodes
     simulation: programs.Simulation | None
 
     def __init__(
@@ -135,7 +135,7 @@ class Evaluator:
         ]
 
     def state_to_save(self) -> Any:
-        """Everything except the bandit, which is an item of its own; episodes of host environments start anew."""
+        """Everything except the bandit, which is a separate item; episodes of host environments restart."""
         if self._host is not None:
             return {"episodes_started": self.state.episodes_started}
         return {"actor": self.state._replace(bandit=None), "embeddings": self.embeddings, "simulation": self.simulation}

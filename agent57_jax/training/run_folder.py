@@ -8,7 +8,7 @@ from agent57_jax import config, paths
 from agent57_jax.config import Settings, SettingsError
 
 FOLDERS = ("checkpoints", "videos", "tensorboard")  # of a run; each may be a link to a larger disk
-# Settings that a resumed run may change: they affect length, hardware and logging, not what is learned.
+# Settings that a resumed run may change: they affect length, hardware and logging, not what the agent learns.
 FREE_SETTINGS = ("total_steps", "replay.capacity", "replay.auto_limit", *config.INCIDENTAL_SETTINGS)
 
 

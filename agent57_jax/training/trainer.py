@@ -44,7 +44,6 @@ class Trainer:
     replay: ReplayState
     learner: LearnerState
     update_metrics: programs.UpdateMetrics
-    schedule: Schedule
 
     def __init__(self, settings: Settings, workdir: str | os.PathLike[str], should_stop: Callable[[], bool]) -> None:
         """Builds environments, programs and states, or restores them from the last checkpoint.
