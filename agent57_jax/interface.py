@@ -30,7 +30,7 @@ def train(settings: Settings, workdir: str | os.PathLike[str], should_stop: Call
         otherwise raises KeyboardInterrupt and loses the work since the last checkpoint.
 
     Returns:
-      Whether the run is complete; False if it was stopped.
+      Whether the run is complete, rather than stopped.
 
     Raises:
       SettingsError: (a ValueError) for settings that do not work with task, devices, memory or folder.
@@ -58,16 +58,10 @@ class Run:
         self.settings = run_folder.read_settings(workdir)
 
     def metrics(self, keys: str = "*") -> dict[str, np.ndarray]:
-        """The metrics as columns, one value per line: `pandas.DataFrame(run.metrics())`.
+        """The metrics as columns, float64 or int64, one value per line: `pandas.DataFrame(run.metrics())`.
 
-        Args:
-          keys: a pattern such as "evaluation/*"; frames, steps, updates, episodes and seconds always match. See docs/metrics.md.
-
-        Returns:
-          Key -> column, float64 or int64; NaN where a value is missing or not finite.
-
-        Raises:
-          SettingsError: (a ValueError) if there are no metrics yet, or a line is damaged.
+        `keys` is a pattern such as "evaluation/*"; the counters always match. docs/metrics.md lists the keys and their units. A value is
+        NaN where it is missing or not finite. Raises SettingsError if there are no metrics yet, or a line is damaged.
         """
         path = self.workdir / "metrics.jsonl"
         if not path.exists():

@@ -103,13 +103,10 @@ class Replay:
         recurrent_state: RecurrentState,
         td_error: jax.Array | None = None,
     ) -> ReplayState:
-        """Writes one timestep of every environment of a group.
+        """Writes one timestep of every environment of a group (scalar int32): experience [E, ...].
 
-        Args:
-          group: scalar int32.
-          experience: every field [E, ...].
-          recurrent_state: of the actor before this timestep, every field [E, ...]; stored only where a sequence starts.
-          td_error: [E] >= 0, of the transition into this timestep; None: new sequences get the largest priority so far.
+        The recurrent state [E, ...], before this timestep, is stored only where a sequence starts. `td_error` [E] >= 0 is that of the
+        transition into this timestep; if it is None, new sequences get the largest priority so far.
         """
         period, span = self.settings.period, self.settings.span
         index = state.appended[group]

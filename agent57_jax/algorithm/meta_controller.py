@@ -84,7 +84,7 @@ def select_arms(
       first_arm: scalar int32; different ones let a fleet of bandits cover all arms at once.
 
     Returns:
-      arms [m] int32, valid where `starting`; the bandit with the new count of started episodes.
+      arms [m] int32, valid where `starting`; the bandit after these starts.
     """
     counts, means = arm_statistics(bandit, num_arms)
     bound = jnp.where(counts > 0, means + ucb_bonus * jnp.sqrt(1.0 / jnp.maximum(counts, 1.0)), jnp.inf)

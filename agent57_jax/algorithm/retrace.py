@@ -28,12 +28,7 @@ def soft_watkins_coefficients(
     A nearly greedy action does not end the return, as it does with Retrace if pi is almost greedy and action values are close. kappa = 0
     is Watkins' Q(lambda) with ties; kappa -> infinity never cuts.
 
-    Args:
-      action_values: [T + 1, A] or [T, A] Q(x_t, .).
-      target_policy: of the same shape, pi(.|x_t).
-      actions: [T] int32.
-      trace_lambda: lambda in [0, 1].
-      tolerance: kappa >= 0.
+    Action values Q(x_t, .) and the target policy pi(.|x_t) are [T + 1, A] or [T, A], actions [T] int32; `tolerance` is kappa >= 0.
     """
     chex.assert_rank([action_values, target_policy, actions], [2, 2, 1])
     action_values, target_policy = action_values[: actions.shape[0]], target_policy[: actions.shape[0]]

@@ -17,10 +17,7 @@ from agent57_jax.monitoring.metrics import columns
 def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
     """Writes a row per line of metrics and returns the number of rows; cells are empty where a value is missing or not finite.
 
-    The file is read twice, so that it need not fit in memory.
-
-    Raises:
-      ValueError: for a damaged line; OSError: if a file cannot be read or written.
+    The file is read twice, so that it need not fit in memory. Raises ValueError for a damaged line.
     """
     writer = csv.DictWriter(file, columns(read_lines(path), pattern), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

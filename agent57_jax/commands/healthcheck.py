@@ -34,14 +34,10 @@ def folder_of(command: Sequence[str]) -> str | None:
 
 
 def verdict(command: Sequence[str], age: float, runs: pathlib.Path, limit: float, now: float) -> tuple[bool, str]:
-    """Whether a process is healthy, and why.
+    """Whether a process with this command line, started `age` seconds ago, is healthy, and why. One that does not train is.
 
-    Args:
-      command: its command line. A process that does not train is healthy.
-      age: seconds since its start.
-      runs: folder to search for its run, up to two levels deep, if there is no --workdir.
-      limit: longest time without metrics, in seconds.
-      now: seconds since 1970.
+    Without --workdir its run is searched for in the folder `runs`, up to two levels deep. `limit` is the longest time without metrics in
+    seconds, `now` the time in seconds since 1970.
     """
     if not any(argument == "train" or argument.endswith("train.py") for argument in command):
         return True, "this container does not train"

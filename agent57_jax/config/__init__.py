@@ -40,4 +40,4 @@ from agent57_jax.config.settings import (
     flatten,
     to_dict,
 )
-from agent57_jax.config.validation import MAX_INT, MAX_SEED, WIDE, device_problems, problems, type_problems
+from agent57_jax.config.validation import MAX_INT, MAX_SEED, device_problems, problems

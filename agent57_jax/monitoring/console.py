@@ -102,15 +102,9 @@ class Console:
         is_shown: bool = True,
         device: str = "",
     ) -> None:
-        """Prints the header.
+        """Prints the header lines for a run of `total_steps` agent steps, to standard output unless a terminal is given.
 
-        Args:
-          total_steps: agent steps of the whole run.
-          title: of the panel, for example the run's folder.
-          header_lines: printed once.
-          terminal: None: standard output.
-          is_shown: False silences it; only the first process of a run is shown.
-          device: name of the run's device.
+        Title and device appear in the panel. `is_shown` is False for all processes of a run except the first.
         """
         self._total_steps, self._title, self._device = total_steps, title, device
         # rich would take a CI's FORCE_COLOR for a terminal, and a CI's terminal is stored as a log file.

@@ -226,13 +226,7 @@ class MetricsWriter:
     ) -> None:
         """Writes one line and flushes it. A non-finite value becomes null, and a gap on the dashboards.
 
-        Args:
-          counters: a value for each of COUNTERS.
-          values: declared key -> value.
-          histograms: only for the dashboards.
-
-        Raises:
-          KeyError: if a key is not declared or a counter is missing; nothing is written then.
+        `counters` has all keys of COUNTERS, `values` any of METRICS; otherwise KeyError is raised and nothing is written.
         """
         odd = set(counters) ^ set(_COUNTER_KEYS)
         if odd:

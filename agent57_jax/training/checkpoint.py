@@ -89,15 +89,12 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path | str, keep: int, read_only: bool = False) -> None:
-        """Opens the directory.
+        """Opens the directory, which `check_folder` must accept.
 
         Args:
           directory: created if missing, unless `read_only`.
           keep: number of checkpoints to keep; older ones are deleted once a newer one is complete.
           read_only: creates, removes and saves nothing, for a run that may still be training.
-
-        Raises:
-          CheckpointError: for a directory that `check_folder` refuses.
         """
         check_folder(directory)
         self._directory = Path(directory).absolute()
@@ -120,16 +117,12 @@ class Checkpoints:
         program to which it is donated works on a copy.
 
         Args:
-          step: number of the checkpoint, larger than those before.
+          step: number of the checkpoint, larger than those before; returns False if it exists.
           arrays: name of the item -> pytree of JAX or NumPy arrays.
           meta: plain JSON values.
 
-        Returns:
-          False if a checkpoint of this number exists.
-
         Raises:
-          CheckpointError: if `step` is smaller than the latest number, a leaf is not an array, `meta` is not plain JSON, or writing this or
-            the previous checkpoint fails.
+          CheckpointError: if an argument is not as described, or writing this or the previous checkpoint fails.
         """
         manager = self._manager
         if manager is None:
@@ -243,7 +236,7 @@ class Checkpoints:
         return record["content"]
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Reads the items in `targets`, and the JSON part.
+        """Reads items, and the JSON part.
 
         Args:
           step: number of the checkpoint.

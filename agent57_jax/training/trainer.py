@@ -46,12 +46,7 @@ class Trainer:
     update_metrics: programs.UpdateMetrics
 
     def __init__(self, settings: Settings, workdir: str | os.PathLike[str], should_stop: Callable[[], bool]) -> None:
-        """Builds environments, programs and states, or restores them from the last checkpoint.
-
-        Args:
-          settings: finalised.
-          workdir: of the run; created if missing.
-          should_stop: called at every act; True saves and ends the run.
+        """Builds environments, programs and states, or restores them from the last checkpoint; arguments as of `interface.train`.
 
         Raises:
           SettingsError: for settings that do not work with the task, the devices or the memory.
@@ -340,11 +335,8 @@ class Trainer:
     def _open(self) -> tuple[int | None, list[str]]:
         """Builds the run from its newest readable checkpoint, or a new run if there is none.
 
-        Returns:
-          The number of that checkpoint; a sentence for each newer, damaged one, which is set aside.
-
-        Raises:
-          CheckpointError: if there are checkpoints but none can be read: a new run would overwrite what may be repaired.
+        Returns the number of that checkpoint, and a sentence for each newer, damaged one, which is set aside. Raises CheckpointError if
+        none of several can be read, since a new run would overwrite what may be repaired.
         """
         found: list[tuple[int, DamagedCheckpointError]] = []
         for step in reversed(self.checkpoints.steps()):
