@@ -1,5 +1,6 @@
 """Checkpoints of a run: arrays as Orbax items, the rest as JSON, no pickles. The only importer of Orbax."""
 
+import contextlib
 import ctypes
 import errno
 import glob
@@ -177,12 +178,9 @@ class Checkpoints:
         step, items = unread
         self.meta(step)
         for item, kinds in items.items():
-            try:
-                found = _written(self._directory / str(step) / item)
-            except Exception as error:  # TensorStore, JSON and the file system each raise their own
-                raise self._damaged(step, item, error) from error
-            if found != kinds:
-                raise self._damaged(step, item, ValueError("it holds other arrays than were saved"))
+            with self._reading(step, item) as folder:
+                if _written(folder) != kinds:
+                    raise ValueError("it holds other arrays than were saved")
 
     def close(self) -> None:
         """Waits for saves and ends the background threads; raises CheckpointError if a save failed."""
@@ -202,10 +200,8 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Renames a damaged checkpoint, so that it is not read again and its number is free; returns the new path."""
-        number = itertools.count(1)
-        place = self._directory / f"{step}.damaged"
-        while place.exists():
-            place = self._directory / f"{step}.damaged{next(number)}"
+        places = (self._directory / f"{step}.damaged{number or ''}" for number in itertools.count())
+        place = next(path for path in places if not path.exists())
         (self._directory / str(step)).rename(place)
         self.reread()
         return place
@@ -223,11 +219,8 @@ class Checkpoints:
         """Reads only the JSON part; raises CheckpointError if it is missing, damaged or of another format."""
         self.wait()
         self._need_item(step, META)
-        try:
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-                record = reader.restore(self._directory / str(step) / META)
-        except Exception as error:  # Orbax, JSON and the file system each raise their own
-            raise self._damaged(step, META, error) from error
+        with self._reading(step, META) as folder, ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            record = reader.restore(folder)
         found = record.get("format") if isinstance(record, dict) else None
         if found != FORMAT:
             raise CheckpointError(
@@ -255,21 +248,22 @@ class Checkpoints:
             self._need_equal(step, name, target)
         restored: dict[str, Any] = {}
         for name, target in targets.items():  # one by one, to limit the peak of memory
-            try:
-                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-                    stored = reader.restore(self._directory / str(step) / name, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # Orbax, TensorStore and the file system each raise their own
-                raise self._damaged(step, name, error) from error
+            with self._reading(step, name) as folder, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                stored = reader.restore(folder, args=ocp.args.StandardRestore(target))
             shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
             # On GPUs only outputs of programs are sure to be donatable. Where donation works, this copy takes no memory.
             own = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings, donate_argnums=0)
             restored[name] = own(stored)
         return restored, meta
 
-    def _damaged(self, step: int, name: str, error: Exception) -> DamagedCheckpointError:
-        return DamagedCheckpointError(
-            f"item '{name}' of checkpoint {step} in {self._directory} cannot be read: {type(error).__name__}: {_reason(error)}"
-        )
+    @contextlib.contextmanager
+    def _reading(self, step: int, name: str) -> Iterator[Path]:
+        """Yields the folder of an item; every error is a DamagedCheckpointError."""
+        try:
+            yield self._directory / str(step) / name
+        except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
+            reason = f"{type(error).__name__}: {_reason(error)}"
+            raise DamagedCheckpointError(f"item '{name}' of checkpoint {step} in {self._directory} cannot be read: {reason}") from error
 
     def _need_item(self, step: int, name: str) -> None:
         if not (self._directory / str(step)).is_dir():
@@ -279,10 +273,8 @@ class Checkpoints:
 
     def _need_equal(self, step: int, name: str, target: Any) -> None:
         """Compares shapes and dtypes before reading: Orbax would cast dtypes, and reports other differences in long texts."""
-        try:
-            metadata = ocp.StandardCheckpointHandler().metadata(self._directory / str(step) / name)
-        except Exception as error:  # Orbax, JSON and the file system each raise their own
-            raise self._damaged(step, name, error) from error
+        with self._reading(step, name) as folder:
+            metadata = ocp.StandardCheckpointHandler().metadata(folder)
         stored = _kinds(getattr(metadata, "tree", metadata))
         wanted = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(target)}
         where = f"checkpoint {step} does not fit this run's settings"
@@ -291,12 +283,10 @@ class Checkpoints:
                 raise CheckpointError(f"the target of {name}.{path} has no NamedSharding")
             if path not in stored:
                 raise CheckpointError(f"{where}: it has no {name}.{path}")
-            found, expected = stored[path], _kind(leaf)
-            if found != expected:
-                raise CheckpointError(f"{where}: {name}.{path} is {found}, but {expected} is expected")
-        for path in stored:
-            if path not in wanted:
-                raise CheckpointError(f"{where}: {name}.{path} is not expected")
+            if stored[path] != _kind(leaf):
+                raise CheckpointError(f"{where}: {name}.{path} is {stored[path]}, but {_kind(leaf)} is expected")
+        if unexpected := [path for path in stored if path not in wanted]:
+            raise CheckpointError(f"{where}: {name}.{unexpected[0]} is not expected")
 
 
 def _reason(error: Exception) -> str:
