@@ -7,9 +7,9 @@
     run = a57.open_run("runs/coin")
     run.metrics(), run.evaluate(episodes=20), run.play()
 
-Names are imported when they are first used, JAX with the first that needs it, sharing a GPU's memory with other programs: set
-XLA_CLIENT_MEM_FRACTION and XLA_PYTHON_CLIENT_PREALLOCATE before that for another share. Settings are wrong with a SettingsError (a
-ValueError), runs fail with a RunError (a RuntimeError), both with what to do.
+Names are imported on first use, and JAX with the first one that needs it. JAX then shares a GPU's memory with other programs unless
+XLA_CLIENT_MEM_FRACTION and XLA_PYTHON_CLIENT_PREALLOCATE are set before. Invalid settings raise SettingsError (a ValueError), failed runs
+RunError (a RuntimeError); the messages say what to do.
 """
 
 import importlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "RunError", "Settings", "SettingsError", "Shutdown", "TrainingError", "open_run", "settings", "train"]
 
-_LIGHT = {"Settings": "config", "SettingsError": "config", "settings": "presets"}  # come without JAX
+_LIGHT = {"Settings": "config", "SettingsError": "config", "settings": "presets"}  # do not import JAX
 _MODULES = _LIGHT | {
     "Run": "interface",
     "open_run": "interface",
@@ -35,7 +35,7 @@ _MODULES = _LIGHT | {
     "RunError": "types",
 }
 
-if not TYPE_CHECKING:  # to a type checker any name would be one of the package
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

@@ -1,4 +1,4 @@
-"""Command-line entry point, also the container's: python -m agent57_jax WORD [FLAGS]."""
+"""Command-line entry point, also of the container: python -m agent57_jax COMMAND [FLAGS]."""
 
 import difflib
 import importlib.util
@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import NoReturn
 
-# Word -> the module that it starts, and the flags that the word stands for.
+# Command -> module to run, and flags to add.
 WORDS = {
     "train": ("agent57_jax.commands.train",),
     "evaluate": ("agent57_jax.commands.evaluate",),
@@ -23,13 +23,13 @@ USAGE = f"usage: python -m agent57_jax {{{','.join(WORDS)}}} [FLAGS], each with 
 
 
 def _fail(message: str) -> NoReturn:
-    from agent57_jax.commands import command_line
+    from agent57_jax.commands import command_line  # not at the top: a health check must stay light
 
     command_line.fail(message)
 
 
 def main() -> None:
-    """Starts a word's program in this process, which is to get the container's signals."""
+    """Runs a command in this process, which receives the container's signals."""
     word, *flags = sys.argv[1:] or ["--help"]
     if word in ("--help", "-h"):
         print(USAGE)
@@ -38,7 +38,7 @@ def main() -> None:
         nearest = difflib.get_close_matches(word, WORDS, n=1, cutoff=0.0)[0]
         _fail(f"no command '{word}'. Did you mean {nearest}? There are: {', '.join(WORDS)}")
     target, *own = WORDS[word]
-    # Process 1 of a container ignores SIGTERM until there is a handler; the trainer's replaces this one.
+    # Process 1 of a container ignores SIGTERM without a handler; the trainer's replaces this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.argv = [target, *own, *flags]
     if not (importlib.util.find_spec(target.split(".")[0]) and importlib.util.find_spec(target)):

@@ -1,4 +1,4 @@
-"""Runs from Python, as in a notebook: train in a folder, read its metrics, evaluate its agent and see it play. The commands use it too."""
+"""The Python interface, also of the commands: train in a folder, read metrics, evaluate an agent and watch it play."""
 
 import contextlib
 import os
@@ -21,20 +21,20 @@ from agent57_jax.types import RunError
 
 
 def train(settings: Settings, workdir: str | os.PathLike[str], should_stop: Callable[[], bool] = lambda: False) -> bool:
-    """Trains until `settings.total_steps`; a folder that holds a run goes on from its last checkpoint.
+    """Trains until `settings.total_steps`; a run in the folder continues from its last checkpoint.
 
     Args:
       settings: from `agent57_jax.settings`.
-      workdir: folder of the run; made if missing.
-      should_stop: asked at every act; True saves and returns. With `agent57_jax.Shutdown` that is done when a signal comes, such as that of
-        Ctrl-C or of a notebook's stop button, which else raises KeyboardInterrupt and costs what came after the last checkpoint.
+      workdir: folder of the run; created if missing.
+      should_stop: called at every act; True saves and returns. `agent57_jax.Shutdown` returns True after a signal such as Ctrl-C, which
+        otherwise raises KeyboardInterrupt and loses the work since the last checkpoint.
 
     Returns:
-      Whether the training is finished: False if it was stopped.
+      Whether the run is complete, rather than stopped.
 
     Raises:
-      SettingsError: (a ValueError) for settings that task, devices, memory or folder cannot serve.
-      RunError: if the training cannot begin; its kind TrainingError if it cannot go on, with the last good checkpoint.
+      SettingsError: (a ValueError) for settings that do not work with task, devices, memory or folder.
+      RunError: if the run cannot start; TrainingError, a subclass, if it cannot continue.
       OSError: for a folder that cannot be written.
     """
     training = Trainer(settings, paths.local(os.fspath(workdir)), should_stop)
@@ -46,11 +46,7 @@ def train(settings: Settings, workdir: str | os.PathLike[str], should_stop: Call
 
 
 def open_run(workdir: str | os.PathLike[str]) -> "Run":
-    """The run in a folder, which may still be training; a folder of agents/ is one too.
-
-    Raises:
-      SettingsError: (a ValueError) if the folder holds no run.
-    """
+    """The run in a folder, finished or still training, or an agent in agents/; raises SettingsError if there is none."""
     return Run(pathlib.Path(paths.local(os.fspath(workdir))))
 
 
@@ -58,22 +54,14 @@ class Run:
     """A run's folder, from `open_run`."""
 
     def __init__(self, workdir: pathlib.Path) -> None:
-        """Reads the settings."""
         self.workdir = workdir
         self.settings = run_folder.read_settings(workdir)
 
     def metrics(self, keys: str = "*") -> dict[str, np.ndarray]:
-        """The lines of metrics.jsonl as columns [lines], float64 or int64: `pandas.DataFrame(run.metrics())`.
+        """The metrics as columns, float64 or int64, one value per line: `pandas.DataFrame(run.metrics())`.
 
-        Args:
-          keys: a pattern such as "evaluation/*" that columns must match, the counters frames, steps, updates, episodes and seconds always
-            do; docs/metrics.md lists all with their units.
-
-        Returns:
-          Key to column; NaN where a line lacks a key or its value was not finite.
-
-        Raises:
-          SettingsError: (a ValueError) if there are none yet, or a line of the file is damaged.
+        `keys` is a pattern such as "evaluation/*"; the counters always match. docs/metrics.md lists the keys and their units. A value is
+        NaN where it is missing or not finite. Raises SettingsError if there are no metrics yet, or a line is damaged.
         """
         path = self.workdir / "metrics.jsonl"
         if not path.exists():
@@ -86,13 +74,13 @@ class Run:
         """Plays greedy episodes with the last checkpoint and writes evaluation.json.
 
         Args:
-          episodes: how many, at least 1.
-          seed: of the environments and of the few random actions, from 0.
-          make_spectator: given the game's name and the number of episodes in the first environment, returns who sees those.
+          episodes: number of episodes, at least 1.
+          seed: of environments and random actions, at least 0.
+          make_spectator: from the game's name and the number of episodes in environment 0, makes the spectator of that environment.
 
         Returns:
           The content of evaluation.json, with "mean" and "returns" of the episodes and "hns", the human-normalised score or None; and its
-          "path", which is None, with the "problem" beside it, if it could not be written.
+          "path", or None with a "problem" if it could not be written.
 
         Raises:
           SettingsError: (a ValueError) if there is no checkpoint yet, or for numbers out of range.
@@ -102,19 +90,14 @@ class Run:
         return judging.evaluate(self.workdir, episodes, seed, make_spectator)
 
     def play(self, episodes: int = 1, seed: int = 0) -> Iterator[Moment]:
-        """Plays greedy episodes with the last checkpoint, one timestep after the other, each as it happens.
-
-        Args:
-          episodes: how many, at least 1.
-          seed: of the environment and of the few random actions, from 0.
+        """Plays greedy episodes with the last checkpoint; arguments and errors as of `evaluate`.
 
         Yields:
           Every timestep: `screen` [height, width, 3] uint8, the name of the `action`, the raw `score` so far, arm, rewards and values.
           The last of an episode has `ends`.
 
         Raises:
-          SettingsError: (a ValueError) if there is no checkpoint yet, or for numbers out of range.
-          RunError: if the checkpoint cannot be read, the environment fails, or it cannot be drawn; `evaluate` needs no pictures.
+          RunError: also if the environment cannot be drawn.
         """
         _check(episodes, seed)
         opened = judging.open_run(self.workdir, 1, seed, is_watched=True)
@@ -126,8 +109,6 @@ class Run:
 
 
 class _Seen:
-    """A spectator that keeps what it sees."""
-
     def __init__(self) -> None:
         self.moments: list[Moment] = []
 

@@ -1,7 +1,7 @@
-"""The mesh of devices and how arrays lie on it.
+"""The mesh of devices, and the placement of arrays on it.
 
-One axis, `data`, over all devices of all processes. Programs are written for one device's share and wrapped by `sharded`; one device is
-the same program with an axis of size 1.
+It has one axis, `data`, over all devices of all processes. Programs are written for one device's share and wrapped by `sharded`; one
+device is an axis of size 1.
 """
 
 import ctypes
@@ -25,31 +25,31 @@ AXIS = "data"
 REPLICATED = PartitionSpec()
 BY_ENVIRONMENT = PartitionSpec(AXIS)  # arrays [E, ...]
 BY_GROUPED_ENVIRONMENT = PartitionSpec(None, AXIS)  # arrays [G, E, ...]
-JOIN_SECONDS = 300  # processes wait so long for each other at the start: schedulers start them at different times
-VERTEX, VERTEX_PORT = "CLUSTER_SPEC", 12345  # where Vertex AI describes a job's machines; a port that is free in our image
-LOST_SECONDS = 30  # after which a process that shows no sign of life is given up
+JOIN_SECONDS = 300  # timeout at the start, since schedulers start processes at different times
+VERTEX, VERTEX_PORT = "CLUSTER_SPEC", 12345  # Vertex AI's variable for a job's machines; a port that is free in our image
+LOST_SECONDS = 30  # a process without a heartbeat is lost after this time
 
 
 class DeviceError(RunError):
-    """Devices that are not as a run needs them; the message says what to do."""
+    """Devices that do not fit the run; the message says what to do."""
 
 
 def start_processes(address: str | None, count: int | None, number: int | None) -> None:
-    """Joins the processes that train one model together; comes before anything else of JAX.
+    """Joins the processes of a run; must precede all other use of JAX.
 
     Args:
-      address: HOST:PORT on which process 0 listens; None, like the others: what Slurm, Open MPI, Kubernetes, Vertex AI or a TPU pod say.
-      count: how many processes.
-      number: of this one, from 0.
+      address: HOST:PORT of process 0. None, like the others: Slurm, Open MPI, Kubernetes, Vertex AI or a TPU pod provide all three.
+      count: number of processes.
+      number: of this process, from 0.
 
     Raises:
       DeviceError: if they do not find each other within `JOIN_SECONDS`.
     """
-    # It would take SIGTERM away from the trainer.
+    # The service would take SIGTERM away from the trainer.
     jax.config.update("jax_enable_preemption_service", False)
-    # JAX aborts from a thread of its own when the coordinator is gone. A handler of Python's would wait for the main thread.
+    # JAX aborts from its own thread when the coordinator is gone; a Python handler would wait for the main thread.
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _ABORTED)
-    if address is None and VERTEX in os.environ:  # which JAX does not read
+    if address is None and VERTEX in os.environ:  # JAX does not read it
         address, count, number = vertex_processes(os.environ[VERTEX])
     try:
         jax.distributed.initialize(
@@ -63,17 +63,13 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DeviceError(
-            f"the processes of this run did not find each other: {reason} (start every one with the same --coordinator and "
-            f"--num_processes, and each with a --process_id of its own)"
+            f"the processes of this run did not find each other: {reason} (start all with the same --coordinator and --num_processes, "
+            f"and each with its own --process_id)"
         ) from error
 
 
 def vertex_processes(specification: str) -> tuple[str, int, int]:
-    """Address of process 0, number of processes and number of this one from what Vertex AI says of a custom job's machines.
-
-    Raises:
-      DeviceError: if it is not of the form that Vertex documents.
-    """
+    """Address of process 0, number of processes and number of this one, from Vertex AI's description of a custom job."""
     try:
         content = json.loads(specification)
         pools, task = content["cluster"], content["task"]
@@ -94,32 +90,31 @@ def _say_why_aborted(number: int) -> None:
     os._exit(1)
 
 
-# Kept: C holds no reference to it.
+# A module variable, since C holds no reference to it.
 _ABORTED = ctypes.CFUNCTYPE(None, ctypes.c_int)(_say_why_aborted)
 
 
 def may_have_lost_a_process(error: Exception) -> bool:
-    """Whether an error is what the runtime says when another process of this run is gone. One that it finds at dispatch is a ValueError."""
+    """Whether the error may come from the loss of another process; at dispatch that is a ValueError with a status code."""
     is_of_the_runtime = isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(("UNKNOWN:", "UNAVAILABLE:", "INTERNAL:"))
     return jax.process_count() > 1 and is_of_the_runtime
 
 
 def end_within(seconds: int) -> None:
-    """Ends this process after so long if it has not ended by then: at its end JAX waits for the others, who may be gone."""
+    """Ends this process after a timeout: at exit JAX waits for the other processes, which may be gone."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes, shows and evaluates; of one process it is."""
+    """Whether this process writes, shows progress and evaluates."""
     return jax.process_index() == 0
 
 
 def start_sum(mesh: Mesh, values: Sequence[int]) -> Callable[[], list[int]]:
-    """Starts to add up a few integers over the processes, each of which calls this in the same place.
+    """Starts to sum a few integers over the processes, all of which must call this; returns a function that waits for the sums.
 
-    Returns:
-      A function that waits for the sums. On the device they come before whatever is dispatched later.
+    On the device the sum precedes whatever is dispatched later.
     """
     own = [int(value) for value in values]
     if jax.process_count() == 1:
@@ -136,30 +131,25 @@ def _row_sum(mesh: Mesh) -> Any:
 
 
 def least_bytes(value: int) -> int:
-    """The smallest number of bytes that a process gives, in whole MiB where there are several."""
-    # JAX gathers 32-bit integers.
+    """The minimum over the processes; in whole MiB if there are several, since JAX gathers 32-bit integers."""
     return value if jax.process_count() == 1 else int(np.min(multihost_utils.process_allgather(np.int32(value >> 20)))) << 20
 
 
 def from_first_process(mesh: Mesh, tree: Any) -> Any:
-    """The first process' arrays, replicated over all devices; one process keeps them as they lie."""
+    """The first process's arrays, replicated over all devices; unchanged with one process."""
     if jax.process_count() == 1:
         return tree
     return upload(mesh, REPLICATED, multihost_utils.broadcast_one_to_all(jax.device_get(tree)))
 
 
 def find_devices() -> list[jax.Device]:
-    """All devices that JAX can use.
-
-    Raises:
-      DeviceError: if it has none, as with a JAX_PLATFORMS that this machine lacks.
-    """
+    """All devices that JAX can use; raises DeviceError if there are none."""
     try:
         return list(jax.devices())
-    except (RuntimeError, AssertionError) as error:  # which of them depends on the platform
+    except (RuntimeError, AssertionError) as error:  # depends on the platform
         asked = os.environ.get("JAX_PLATFORMS")
         reason = " ".join(str(error).split())[:300] or "it gives no reason"
-        advice = f"JAX_PLATFORMS={asked} asks for what is not here; unset it to take what there is" if asked else "try JAX_PLATFORMS=cpu"
+        advice = f"JAX_PLATFORMS={asked} is not available here; unset it to use what is" if asked else "try JAX_PLATFORMS=cpu"
         raise DeviceError(f"JAX finds no device: {advice} ({reason})") from error
 
 
@@ -167,15 +157,13 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over the first `num_devices` devices (None: all).
 
     Raises:
-      DeviceError: if there are none or fewer, if several processes are to leave some out, or if the machine has an NVIDIA driver that this
-        JAX does not use.
+      DeviceError: if there are too few devices, if several processes would not use all, or if JAX does not use the NVIDIA driver.
     """
     devices = find_devices()
     if devices[0].platform == "cpu" and os.path.exists("/proc/driver/nvidia/version") and os.environ.get("JAX_PLATFORMS", "") != "cpu":
         raise DeviceError(
-            "this machine has an NVIDIA driver, but JAX sees only the CPU: install requirements-cuda.txt "
-            "(in Docker: start with --gpus all), "
-            "or set JAX_PLATFORMS=cpu to train on the CPU on purpose"
+            "this machine has an NVIDIA driver, but JAX sees only the CPU: install requirements-cuda.txt (in Docker: start with --gpus "
+            "all), or set JAX_PLATFORMS=cpu to train on the CPU"
         )
     wanted = len(devices) if num_devices is None else num_devices
     if wanted > len(devices):
@@ -188,7 +176,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 def sharded(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()) -> Any:
     """A jitted program that runs `function` on every device's share of its arguments; arguments `donate` are consumed."""
     mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    # Shardings are pinned on both sides: an array that lies elsewhere is refused, not silently given a program of its own.
+    # Fixed shardings: an array with another one is refused instead of compiled for silently.
     return jax.jit(mapped, donate_argnums=donate, in_shardings=_shardings(mesh, in_specs), out_shardings=_shardings(mesh, out_specs))
 
 
@@ -202,16 +190,11 @@ def _shardings(mesh: Mesh, specs: Any) -> Any:
 
 def placement(mesh: Mesh, specs: Any, tree: Any) -> Any:
     """NamedSharding for every leaf of `tree`, from specs that may be a prefix of it."""
-    return jax.tree.map(
-        lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part),
-        specs,
-        tree,
-        is_leaf=_is_spec,
-    )
+    return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part), specs, tree, is_leaf=_is_spec)
 
 
 def upload(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
-    """Host arrays of this process to the devices; with several processes each gives its own rows."""
+    """Copies host arrays to the devices; each process provides its own rows."""
     sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -221,26 +204,25 @@ def upload(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
 def local_rows(array: jax.Array) -> np.ndarray:
     """The rows of an array [E, ...] that this process holds, as NumPy, in order."""
     if jax.process_count() == 1:
-        rows: np.ndarray = jax.device_get(array)  # explicit: a transfer guard lets it pass
-        return rows
+        return jax.device_get(array)  # explicit, which transfer guards allow
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([jax.device_get(shard.data) for shard in shards])
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """Inside a sharded program: sums over the axis."""
-    # One device has nothing to add, but would copy everything.
+    """In a sharded program: sums over the axis."""
+    # psum would copy the arrays even on one device.
     return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.psum(tree, AXIS)
 
 
 def gather_over_devices(array: jax.Array) -> jax.Array:
-    """Inside a sharded program: [E / devices, ...] of every device to [E, ...] on all of them, in the order of the environments."""
+    """In a sharded program: [E / devices, ...] of every device to [E, ...] on all devices, in order."""
     return jax.lax.all_gather(array, AXIS, axis=0, tiled=True)
 
 
 def device_memory_bytes() -> tuple[int, int] | None:
-    """Bytes in use and limit of the first local device; None where the backend does not say (the CPU)."""
-    find_devices()  # which says what there is to say if there are none
+    """Bytes in use and limit of the first local device; None if the backend (the CPU) does not tell."""
+    find_devices()  # raises if there are none
     statistics = jax.local_devices()[0].memory_stats()
     if not statistics or "bytes_limit" not in statistics:
         return None
@@ -248,7 +230,7 @@ def device_memory_bytes() -> tuple[int, int] | None:
 
 
 def host_memory_available_bytes() -> int:
-    """Memory that the host, or the container's limit, leaves free."""
+    """Free memory of the host or the container."""
     with open("/proc/meminfo") as file:
         values = dict(line.split(":") for line in file)
     available = int(values["MemAvailable"].split()[0]) * 1024
@@ -267,5 +249,5 @@ def host_memory_available_bytes() -> int:
 
 
 def fold_counter(key: jax.Array, stream: int, counter: jax.Array) -> jax.Array:
-    """The key of one use: (root key, stream, counter) always gives the same, so that a resumed run goes on with its own numbers."""
+    """The key for one use, determined by (root key, stream, counter), so that a resumed run continues its random streams."""
     return jax.random.fold_in(jax.random.fold_in(key, stream), jnp.asarray(counter, jnp.uint32))

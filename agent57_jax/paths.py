@@ -1,10 +1,11 @@
-"""Files and folders as a person names them on a command line, and prepares them for a run."""
+"""Paths from a command line, and the files and folders of a run."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agent57_jax.config import SettingsError
 
@@ -13,23 +14,23 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class PathError(argparse.ArgumentTypeError, ValueError):
-    """A path that cannot work; the message says what to do. argparse shows it as the first of its bases, absl as the second."""
+    """A path that cannot work; the message says what to do. The first base is for argparse, the second for absl."""
 
 
 def local(text: str) -> str:
-    """The path with its "~" expanded, which shells leave alone behind a "=".
+    """The path with "~" expanded, which shells do not do after a "=".
 
     Raises:
-      PathError: for an address of another machine, a home that is not known, and names that are not UTF-8, which no checkpoint can have.
+      PathError: for an address of another machine, an unknown home, or a name that is not UTF-8, which checkpoints cannot have.
     """
     if address := _ADDRESS.match(text):
         if address[1].lower() == "file":
             raise PathError(f"name the folder itself, without {address[0]}")
-        raise PathError("this is no folder of this machine: mount it, as gcsfuse, s3fs or rclone do, and name the folder where it appears")
+        raise PathError("this is not a folder of this machine: mount it with gcsfuse, s3fs or rclone, and name the mounted folder")
     path = os.path.expanduser(text)
     if path.startswith("~"):
         raise PathError(f"there is no home for {path.split('/')[0]}: name the whole path, or ./{path} for a folder of that name")
-    # Also where Python reads names in another encoding: the libraries that write checkpoints take every name for UTF-8.
+    # Whatever encoding Python uses: the libraries that write checkpoints assume UTF-8.
     whole = os.path.abspath(path)
     if os.fsencode(whole) != whole.encode("utf-8", "replace"):
         raise PathError(f"{whole!a} is not UTF-8: rename the folder, or choose another one")
@@ -37,29 +38,38 @@ def local(text: str) -> str:
 
 
 def path(text: str) -> pathlib.Path:
-    """The same for argparse."""
+    """`local` as a Path, for argparse."""
     return pathlib.Path(local(text))
 
 
-def refuse_broken_links(paths: Sequence[pathlib.Path]) -> None:
-    """Looks for links to what is not there.
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary file beside `path`, which atomically replaces it if the block succeeds, and is removed otherwise."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
-    Raises:
-      SettingsError: for the first of them.
-    """
+
+def refuse_broken_links(paths: Sequence[pathlib.Path]) -> None:
+    """Raises SettingsError for the first link whose target does not exist."""
     for link in paths:
         if link.is_symlink() and not link.exists():
-            raise SettingsError(f"{link} is a link to {os.readlink(link)}, which is not there: mount its disk, make it, or remove the link")
+            raise SettingsError(
+                f"{link} is a link to {os.readlink(link)}, which does not exist: mount its disk, create it, or remove the link"
+            )
 
 
 def set_aside(path: pathlib.Path) -> None:
-    """Renames a file or folder of an earlier run to the first free `<name>.<number>`; an empty one stays.
+    """Renames a file or folder of an earlier run to the first free `<name>.<number>`, unless it is empty.
 
-    A folder that is a link, or on a disk of its own, was put there on purpose: it stays too, and what it holds goes into a folder
-    earlier.<number> inside.
+    The user chose the place of a linked or mounted folder: it stays, and its contents move to a folder earlier.<number> inside.
     """
     if path.is_dir() and (path.is_symlink() or path.is_mount()):
-        # A file system keeps what it has lost in a folder of its own.
+        # lost+found belongs to the file system.
         held = [entry for entry in path.iterdir() if entry.name != "lost+found" and not _EARLIER.fullmatch(entry.name)]
         if held:
             other = _free(path / "earlier")

@@ -1,30 +1,29 @@
-"""Config files by name or path, and names of settings; before JAX starts."""
+"""Config files by name or path, and names of settings. Does not import JAX."""
 
-import dataclasses
 import difflib
 import functools
 import os
 import pathlib
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from agent57_jax import config
-from agent57_jax.config import Section, Settings, SettingsError
+from agent57_jax.config import Settings, SettingsError
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"  # beside the package, in a checkout and where pip has installed it
 
 
 def settings(preset: str, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Settings of a run, checked and frozen.
+    """Settings of a run, validated and frozen.
 
     Args:
-      preset: a config file and, behind a colon, a profile, an agent or both: "cartpole:smoke", "zaxxon:laptop,ngu", "my/own.py". A name
-        without ".py" is one of the files in configs/. The file is Python code, which is run.
-      overrides: dotted names and values, as {"seed": 1, "learner.targets": "retrace"}; docs/configuration.md lists all with their units.
+      preset: a config file and, after a colon, a profile, an agent or both: "cartpole:smoke", "zaxxon:laptop,ngu", "my/own.py". A name
+        without ".py" is a file in configs/. The file is Python code, and is run.
+      overrides: dotted names and values, such as {"seed": 1, "learner.targets": "retrace"}; see docs/configuration.md.
 
     Raises:
-      SettingsError: (a ValueError) for a file, a name or a value that cannot work; the message has a line for each problem.
+      SettingsError: (a ValueError) for an invalid file, name or value; the message has one line per problem.
     """
     path, _, argument = located(preset).partition(":")
     if not os.path.isfile(path):
@@ -47,23 +46,18 @@ def settings(preset: str, overrides: Mapping[str, Any] | None = None) -> Setting
 
 
 def located(preset: str) -> str:
-    """The path of a config file that is named without ".py", or with "~"; what stands behind its colon stays."""
+    """Replaces the name of a config file without ".py", or with "~", by its path; what follows the colon stays."""
     name, colon, argument = preset.partition(":")
     named = FOLDER / f"{name}.py"
     return f"{named}{colon}{argument}" if name.isidentifier() and named.exists() else os.path.expanduser(preset)
 
 
-def setting_names(section: Any, prefix: str = "") -> Iterator[str]:
+def setting_names(settings: Settings) -> list[str]:
     """Dotted names of all settings."""
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Section):
-            yield from setting_names(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
+    return list(config.flatten(config.to_dict(settings)))
 
 
 def unknown(name: str) -> str | None:
-    """What to say of a dotted name that no setting has, with the nearest one; None if it has."""
-    names = list(setting_names(Settings()))
+    """An error message if no setting has this dotted name, with the nearest one; else None."""
+    names = setting_names(Settings())
     return None if name in names else f"no setting '{name}'. Did you mean {difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]}?"

@@ -3,7 +3,7 @@
 python train.py --config=configs/atari.py --config.environment.task_id=Pong-v5 --workdir=runs/pong
 
 paper: the numbers of the Agent57 paper; one GPU; the full replay alone takes 36 GB ("auto" fits a smaller one). Hours and score:
-not measured yet. laptop: the same algorithm sized for a CPU with two cores and 8 GiB. smoke: about a minute, to see that all works.
+not measured yet. laptop: the same algorithm sized for a CPU with two cores and 8 GiB. smoke: about a minute, to see that everything works.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,11 @@ from agent57_jax.config import Settings
 from configs.profiles import parse, small_budget
 
 
-def get_config(argument: str = "paper", small: Callable[[Settings], None] | None = None) -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu".
-
-    Args:
-      small: rules of a game on top of those of the small profiles.
-    """
+def get_config(argument: str = "paper", task_id: str = "Zaxxon-v5", small: Callable[[Settings], None] | None = None) -> Settings:
+    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"; `small`: a game's changes to small profiles."""
     profile, agent = parse(argument)
     settings = Settings()
+    settings.environment.task_id = task_id
     if profile in ("laptop", "smoke"):
         laptop(settings)
         if small is not None:
@@ -31,7 +28,7 @@ def get_config(argument: str = "paper", small: Callable[[Settings], None] | None
 
 
 def laptop(settings: Settings) -> None:
-    """The same algorithm for two CPU cores: fewer and smaller everything, no part left out."""
+    """The whole algorithm with smaller sizes, for two CPU cores."""
     small_budget(settings)
     settings.environment.frame_size = 42
     settings.network.conv_features = (16, 32, 32)
@@ -46,7 +43,7 @@ def laptop(settings: Settings) -> None:
 
 
 def smoke(settings: Settings) -> None:
-    """The laptop's sizes, cut to what about a minute allows."""
+    """The laptop's sizes, reduced to about a minute."""
     settings.environment.num_envs = 16
     settings.environment.max_episode_steps = 300
     settings.bandit.group_size = 2

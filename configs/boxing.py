@@ -7,12 +7,8 @@ cores and 8 GiB; 86 and 80 over 100 greedy episodes after 60 and 70 minutes of o
 play has 0.1). smoke: about a minute.
 """
 
-from agent57_jax.config import Settings
+import functools
+
 from configs import atari
 
-
-def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
-    settings = atari.get_config(argument)
-    settings.environment.task_id = "Boxing-v5"
-    return settings
+get_config = functools.partial(atari.get_config, task_id="Boxing-v5")

@@ -2,12 +2,12 @@
 
 python train.py --config=configs/coinrun.py:laptop --workdir=runs/coinrun
 
-Any other Procgen game: --config.environment.task_id=MazeEasy-v0. Three go on for longer than 1,000 steps: Bigfish also needs
+Other Procgen games: --config.environment.task_id=MazeEasy-v0. Three take longer than 1,000 steps: Bigfish also needs
 --config.environment.max_episode_steps=6000, Bossfight and Plunder 4000. All need Debian's packages libqt5gui5 and libqt5core5a.
 
 paper: the Hard levels with the paper's numbers for Atari, on one GPU; hours and score: not measured yet. laptop: the Easy levels on two
-CPU cores, not measured yet; an earlier profile had 4.70 over 100 greedy episodes on new levels after 413 thousand steps (one seed), where
-random play has 3.0 and holding RIGHT and UP 6.6. smoke: 8,000 steps, to see that all works.
+CPU cores, not measured yet; an earlier profile reached 4.70 over 100 greedy episodes on new levels after 413 thousand steps (one seed);
+random play reaches 3.0, and holding RIGHT and UP 6.6. smoke: 8,000 steps, to see that everything works.
 """
 
 from agent57_jax.config import Settings
@@ -16,12 +16,12 @@ from configs.profiles import parse
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, _ = parse(argument)
     settings = atari.get_config(argument)
     settings.environment.task_id = "CoinrunHard-v0" if profile == "paper" else "CoinrunEasy-v0"
-    settings.environment.max_episode_steps = 1_000  # that of the game, which takes no lower one
+    settings.environment.max_episode_steps = 1_000  # the game's own limit, which cannot be lower
     settings.novelty.memory_capacity = 1_000
     if profile == "paper":
-        settings.total_steps = 200_000_000  # Procgen's own protocol for Hard levels
+        settings.total_steps = 200_000_000  # Procgen's protocol for Hard levels
     return settings

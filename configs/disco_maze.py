@@ -2,8 +2,8 @@
 
 python train.py --config=configs/disco_maze.py --workdir=runs/disco_maze
 
-One policy with beta 0.5 and one network, as in the paper. paper: 21x21; hours and explored share: not measured yet. laptop: 11x11, in which
-greedy episodes visit 0.85 of the corridor cells after 5 minutes of one core (three seeds, reproductions/results). smoke: about a minute.
+One policy with beta 0.5 and one network, as in the paper. paper: 21x21; hours and explored share: not measured yet. laptop: 11x11; greedy
+episodes visit 0.85 of the corridor cells after 5 minutes of one core (three seeds, reproductions/results). smoke: about a minute.
 """
 
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
@@ -11,13 +11,13 @@ from configs.profiles import grid_network, parse, small_grid_network, unnamed
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke); an agent of the family, as in "laptop,ngu", replaces the one policy of this task."""
+    """Settings of a profile (paper, laptop or smoke); an agent, as in "laptop,ngu", replaces this task's single policy."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.DISCO_MAZE
     settings.environment.num_groups = 1
     settings.environment.grid_size = 21
-    settings.environment.max_episode_steps = 5_000  # Choice: as long as the memory of the paper
+    settings.environment.max_episode_steps = 5_000  # Choice: the paper's memory size
     grid_network(settings)
     settings.policy.num_policies = 1
     settings.policy.beta_max = 0.5
@@ -29,7 +29,7 @@ def get_config(argument: str = "paper") -> Settings:
     settings.replay.trace = 50
     settings.replay.period = 50
     settings.learner.learning_rate = 1e-3
-    settings.learner.novelty_learning_rate = 1e-3  # Deviation: for distillation NGU's Table 7 keeps 5e-4, but one setting serves both
+    settings.learner.novelty_learning_rate = 1e-3  # Deviation: NGU's Table 7 has 5e-4 for distillation, but there is one setting for both
     settings.learner.trace_lambda = 0.97
     settings.learner.transform = Transform.IDENTITY
     settings.learner.target_period_updates = 100
@@ -40,7 +40,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.environment.grid_size = 11
         settings.environment.max_episode_steps = 250
         settings.environment.num_envs = 32
-        # One window for each room of the maze with its four passages: a fifth of the work of the paper's torso.
+        # One window per room of the maze with its four passages: a fifth of the work of the paper's torso.
         small_grid_network(settings)
         settings.policy.gamma_1 = 0.95  # episodes of 250 steps in a maze of 49 cells
         settings.policy.gamma_2 = 0.95
@@ -51,8 +51,8 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 200
         settings.replay.samples_per_insert = 8.0
         settings.learner.batch_size = 32
-        # As often as the actors, so that an episode of 250 steps lasts some 200 updates. At every sixteenth act one lasted a quarter of the
-        # training, and the parameters that changed under it freed the agent from where it would have oscillated.
+        # At every act, so that an episode of 250 steps lasts some 200 updates. At every sixteenth act an episode lasted a quarter of the
+        # run, and changing parameters freed the agent where it would have oscillated.
         settings.evaluation.num_envs = 8
         settings.evaluation.period_acts = 1
         settings.total_steps = 500_000
@@ -67,7 +67,7 @@ def get_config(argument: str = "paper") -> Settings:
 
 
 def _family(settings: Settings, num_policies: int) -> None:
-    """What an agent of the family starts from: several policies, and Agent57's lengths, of which those above are NGU's half."""
+    """The basis of an agent: several policies, and Agent57's lengths, which are twice NGU's."""
     settings.policy.num_policies = num_policies
     settings.replay.trace *= 2
     settings.replay.period *= 2

@@ -1,12 +1,12 @@
-"""Agent57 on any discrete Gymnasium environment, CartPole unless another is named.
+"""Agent57 on any discrete Gymnasium environment, by default CartPole.
 
 python train.py --config=configs/gymnasium.py:laptop --config.environment.task_id=CartPole-v1 --workdir=runs/cartpole
 
-The task is a Gymnasium id or an entry point of your own, "my_module:MyEnvironment" (docs/environments.md). Sizes are for vectors; for
-images add --config.network.torso=convolutions and, below 36 pixels, smaller --config.network.conv_kernels. The papers have no such tasks.
+The task is a Gymnasium id or your own entry point, "my_module:MyEnvironment" (docs/environments.md). Sizes are for vectors; for images add
+--config.network.torso=convolutions and, below 36 pixels, smaller --config.network.conv_kernels. The papers have no such tasks.
 
 paper: not measured yet. laptop: two CPU cores; CartPole in 12 minutes beside other work (500 thousand steps, one seed): 241 over 100 greedy
-episodes, where random play has 22 and the end is 500. smoke: 20,000 steps.
+episodes; random play reaches 22, the maximum is 500. smoke: 20,000 steps.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings
@@ -15,7 +15,7 @@ from configs.profiles import parse
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, _ = parse(argument)
     settings = lunar_lander.get_config(argument)  # sizes for vectors
     settings.environment.kind = EnvironmentKind.GYMNASIUM

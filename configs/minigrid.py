@@ -1,13 +1,12 @@
-"""Agent57 on MiniGrid: a room with a locked door, whose key has to be found first; the view is 7 x 7 cells and the reward comes at the end.
+"""Agent57 on MiniGrid's DoorKey-8x8 in EnvPool: find the key of a locked door. The view is 7 x 7 cells, the reward comes at the end.
 
 python train.py --config=configs/minigrid.py:laptop --workdir=runs/minigrid
 
-Any other: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks whose mission is a text that changes are refused: the agent cannot
+Other tasks: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks with changing mission texts are refused, since the agent cannot
 read. The papers have no such task.
 
-DoorKey-8x8 in all profiles, in EnvPool's C++. paper: hours and score not measured yet. laptop: 0.91 over 100 greedy episodes after 763
-thousand steps, 25 minutes of a core with much other work (seed 0; random play succeeds in 2% of episodes). smoke:
-20,000 steps, to see that all works.
+paper: hours and score not measured yet. laptop: 0.91 over 100 greedy episodes after 763 thousand steps, 25 minutes of a core with much
+other work (seed 0; random play succeeds in 2% of episodes). smoke: 20,000 steps, to see that everything works.
 """
 
 from agent57_jax.config import Settings
@@ -15,11 +14,11 @@ from configs.profiles import grid_network, parse, rare_rewards, small_budget, sm
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.task_id = "MiniGrid-DoorKey-8x8-v0"
-    settings.environment.max_episode_steps = 1_000  # the task's own limit is shorter: 640
+    settings.environment.max_episode_steps = 1_000  # the task's own limit is 640
     grid_network(settings)
     settings.novelty.memory_capacity = 1_000
     settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
@@ -30,7 +29,7 @@ def get_config(argument: str = "paper") -> Settings:
         rare_rewards(settings)
         small_grid_network(settings)
         settings.novelty.memory_capacity = 640
-        settings.replay.capacity = "400_000"  # what is rare stays
+        settings.replay.capacity = "400_000"  # keeps rare successes
         settings.learner.learning_rate = 3e-4
         settings.learner.target_period_updates = 50
         settings.total_steps = 1_500_000

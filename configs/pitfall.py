@@ -6,12 +6,8 @@ paper: one GPU; the full replay alone takes 36 GB; hours and score: not measured
 cores and 8 GiB, score not measured yet. smoke: about a minute.
 """
 
-from agent57_jax.config import Settings
+import functools
+
 from configs import atari
 
-
-def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
-    settings = atari.get_config(argument)
-    settings.environment.task_id = "Pitfall-v5"
-    return settings
+get_config = functools.partial(atari.get_config, task_id="Pitfall-v5")

@@ -11,14 +11,14 @@ from configs.profiles import grid_network, parse, small_evaluator, small_grid_ne
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.RANDOM_COIN
     settings.environment.num_groups = 1
     settings.environment.max_episode_steps = 200
     grid_network(settings)
-    settings.novelty.memory_capacity = 200  # an episode is no longer
+    settings.novelty.memory_capacity = 200  # the length of an episode
     settings.replay.capacity = "5_000_000"
     settings.total_steps = 150_000_000
     if profile in ("laptop", "smoke"):
@@ -26,7 +26,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.environment.num_envs = 32
         small_grid_network(settings)
         settings.policy.num_policies = 8
-        # The limit of 200 steps is a truncation, which costs nothing to an agent that bootstraps: only the discount makes haste pay.
+        # The time limit truncates, and the agent bootstraps: only the discount rewards speed.
         settings.policy.gamma_0 = 0.95
         settings.policy.gamma_1 = 0.93
         settings.policy.gamma_2 = 0.9
@@ -40,7 +40,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.learner.learning_rate = 1e-3
         settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
         settings.learner.target_period_updates = 50
-        # As often as the actors: at every sixteenth act an episode lasts so long that parameters change under it, and short ones end first.
+        # At every act: otherwise parameters change during an episode, and short episodes end first.
         settings.evaluation.num_envs = 4
         settings.evaluation.period_acts = 1
         small_evaluator(settings)

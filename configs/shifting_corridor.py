@@ -2,9 +2,9 @@
 
 python train.py --config=configs/shifting_corridor.py:laptop --workdir=runs/shifting_corridor
 
-The papers have no such task. It shows the meta-controller at work: no intrinsic reward, eight discounts in one network. Action values do
-not depend on the phase, so that the bandit's choice is all that changes with it: arms 0 to 2 are best under the long limit, arms 4 to 7
-under the short one.
+The papers have no such task. It shows the effect of the meta-controller: no intrinsic reward, eight discounts in one network. Action values
+do not depend on the phase, so only the bandit's choice changes with it: arms 0 to 2 are best under the long limit, arms 4 to 7 under the
+short one.
 """
 
 from agent57_jax.config import DiscountLadder, EnvironmentKind, IntrinsicReward, Settings, Torso
@@ -12,7 +12,7 @@ from configs.profiles import parse, small_evaluator, unnamed
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke); an agent of the family, as in "laptop,ngu", replaces that of this task."""
+    """Settings of a profile (paper, laptop or smoke); an agent, as in "laptop,ngu", replaces this task's agent."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.SHIFTING_CORRIDOR
@@ -27,10 +27,10 @@ def get_config(argument: str = "paper") -> Settings:
     settings.network.head_size = 64
     settings.policy.num_policies = 8
     settings.policy.gamma_0 = 0.98
-    settings.policy.gamma_1 = 0.98  # truncation costs nothing to an agent that bootstraps: only the discount makes haste pay
+    settings.policy.gamma_1 = 0.98  # the time limit truncates, and the agent bootstraps: only the discount rewards speed
     settings.policy.gamma_2 = 0.5
-    settings.bandit.group_size = 8  # a window of 160 episodes is then a small part of a phase
-    settings.novelty.memory_capacity = 60  # an episode is no longer
+    settings.bandit.group_size = 8  # makes a window of 160 episodes a small part of a phase
+    settings.novelty.memory_capacity = 60  # the length of an episode
     settings.replay.capacity = "1_000_000"
     settings.replay.trace = 20
     settings.replay.period = 10
@@ -60,7 +60,7 @@ def get_config(argument: str = "paper") -> Settings:
 
 
 def _bandit_over_discounts(settings: Settings) -> None:
-    """R2D2 (bandit) with the discounts of NGU, which are spaced evenly also where they are few."""
+    """R2D2 (bandit) with NGU's discounts, which are evenly spaced even if they are few."""
     settings.novelty.reward = IntrinsicReward.NONE
     settings.policy.separate_networks = False
     settings.policy.beta_max = 0.0

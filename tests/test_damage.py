@@ -142,7 +142,7 @@ def test_a_checkpoint_is_never_code(protocol: int, run: pathlib.Path, tmp_path: 
 def test_when_none_can_be_read_nothing_is_begun_anew(run: pathlib.Path) -> None:
     for step in (1, 2):
         halve(run / "checkpoints" / str(step) / "learner")
-    with pytest.raises(CheckpointError, match=r"^no checkpoint can be read: .*checkpoint 2 .*To begin anew choose another --workdir$"):
+    with pytest.raises(CheckpointError, match=r"^no checkpoint can be read: .*checkpoint 2 .*To start a new run choose another --workdir$"):
         opened(run)
     assert Checkpoints(run / "checkpoints", 2, read_only=True).steps() == [1, 2]  # both are still where they were
 
@@ -154,7 +154,7 @@ def test_evaluate_says_what_is_damaged(run: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is damaged, it is no JSON"), ("[]", r"is damaged: it holds \[\]"), ("", "no JSON")]
+    ("content", "message"), [("{", "is damaged, it is not JSON"), ("[]", r"is damaged: it holds \[\]"), ("", "not JSON")]
 )
 def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.Path) -> None:
     (run / "config.json").write_text(content)
@@ -195,7 +195,7 @@ def test_a_damaged_line_of_metrics_is_one_line(
         main()
     assert end.value.code == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith(f"error: line 2 of {path} is not a line of metrics; mend or remove the line, or move the file away: ")
+    assert error.startswith(f"error: line 2 of {path} is not a line of metrics; fix or remove the line, or move the file away: ")
     assert path.read_text() == before
 
 

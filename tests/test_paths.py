@@ -45,7 +45,7 @@ ADDRESSES = ("gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "GS://buck
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_of_other_machines_are_refused(address: str) -> None:
-    message = "name the folder itself, without file://" if address.startswith("file") else "mount it, as gcsfuse"
+    message = "name the folder itself, without file://" if address.startswith("file") else "mount it with gcsfuse"
     expect_refusal(run("train.py", ZAXXON, f"--workdir={address}"), message)
     assert not (ROOT / address.split("/", maxsplit=1)[0]).exists()
 
@@ -128,7 +128,7 @@ def test_links_to_a_larger_disk_are_used_as_they_are(tmp_path: pathlib.Path) -> 
     assert [str(path.relative_to(disk)) for path in disk.glob("videos/**/*.mp4")] == ["videos/earlier.1/000007_steps1_return1.mp4"]
     assert {path.name for path in folder.iterdir()} == {*run_folder.FOLDERS, "config.json", "metrics.jsonl", "lock"}
     (disk / "tensorboard").rename(disk / "elsewhere")  # as if the disk were not mounted
-    with pytest.raises(SettingsError, match=r"tensorboard is a link to \S+disk/tensorboard, which is not there: mount its disk"):
+    with pytest.raises(SettingsError, match=r"tensorboard is a link to \S+disk/tensorboard, which does not exist: mount its disk"):
         train(folder, 600)
     assert not (disk / "tensorboard").exists()
 

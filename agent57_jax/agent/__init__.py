@@ -1,1 +1,1 @@
-"""The agent: acting, novelty, replay and learning, and the jitted programs in which they meet."""
+"""The agent: actor, novelty, replay, learner, and the jitted programs that combine them."""

@@ -1,7 +1,7 @@
-"""One pure act step for every kind of environment: novelty, bandit, recurrent Q step, action (Agent57 §3, App. D; NGU Alg. 1).
+"""The act step of all environments: novelty, bandit, recurrent Q step, action (Agent57 §3, App. D; NGU Alg. 1).
 
-It is the same for training, for warm-up and for evaluation; `ActingMode` says how they differ. The functions work on one device's share
-of the environments, inside a sharded program.
+Training and evaluation use the same step and differ in `ActingMode`. The functions are pure and work on one device's share of the
+environments, inside a sharded program.
 """
 
 import dataclasses
@@ -25,40 +25,40 @@ from agent57_jax.types import FIRST, LAST, ActingParameters, Experience, Recurre
 
 
 class ActorState(NamedTuple):
-    """What an environment's actor carries from one timestep to the next."""
+    """State of the actors between timesteps."""
 
     actor: jax.Array  # [E] int32, l, over all groups and devices
     recurrent: RecurrentState  # [E, ...]
     policy: jax.Array  # [E] int32, j of this episode
     episodes_started: jax.Array  # [E] int32
-    is_greedy: jax.Array  # [E] bool, this episode plays the best arm, for the score, and does not teach the bandit
-    novelty: NoveltyState | None  # [E, ...]; None for an agent without intrinsic reward
-    bandit: BanditState | None  # [E / group_size, ...]; None where nothing is chosen
-    action_counts: jax.Array  # [E, A] int32, actions of this episode
-    value: jax.Array | None  # [E, L] of the action chosen last; None where no TD errors are computed
+    is_greedy: jax.Array  # [E] bool, this episode plays the best arm, for the score, and does not update the bandit
+    novelty: NoveltyState | None  # [E, ...]; None without intrinsic reward
+    bandit: BanditState | None  # [E / group_size, ...]; None with fixed policies
+    action_counts: jax.Array  # [E, A] int32, in this episode
+    value: jax.Array | None  # [E, L] of the last action; None if no TD errors are computed
 
 
 class ActMetrics(NamedTuple):
-    """Sums over acts since they were last read, over all devices."""
+    """Sums over all acts since the last report, over all devices."""
 
     timesteps: jax.Array  # scalar
     steps: jax.Array  # scalar, timesteps that are not FIRST
     action_value: jax.Array  # [V] sum over timesteps of Q at the action taken
-    episodes: jax.Array  # scalar
-    truncations: jax.Array  # scalar, episodes that ended by a limit
-    episode_return: jax.Array  # scalar, sum over episodes
-    episode_length: jax.Array  # scalar, sum over episodes, agent steps
-    episode_extras: dict[str, jax.Array]  # scalars, sums over episodes of what else the environment reports about them
-    action_ratio: jax.Array  # [A] sum over episodes of the share of each action
-    arm_pulls: jax.Array  # [N] episodes that ended
-    arm_return: jax.Array  # [N] sum over episodes
+    episodes: jax.Array  # scalar, finished
+    truncations: jax.Array  # scalar, truncated episodes
+    episode_return: jax.Array  # scalar, sum over finished episodes
+    episode_length: jax.Array  # scalar, sum over finished episodes, agent steps
+    episode_extras: dict[str, jax.Array]  # scalars, sums of the environment's further numbers over finished episodes
+    action_ratio: jax.Array  # [A] sum over finished episodes of the share of each action
+    arm_pulls: jax.Array  # [N] finished episodes
+    arm_return: jax.Array  # [N] sum over finished episodes
     novelty: NoveltyMetrics | None
-    non_finite: dict[str, jax.Array]  # scalars, timesteps at which what has this name was not finite
-    clean: dict[str, jax.Array]  # scalars, timesteps before the first of those, of all environments
+    non_finite: dict[str, jax.Array]  # scalars, timesteps with a non-finite value, per checked quantity
+    clean: dict[str, jax.Array]  # scalars, timesteps of all environments before the first of those
 
 
 class EpisodeReport(NamedTuple):
-    """Which environments end an episode at this timestep, and how; for callers that judge single episodes."""
+    """Which episodes end at this timestep, and their numbers so far."""
 
     finished: jax.Array  # [E] bool
     is_greedy: jax.Array  # [E] bool
@@ -69,12 +69,12 @@ class EpisodeReport(NamedTuple):
 
 
 class ChosenValues(NamedTuple):
-    """What the networks think of the action that was chosen, in transformed values; for whoever watches."""
+    """Transformed values of the chosen action."""
 
     separate: jax.Array  # [E, V] of every value function
     combined: jax.Array  # [E] what the policy maximises: Q^e and beta_j Q^i together
     learnt: jax.Array  # [E, L] of every value with a loss
-    greedy: jax.Array  # [E, L] of the same, at the greedy action
+    greedy: jax.Array  # [E, L] of those, at the greedy action
 
 
 class ActOutput(NamedTuple):
@@ -85,14 +85,14 @@ class ActOutput(NamedTuple):
     embeddings: ActingEmbeddings | None
     metrics: ActMetrics
     experience: Experience  # [E, ...]
-    td_error: jax.Array | None  # [E], size of the error of the transition that led here, 0 at FIRST; None where none is computed
+    td_error: jax.Array | None  # [E] absolute TD error of the transition that led here, 0 at FIRST; None if not computed
     report: EpisodeReport
     chosen: ChosenValues
 
 
 @dataclasses.dataclass(frozen=True)
 class ActingMode:
-    """How training and evaluation differ."""
+    """The differences between training and evaluation; fields are named like the settings."""
 
     num_actors: int  # L, over all groups and devices
     epsilon_base: float
@@ -101,22 +101,22 @@ class ActingMode:
     window_episodes: int
     exploration: float
     ucb_bonus: float
-    group_size: int  # actors that share a bandit
-    bandit_episodes: int  # of every bandit_episodes + greedy_episodes, so many follow and teach the bandit
-    greedy_episodes: int
+    group_size: int
+    bandit_episodes: int  # consecutive episodes that follow and update the bandit
+    greedy_episodes: int  # episodes after those, on the best arm
 
 
 @dataclasses.dataclass(frozen=True)
 class Actor:
-    """Networks, family and mode of a fleet of actors."""
+    """Networks, policies and mode of a fleet of actors."""
 
     mode: ActingMode
     family: PolicyFamily
     combination: Combination
     q_network: QNetwork
-    novelty: Novelty | None  # None for an agent without intrinsic reward
-    td_transform: ValueTransform | None = None  # h in the TD errors of the actors; None: they compute none
-    combined_loss: bool = False  # whether the combined value has the only loss
+    novelty: Novelty | None  # None without intrinsic reward
+    td_transform: ValueTransform | None = None  # h of the actors' TD errors; None: they compute none
+    combined_loss: bool = False  # whether only the combined value has a loss
 
     @property
     def num_policies(self) -> int:
@@ -134,8 +134,11 @@ class Actor:
         return self.q_network.spec.num_actions
 
     def init_state(self, index: jax.Array) -> ActorState:
-        """Actors [E] before their first timestep; `index` is their number in the whole fleet."""
-        num_envs = index.shape[0]
+        """Actors [E] before their first timestep; `index`: their numbers in the fleet."""
+        num_envs, bandit = index.shape[0], None
+        if self.mode.chooser is not Chooser.FIXED:
+            one = meta_controller.init_bandit(self.mode.window_episodes)
+            bandit = jax.tree.map(lambda leaf: jnp.zeros((num_envs // self.mode.group_size, *leaf.shape), leaf.dtype), one)
         return ActorState(
             actor=index,
             recurrent=self.q_network.initial_state(num_envs),
@@ -143,7 +146,7 @@ class Actor:
             episodes_started=jnp.zeros((num_envs,), jnp.int32),
             is_greedy=jnp.zeros((num_envs,), bool),
             novelty=None if self.novelty is None else self.novelty.init_state(num_envs),
-            bandit=self._init_bandits(num_envs // self.mode.group_size),
+            bandit=bandit,
             action_counts=jnp.zeros((num_envs, self.num_actions), jnp.int32),
             value=None if self.td_transform is None else jnp.zeros((num_envs, self.num_losses), jnp.float32),
         )
@@ -153,7 +156,7 @@ class Actor:
         return None if self.novelty is None else self.novelty.init_statistics()
 
     def init_embeddings(self, num_groups: int) -> ActingEmbeddings | None:
-        """What episodes embed with, before the first one."""
+        """Embedding parameters before the first episode."""
         return None if self.novelty is None else self.novelty.init_embeddings(num_groups)
 
     def init_metrics(self) -> ActMetrics:
@@ -178,7 +181,7 @@ class Actor:
 
     @property
     def checked_names(self) -> tuple[str, ...]:
-        """What is watched for numbers that are not finite, causes before effects."""
+        """Quantities that are checked for non-finite values, causes before effects."""
         of_novelty = () if self.novelty is None else ("novelty_statistics", "intrinsic_reward")
         return ("observation", "extrinsic_reward", *of_novelty, "action_values")
 
@@ -194,17 +197,14 @@ class Actor:
         group: jax.Array | int = 0,
         pooled: PooledArms | None = None,
     ) -> ActOutput:
-        """Everything an actor does at a timestep.
+        """Processes a timestep and chooses actions.
 
         Args:
           timestep: every field [E, ...].
-          key: the same on every device; each actor folds its own index in, so results do not depend on the number of devices.
-          embeddings: what episodes embed with; None where the parameters are the same at every act.
-          group: which group of actors this is.
-          pooled: what other bandits say of the arms that greedy episodes may play; None: their own bandit alone is asked.
-
-        Returns:
-          The next state, statistics and metrics; the experience with the chosen action; the episodes that end here.
+          key: the same on every device; each actor folds in its index, so that results do not depend on the number of devices.
+          embeddings: embedding parameters of the episodes; None: `parameters.embedding`, which must then never change.
+          group: number of this group of actors.
+          pooled: statistics of other bandits, which choose the arm of greedy episodes; None: their own bandit does.
         """
         is_first = timestep.step_type == FIRST
         is_last = timestep.step_type == LAST
@@ -212,13 +212,16 @@ class Actor:
 
         bandit = self._record(state, is_last, timestep)
         bandit, policy, episodes_started, is_greedy = self._choose_policies(state, bandit, is_first, key_arm, pooled)
-        novelty = self._novelty(parameters, state, statistics, timestep, embeddings, group)
+        novelty = None
+        if self.novelty is not None:
+            assert state.novelty is not None and statistics is not None
+            novelty = self.novelty.step(parameters, state.novelty, statistics, timestep.observation, is_first, is_last, embeddings, group)
         reward = None if novelty is None else novelty.reward
         recurrent, action, probability, chosen, values_are_finite = self._q_step(
             parameters, state, timestep, reward, policy, is_first, key_action
         )
 
-        # The action at LAST is ignored by the environment, so an episode's ratios count the others.
+        # Environments ignore the action at LAST, so it is not counted.
         counts = jnp.where(is_first[:, None], 0, state.action_counts)
         counts = counts + jnp.where(is_last[:, None], 0, jax.nn.one_hot(action, self.num_actions, dtype=jnp.int32))
         experience = Experience(
@@ -276,35 +279,28 @@ class Actor:
         """[E, ...] -> [E / group_size, group_size, ...]."""
         return per_env.reshape((-1, self.mode.group_size, *per_env.shape[1:]))
 
-    def _init_bandits(self, number: int) -> BanditState | None:
-        if self.mode.chooser is Chooser.FIXED:
-            return None
-        bandit = meta_controller.init_bandit(self.mode.window_episodes)
-        return jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), bandit)
-
     def _record(self, state: ActorState, is_last: jax.Array, timestep: TimeStep) -> BanditState | None:
-        """The bandits after the episodes that end at this timestep. Greedy ones teach nothing: with no others the bandits stay."""
+        """Updates the bandits with finished non-greedy episodes."""
         if state.bandit is None or not self.mode.bandit_episodes:
             return state.bandit
         taught = self._by_bandit(is_last & ~state.is_greedy)
-        recorded: BanditState = jax.vmap(meta_controller.record_returns)(
+        return jax.vmap(meta_controller.record_returns)(
             state.bandit, taught, self._by_bandit(state.policy), self._by_bandit(timestep.episode_return)
         )
-        return recorded
 
     def _choose_policies(
         self, state: ActorState, bandit: BanditState | None, is_first: jax.Array, key: jax.Array, pooled: PooledArms | None
     ) -> tuple[BanditState | None, jax.Array, jax.Array, jax.Array]:
-        """Bandits, policies [E], started episodes [E] and greediness [E] after the episodes that start at this timestep."""
+        """Bandits, policies [E], started episodes [E] and `is_greedy` [E] after the choices for episodes that start here."""
         mode = self.mode
         turn = state.episodes_started % (mode.bandit_episodes + mode.greedy_episodes)
         is_greedy = jnp.where(is_first, turn >= mode.bandit_episodes, state.is_greedy)
         episodes_started = state.episodes_started + is_first
         if bandit is None:
-            # Without a bandit there is no best arm: the score is that of the exploitative policy.
+            # Without a bandit the score is that of the exploitative policy.
             return bandit, jnp.where(is_greedy, 0, state.actor % self.num_policies), episodes_started, is_greedy
 
-        # Episodes rarely start; the windows need not be read at every timestep.
+        # Few episodes start at any timestep, so the windows are seldom read.
         bandit, arms = jax.lax.cond(
             jnp.any(is_first),
             lambda bandit: self._choose_arms(bandit, state.actor, is_first, is_greedy, key, pooled),
@@ -322,7 +318,7 @@ class Actor:
         key: jax.Array,
         pooled: PooledArms | None,
     ) -> tuple[BanditState, jax.Array]:
-        """Bandits after their choices and an arm [E] for each actor, of which those are meant whose episode starts."""
+        """Bandits after their choices, and arms [E], which are valid where an episode starts."""
         mode = self.mode
         first_actor = self._by_bandit(actor)[:, 0]
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(first_actor)
@@ -337,22 +333,6 @@ class Actor:
             best = jnp.where(jnp.sum(pooled.counts) > 0, meta_controller.reliable_arm(pooled), best)
         return chosen, jnp.where(is_greedy, jnp.repeat(best, mode.group_size), arms.reshape(-1))
 
-    def _novelty(
-        self,
-        parameters: ActingParameters,
-        state: ActorState,
-        statistics: NoveltyStatistics | None,
-        timestep: TimeStep,
-        embeddings: ActingEmbeddings | None,
-        group: jax.Array | int,
-    ) -> NoveltyOutput | None:
-        """Intrinsic reward with its new state and statistics, for an agent that has one."""
-        if self.novelty is None:
-            return None
-        assert state.novelty is not None and statistics is not None
-        is_first, is_last = timestep.step_type == FIRST, timestep.step_type == LAST
-        return self.novelty.step(parameters, state.novelty, statistics, timestep.observation, is_first, is_last, embeddings, group)
-
     def _q_step(
         self,
         parameters: ActingParameters,
@@ -363,7 +343,7 @@ class Actor:
         is_first: jax.Array,
         key: jax.Array,
     ) -> tuple[RecurrentState, jax.Array, jax.Array, ChosenValues, jax.Array]:
-        """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and values; [E] bool, whether all values are finite."""
+        """Next recurrent state, epsilon-greedy actions [E], their probabilities [E] and values, and [E] whether all values are finite."""
         inputs = QInputs(timestep.observation, state.recurrent.previous_action, timestep.reward, reward, policy, is_first)
         inputs = jax.tree.map(lambda leaf: leaf[:, None], inputs)
         outputs, hidden, cell = self.q_network.unroll(parameters.q, state.recurrent, inputs)
@@ -405,7 +385,7 @@ class Actor:
         is_first: jax.Array,
         chosen: ChosenValues,
     ) -> jax.Array | None:
-        """Size [E] of the one-step error of the transition into this timestep, of all value functions together as the learner does it."""
+        """Absolute one-step error [E] of the transition into this timestep, mixed over value functions as in the learner."""
         if self.td_transform is None or state.value is None:
             return None
         beta, gamma = jnp.asarray(self.family.betas)[policy], jnp.asarray(self.family.gammas)[policy]
@@ -419,7 +399,7 @@ class Actor:
 
 
 def _non_finite(timestep: TimeStep, values_are_finite: jax.Array, novelty: NoveltyOutput | None) -> dict[str, jax.Array]:
-    """In how many rows of this device what is watched is not finite."""
+    """Number of local rows with a non-finite value, per checked quantity."""
 
     def rows(leaf: jax.Array) -> jax.Array:
         return jnp.sum(~jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1)).astype(jnp.float32)

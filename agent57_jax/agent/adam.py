@@ -1,7 +1,4 @@
-"""Adam with clipping by the global norm (Kingma & Ba 2014), in place: optax's rule in an order that lets every array be overwritten.
-
-With weight decay it is AdamW (Loshchilov & Hutter 2019).
-"""
+"""Adam (Kingma & Ba 2014) or, with weight decay, AdamW (Loshchilov & Hutter 2019), with clipping by the global norm, in place."""
 
 import dataclasses
 from typing import Any
@@ -15,10 +12,10 @@ Parameters = Any
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """`optax.chain(clip_by_global_norm, adamw)`, with its numbers and, as decay has no state, that of `adam`.
+    """Computes the numbers of `optax.chain(clip_by_global_norm, adamw)`; decay adds no state.
 
-    Optax computes step and moments side by side from the old moments. XLA then keeps copies of them, and of the parameters, until both
-    are done: on a CPU that took three times as long as the arithmetic.
+    Optax computes both the step and the new moments from the old ones, so XLA copies moments and parameters: on a CPU that took three
+    times as long as the arithmetic. Here every array can be overwritten.
     """
 
     learning_rate: float
@@ -26,7 +23,7 @@ class Optimiser:
     b2: float
     epsilon: float
     max_norm: float
-    weight_decay: float = 0.0  # of every parameter, times the learning rate; 0: Adam
+    weight_decay: float = 0.0  # multiplied by the learning rate; 0: Adam
 
     @property
     def _clip(self) -> optax.GradientTransformation:
@@ -39,17 +36,7 @@ class Optimiser:
     def step(
         self, gradients: Parameters, state: optax.OptState, parameters: Parameters, finite: jax.Array, factor: jax.Array | float = 1.0
     ) -> tuple[Parameters, optax.OptState]:
-        """One step.
-
-        Args:
-          gradients, parameters: trees of one form, float32.
-          state: from `init` or an earlier step.
-          finite: scalar bool; where it is False everything stays as it was.
-          factor: scalar, of the learning rate at this step.
-
-        Returns:
-          Parameters and state after the step.
-        """
+        """The parameters and state after a step, unchanged unless `finite` (scalar bool); `factor` multiplies the learning rate."""
         clip, (adam, rest) = state
         gradients, clip = self._clip.update(gradients, clip)
 
@@ -59,7 +46,7 @@ class Optimiser:
         count = if_finite(optax.safe_increment(adam.count), adam.count)
         mu = if_finite(optax.tree.update_moment(gradients, adam.mu, self.b1, 1), adam.mu)
         nu = if_finite(optax.tree.update_moment_per_elem_norm(gradients, adam.nu, self.b2, 2), adam.nu)
-        # Finished before they are read: else XLA computes them a second time for the step, from the old ones.
+        # Without the barrier XLA computes the moments again for the step, from the old ones.
         mu, nu = jax.lax.optimization_barrier((mu, nu))
         mean, square = optax.tree.bias_correction(mu, self.b1, count), optax.tree.bias_correction(nu, self.b2, count)
         rate = self.learning_rate * factor

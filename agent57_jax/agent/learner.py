@@ -1,4 +1,4 @@
-"""Losses and the update: value functions, inverse dynamics, distillation (Agent57 §3.1; NGU §2, App. E; R2D2 §2.3).
+"""The update: losses of value functions, inverse dynamics and distillation (Agent57 §3.1; NGU §2, App. E; R2D2 §2.3).
 
 The functions work on one device's share of the batch, inside a sharded program; gradients and metrics are summed over devices.
 """
@@ -23,44 +23,44 @@ from agent57_jax.types import FIRST, ActingParameters, Batch
 
 
 class Trainable(NamedTuple):
-    """Parameters that gradients change."""
+    """Trainable parameters."""
 
     q: Parameters  # leading axis W, except a shared torso
-    embedding: Parameters  # None where none is learnt
+    embedding: Parameters  # None if no embedding is learnt
     predictor: Parameters  # None without life-long novelty
 
 
 class LearnerState(NamedTuple):
-    """Everything that an update reads and writes; the same on every device."""
+    """The state of the learner, equal on every device."""
 
     parameters: Trainable
-    optimiser: Trainable  # state of each part's own Adam
+    optimiser: Trainable  # one Adam state per part
     target_q: Parameters
     random_target: Parameters  # the fixed network of the distillation; None without it
-    acting_embedding: Parameters  # what episodes take up that begin now: the learnt one, or an untrained one that stays; None without
-    average_q: Parameters  # running average of the Q-networks, which the evaluator plays; None where it plays the newest
-    error_variance: jax.Array | None  # [L, N] running variance of TD errors; None where they are not normalised
+    acting_embedding: Parameters  # for new episodes: the learnt embedding, or a fixed random one; None without
+    average_q: Parameters  # running average of the Q-networks for the evaluator; None if it plays the newest
+    error_variance: jax.Array | None  # [L, N] running variance of TD errors; None if they are not normalised
     updates: jax.Array  # scalar int32
 
 
 class UpdateOutput(NamedTuple):
-    """Result of one update. Every key of the metrics is reported: a further one needs a declaration in metrics.py and nothing else."""
+    """Result of one update."""
 
     state: LearnerState
     priorities: jax.Array  # [B], of this device's sequences
-    metrics: Metrics  # scalars, over all devices
+    metrics: Metrics  # scalars, over all devices; each key must be declared in metrics.py
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """Networks, family and settings of the update."""
+    """Networks, policies and settings of the update."""
 
     settings: LearnerSettings
     novelty: NoveltySettings
-    total_updates: float  # of a whole run, in which learning rates fall if they do
+    total_updates: float  # of a whole run, for the schedule of learning rates
     value_loss: ValueLoss
-    embedding: EmbeddingNetwork | None  # None for an agent without episodic novelty
-    distillation: DistillationNetwork | None  # None for an agent without life-long novelty
+    embedding: EmbeddingNetwork | None  # None without episodic novelty
+    distillation: DistillationNetwork | None  # None without life-long novelty
 
     @property
     def q_network(self) -> QNetwork:
@@ -87,7 +87,7 @@ class Learner:
         return adam.Optimiser(learning_rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm, s.weight_decay)
 
     def init(self, key: jax.Array) -> LearnerState:
-        """Random parameters, targets equal to them, empty optimisers."""
+        """Random parameters, equal targets, fresh optimisers."""
         key_q, key_embedding, key_predictor, key_random = jax.random.split(key, 4)
         embedding = None if self.embedding is None else self.embedding.init(key_embedding)
         predictor = None if self.distillation is None else self.distillation.init(key_predictor)
@@ -111,8 +111,7 @@ class Learner:
     def update(self, state: LearnerState, batch: Batch) -> UpdateOutput:
         """One gradient step of every part.
 
-        A non-finite loss or gradient leaves parameters, optimisers and targets as they were and sets the metric `finite` to 0; priorities
-        are then not to be used.
+        A non-finite loss or gradient leaves the state unchanged and sets the metric `finite` to 0; priorities are then invalid.
         """
         gradients, (priorities, metrics, error_variance) = jax.grad(self.loss, has_aux=True)(state.parameters, state, batch)
         gradients, metrics = parallel.sum_over_devices((gradients, metrics))
@@ -162,13 +161,13 @@ class Learner:
         return UpdateOutput(new, priorities, metrics | {"finite": finite.astype(jnp.float32)})
 
     def _init_q_optimiser(self, q: Parameters) -> Any:
-        """One Adam a network, its state with the leading axis W; with a shared torso another one for that."""
+        """One Adam per network, with the leading axis W, and one for a shared torso."""
         init = self._optimiser(self.settings.learning_rate).init
         separate = jax.vmap(init)(_separate(q))
         return {"separate": separate, TORSO: init(q[TORSO])} if TORSO in q else separate
 
     def _rate_factor(self, updates: jax.Array) -> jax.Array | float:
-        """What learning rates are multiplied by after so many updates: from 1 down to `final_rate_share` in a straight line."""
+        """Factor of the learning rates, which falls linearly from 1 to `final_rate_share`."""
         last = self.settings.final_rate_share
         return 1.0 if last == 1 else 1.0 - (1.0 - last) * jnp.minimum(updates / self.total_updates, 1.0)
 
@@ -184,7 +183,7 @@ class Learner:
         return separate | {TORSO: torso}, {"separate": separate_state, TORSO: torso_state}
 
     def _average(self, average: Parameters, q: Parameters, updates: jax.Array, finite: jax.Array) -> Parameters:
-        """The running average with the newest parameters; at first it keeps less, so that it soon forgets where it began."""
+        """The running average after an update; early on its decay is smaller, so that the start is forgotten."""
         decay = jnp.where(finite, jnp.minimum(self.settings.average_decay, updates / (updates + 10.0)), 1.0)
         return _mixed(average, q, decay)
 
@@ -195,11 +194,10 @@ class Learner:
     def loss(
         self, parameters: Trainable, state: LearnerState, batch: Batch
     ) -> tuple[jax.Array, tuple[jax.Array, Metrics, jax.Array | None]]:
-        """Sum of all losses of this device's share; summed over devices it is the mean over the whole batch.
+        """Sum of all losses of this device's share, which add up to the batch's mean over devices. Terms share no parameters.
 
         Returns:
-          loss, (priorities [B], metrics, running variance of TD errors); no term shares parameters with another, so the sum trains each by
-          itself.
+          loss, (priorities [B], metrics, running variance of TD errors).
         """
         loss, (priorities, metrics, error_variance) = self.value_loss(parameters.q, state.target_q, state.error_variance, batch)
         if self._learns_embedding:
@@ -213,7 +211,7 @@ class Learner:
         return loss, (priorities, metrics, error_variance)
 
     def _embedding_loss(self, embedding: Parameters, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Negative log-likelihood of the actions of the last transitions with the L2 term, and the accuracy of the best guess."""
+        """Cross entropy of the last transitions' actions plus the L2 term, and the accuracy."""
         assert self.embedding is not None
         count = self.novelty.train_timesteps
         x = batch.experience
@@ -235,23 +233,22 @@ class Learner:
 
 
 def _mixed(average: Parameters, newest: Parameters, decay: jax.Array) -> Parameters:
-    """A moving average, `decay` of which stays, with the newest parameters."""
+    """The moving average decay * average + (1 - decay) * newest."""
     return jax.tree.map(lambda kept, new: decay * kept + (1.0 - decay) * new, average, newest)
 
 
 def _separate(q: Parameters) -> Parameters:
-    """The parameters that every Q-network has for itself: the leaves with the leading axis W."""
+    """The parameters with the leading axis W: all but a shared torso."""
     return {name: part for name, part in q.items() if name != TORSO}
 
 
 def acting_parameters(state: LearnerState) -> ActingParameters:
-    """What actors need of the learner's state."""
-    return ActingParameters(
-        state.parameters.q, state.acting_embedding, state.parameters.predictor, state.random_target, state.error_variance
-    )
+    """The actors' parameters."""
+    parameters = state.parameters
+    return ActingParameters(parameters.q, state.acting_embedding, parameters.predictor, state.random_target, state.error_variance)
 
 
 def evaluation_parameters(state: LearnerState) -> ActingParameters:
-    """What the evaluator needs: as the actors, but with the averaged Q-networks, where there are such."""
+    """The evaluator's parameters: those of the actors, with averaged Q-networks if there are any."""
     parameters = acting_parameters(state)
     return parameters if state.average_q is None else parameters._replace(q=state.average_q)

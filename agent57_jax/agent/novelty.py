@@ -1,7 +1,7 @@
-"""The intrinsic reward as actors compute it: networks, episodic memory and running statistics together (NGU §2, Alg. 1).
+"""The actors' intrinsic reward: networks, episodic memory and running statistics (NGU §2, Alg. 1).
 
-What an agent lacks is None everywhere: its parameters, memory, statistics and sums take no memory and no time. The functions work on one
-device's share of the environments, inside a sharded program.
+Parts that an agent lacks are None everywhere, and cost nothing. The functions work on one device's share of the environments, inside a
+sharded program.
 """
 
 import dataclasses
@@ -22,30 +22,30 @@ from agent57_jax.types import ActingParameters
 
 
 class NoveltyState(NamedTuple):
-    """What an environment's actor carries of novelty from one timestep to the next."""
+    """State of novelty between timesteps."""
 
     memory: EpisodicMemory | None  # [E, ...]; None without episodic novelty
-    generation: jax.Array | None  # [E] int32, of the embedding in this episode; None where none is learnt
+    generation: jax.Array | None  # [E] int32, of this episode's embedding; None if no embedding is learnt
     intrinsic_return: jax.Array  # [E] float32, sum of r^i over this episode
 
 
 class ActingEmbeddings(NamedTuple):
-    """Parameters that actors embed with, of two generations: an episode keeps those with which it began (NGU Table 6: "once/episode").
+    """Two generations of embedding parameters: an episode keeps those with which it began (NGU Table 6: "once/episode").
 
-    Distances between embeddings by different parameters say nothing: in the memory of an episode they would make every state a new one.
+    Distances between embeddings by different parameters are meaningless: every state would appear new.
     """
 
-    old: Any  # of every episode that began before `new` came
-    new: Any  # of episodes that begin now
-    number: jax.Array  # scalar int32, the generation of `new`
+    old: Any  # parameters of older episodes
+    new: Any  # parameters of episodes that begin now
+    number: jax.Array  # scalar int32, generation of `new`
     users_of_old: jax.Array  # [G] int32, actors of each group, over all devices
 
 
 class NoveltyStatistics(NamedTuple):
-    """Running statistics that all actors share; every device holds the same."""
+    """Running statistics over all actors, equal on every device."""
 
-    squared_distance: RunningMoments | None  # of the distances to the nearest memories; its mean is d_m^2; None without episodic novelty
-    distillation_error: RunningMoments  # its mean and deviation are mu_err and sigma_err
+    squared_distance: RunningMoments | None  # to the nearest memories; the mean is d_m^2; None without episodic novelty
+    distillation_error: RunningMoments  # mean and deviation are mu_err and sigma_err
 
 
 class NoveltyMetrics(NamedTuple):
@@ -69,10 +69,10 @@ class NoveltyOutput(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Novelty:
-    """Networks and settings of an intrinsic reward."""
+    """Networks and settings of the intrinsic reward."""
 
     settings: NoveltySettings
-    embedding: EmbeddingNetwork | None  # None: random network distillation alone
+    embedding: EmbeddingNetwork | None  # None: only random network distillation
     distillation: DistillationNetwork
 
     @property
@@ -89,7 +89,7 @@ class Novelty:
         return NoveltyState(memory, generation, jnp.zeros((num_envs,), jnp.float32))
 
     def init_embeddings(self, num_groups: int) -> ActingEmbeddings | None:
-        """Before the first act, which takes the learner's. None where no embedding is learnt."""
+        """Placeholders until the first act copies the learner's parameters; None if no embedding is learnt."""
         if self.embedding is None or not self._learns_embedding:
             return None
         shapes = jax.eval_shape(self.embedding.init, jax.random.key(0))["embedding"]
@@ -117,17 +117,17 @@ class Novelty:
         embeddings: ActingEmbeddings | None = None,
         group: jax.Array | int = 0,
     ) -> NoveltyOutput:
-        """The reward for having reached a timestep, after memory and statistics have taken it in.
+        """Updates memory and statistics with a timestep and computes the reward for reaching it.
 
         Args:
           observation: [E, *observation_shape].
           is_first, is_last: [E] bool.
-          embeddings: what episodes embed with; None: the parameters given, which must then be the same at every timestep.
-          group: which group of actors this is.
+          embeddings: embedding parameters of the episodes; None: `parameters.embedding`, which must then never change.
+          group: number of this group of actors.
         """
         settings = self.settings
         error = self.distillation.error(parameters.predictor, parameters.random_target, observation)
-        # Every device sees the numbers of all and so keeps the same statistics, the same as one device would.
+        # All devices see all errors, so that their statistics are equal, and independent of the number of devices.
         all_errors = parallel.gather_over_devices(error)
         errors = lifelong_novelty.update_moments(
             statistics.distillation_error, all_errors, jnp.ones_like(all_errors), settings.statistics_horizon
@@ -163,7 +163,7 @@ class Novelty:
         is_first: jax.Array,
         group: jax.Array | int,
     ) -> tuple[jax.Array | None, ActingEmbeddings | None, jax.Array]:
-        """Generations [E] and their parameters after the episodes that start at this timestep, embeddings [E, D]."""
+        """Generations [E], parameters of both generations, and embeddings [E, D] of the observations."""
         assert self.embedding is not None
         if embeddings is None:
             return generation, None, self.embedding.embed(learnt, observation)
@@ -179,32 +179,23 @@ class Novelty:
     def _episodic(
         self, embedding: jax.Array, memory: EpisodicMemory, moments: RunningMoments, is_first: jax.Array
     ) -> tuple[EpisodicMemory, RunningMoments, jax.Array]:
-        """Memory and statistics with f(x_t), episodic reward [E]."""
+        """Memory and statistics after inserting f(x_t), and the episodic reward [E]."""
         settings = self.settings
         memory = episodic_novelty.reset_memory(memory, is_first)
         memory, distances = episodic_novelty.insert_and_compare(memory, embedding, settings.num_neighbours)
-        # Sorted, a NaN may end up behind missing neighbours: it must show.
+        # Sorting may move a NaN behind missing neighbours, where it would be hidden.
         distances = jnp.where(jnp.all(jnp.isfinite(embedding), axis=-1, keepdims=True), distances, jnp.nan)
         everywhere = parallel.gather_over_devices(distances)
         present = (everywhere != episodic_novelty.NO_NEIGHBOUR).astype(jnp.float32)
         moments = lifelong_novelty.update_moments(moments, everywhere, present, settings.statistics_horizon)
-        reward = episodic_novelty.episodic_reward(
-            distances,
-            moments.mean,
-            settings.kernel_epsilon,
-            settings.cluster_distance,
-            settings.pseudo_count,
-            settings.max_similarity,
-        )
-        return memory, moments, reward
+        constants = (settings.kernel_epsilon, settings.cluster_distance, settings.pseudo_count, settings.max_similarity)
+        return memory, moments, episodic_novelty.episodic_reward(distances, moments.mean, *constants)
 
 
 def renewed(embeddings: ActingEmbeddings, learnt: Any, group_size: int) -> ActingEmbeddings:
-    """A generation further, with the learner's newest parameters, once nobody embeds with the old one any more.
+    """Starts a new generation with the learner's parameters once no episode uses the old one.
 
-    Args:
-      learnt: the learner's.
-      group_size: actors of a group, over all devices: all of them now embed with what was the new generation.
+    The `group_size` actors of every group, over all devices, then use the old generation.
     """
     is_free = jnp.sum(embeddings.users_of_old) == 0
 

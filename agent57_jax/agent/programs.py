@@ -1,7 +1,7 @@
-"""The jitted, sharded programs: the one place where actor, replay and learner meet.
+"""The jitted, sharded programs, which combine actor, replay and learner.
 
-`build` turns settings into the parts; `Programs` compiles what the trainer and the evaluator call. Every program is traced once in a
-run; docs/architecture.md lists them with what they donate and how often they run.
+`build` makes the parts from the settings; `Programs` compiles the trainer's programs. Every program is traced once in a run;
+docs/architecture.md lists them with what they donate and how often they run.
 """
 
 import dataclasses
@@ -32,28 +32,28 @@ from agent57_jax.networks.q_network import QNetwork
 from agent57_jax.networks.torsos import torso_problem
 from agent57_jax.types import FIRST, LAST, ActingParameters, EnvironmentSpec, JaxEnvironment, SequenceId, TimeStep
 
-# Streams of random numbers; each has a counter of its own.
+# Streams of random numbers, each with its own counter.
 INIT_STREAM, ACT_STREAM, ENVIRONMENT_STREAM, SAMPLE_STREAM, EVALUATION_STREAM, EVALUATION_ENVIRONMENT_STREAM = range(6)
 
 
 class Simulation(NamedTuple):
-    """JAX environments between two acts, on their device."""
+    """JAX environments between two acts."""
 
     actor: jax.Array  # [E] int32, number of the environment
-    state: Any  # [E, ...], the environments' own
-    timestep: TimeStep  # [E, ...], not yet acted upon
+    state: Any  # [E, ...], of the environments
+    timestep: TimeStep  # [E, ...], for the next act
 
 
 class Shared(NamedTuple):
-    """What all groups of actors read and write in turn; the same on every device."""
+    """State shared by all groups of actors, equal on every device."""
 
-    statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
-    embeddings: ActingEmbeddings | None  # None where no embedding is learnt
+    statistics: NoveltyStatistics | None  # None without intrinsic reward
+    embeddings: ActingEmbeddings | None  # None if no embedding is learnt
     metrics: ActMetrics
 
 
 class UpdateMetrics(NamedTuple):
-    """Sums of the learner's metrics over the updates since they were last read."""
+    """Sums of the learner's metrics over the updates since the last report."""
 
     total: dict[str, jax.Array]
     updates: jax.Array  # scalar float32
@@ -65,12 +65,12 @@ ROOT_SHAPE = jax.ShapeDtypeStruct((2,), np.uint32)
 COUNTER_SHAPE = jax.ShapeDtypeStruct((), np.uint32)
 PRIORITY_SUM = "replay/priority_sum"
 AGE = "replay/age"
-FINITE = "finite"  # the one number of an update that is no metric
+FINITE = "finite"  # not a metric: whether the update was finite
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The components of a run, made from its settings."""
+    """The components of a run."""
 
     settings: Settings
     spec: EnvironmentSpec
@@ -90,11 +90,7 @@ def make_family(settings: PolicySettings) -> PolicyFamily:
 
 
 def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
-    """Networks, actors and learner for an environment of this form.
-
-    Raises:
-      SettingsError: if the networks cannot take its observations.
-    """
+    """Networks, actors and learner for an environment; raises SettingsError if they cannot handle it."""
     problem = torso_problem(settings.network, spec)
     if problem is None and spec.num_actions > MAX_ACTIONS:
         problem = f"the task has {spec.num_actions} actions, but the replay stores at most {MAX_ACTIONS}"
@@ -112,7 +108,7 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         has_intrinsic_reward=has_reward,
         has_policy=settings.learner.distil_policy,
     )
-    # What an agent lacks is not built.
+    # Parts that the agent lacks are None.
     embedding = EmbeddingNetwork(settings.network, settings.novelty, spec) if reward is IntrinsicReward.NGU else None
     distillation = DistillationNetwork(settings.network, settings.novelty, spec) if has_reward else None
     novelty = None if distillation is None else Novelty(settings.novelty, embedding, distillation)
@@ -129,16 +125,14 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
         bandit_episodes=1,
         greedy_episodes=0,
     )
-    evaluation_mode = actor.ActingMode(
+    evaluation_mode = dataclasses.replace(
+        training_mode,
         num_actors=evaluation.num_envs,
         epsilon_base=evaluation.epsilon,
         epsilon_alpha=0.0,
-        chooser=bandit.chooser,
         window_episodes=evaluation.window_episodes,
         exploration=evaluation.exploration,
-        ucb_bonus=bandit.ucb_bonus,
-        group_size=evaluation.num_envs,  # one bandit, the evaluator's own
-        bandit_episodes=1,
+        group_size=evaluation.num_envs,  # one bandit
         greedy_episodes=evaluation.greedy_episodes,
     )
     make_actor = functools.partial(
@@ -176,10 +170,10 @@ def build(settings: Settings, spec: EnvironmentSpec) -> Parts:
 
 
 class Programs:
-    """What the trainer calls, compiled for a mesh of devices."""
+    """The trainer's programs, compiled for a mesh of devices."""
 
     def __init__(self, parts: Parts, mesh: Mesh, store: Replay, environment: JaxEnvironment | None = None) -> None:
-        """`environment` is the JAX environment to train in; None when environments step on the host."""
+        """`environment`: the JAX environment to train in; None for host environments."""
         self.parts, self.mesh, self.store = parts, mesh, store
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
         self.init_learner = parallel.sharded(self._init_learner, mesh, everywhere, everywhere)
@@ -187,7 +181,7 @@ class Programs:
         self.init_act_metrics = parallel.sharded(parts.actor.init_metrics, mesh, (), everywhere)
         self.copy = parallel.sharded(lambda tree: jax.tree.map(jnp.copy, tree), mesh, everywhere, everywhere)
         self.init_actor = parallel.sharded(parts.actor.init_state, mesh, by_env, by_env)
-        # Not inside shard_map: the replay is built whole, each device filling its part.
+        # Not in shard_map: the program sees the whole replay, of which each device allocates its part.
         self.init_replay = jax.jit(
             self._init_replay, out_shardings=parallel.placement(mesh, replay.SPECS, jax.eval_shape(self._init_replay))
         )
@@ -199,14 +193,14 @@ class Programs:
             (by_env, everywhere, replay.SPECS, by_env),
             donate=(1, 2, 3),
         )
-        # A loop of unknown length makes the host wait for it on GPUs. JAX environments lose nothing by that; emulators would wait too.
+        # On GPUs a loop of unknown length blocks the host. That delays emulators, but not JAX environments.
         self._loops = environment is not None
         self.update = parallel.sharded(
             self._updates if self._loops else self._single_update,
             mesh,
             (everywhere, replay.SPECS, everywhere, everywhere, everywhere, everywhere),
             (everywhere, replay.SPECS, everywhere),
-            donate=(0, 1),  # not the sums: the trainer waits for those of the updates before, to tell learning from acting
+            donate=(0, 1),  # not the sums, on which the trainer waits to measure the time of learning
         )
         self.count_priorities = parallel.sharded(self.store.count_priorities, mesh, (replay.SPECS,), everywhere)
         if parts.settings.asks_actors:
@@ -227,8 +221,7 @@ class Programs:
         size = self.parts.settings.envs_per_group
         local = size // jax.process_count()
         first = group * size + jax.process_index() * local
-        index: jax.Array = parallel.upload(self.mesh, parallel.BY_ENVIRONMENT, np.arange(first, first + local, dtype=np.int32))
-        return index
+        return parallel.upload(self.mesh, parallel.BY_ENVIRONMENT, np.arange(first, first + local, dtype=np.int32))
 
     def _init_learner(self, root: jax.Array) -> LearnerState:
         return self.parts.learner.init(parallel.fold_counter(root, INIT_STREAM, jnp.uint32(0)))
@@ -237,7 +230,7 @@ class Programs:
         return self.store.init(self.parts.actor.q_network.initial_state(1))
 
     def _init_update_metrics(self) -> UpdateMetrics:
-        # What an update measures is what it returns: shapes alone are computed here.
+        # The keys are those that an update returns; only shapes are computed here.
         learner, store = jax.eval_shape(self.parts.learner.init, ROOT_SHAPE), jax.eval_shape(self._init_replay)
         names = jax.eval_shape(self._measured_update, learner, store, ROOT_SHAPE, COUNTER_SHAPE)[1]
         return UpdateMetrics(
@@ -257,14 +250,14 @@ class Programs:
         counter: jax.Array,
         group: jax.Array,
     ) -> tuple[ActorState, Shared, ReplayState, jax.Array]:
-        """One act of a group of host environments: novelty, bandit, action, append. Returns the actions [E] last."""
+        """One act of a group, with the append to the replay. Returns the actions [E] last."""
         key = parallel.fold_counter(root, ACT_STREAM, counter)
         out = self.parts.actor.act(parameters, state, shared.statistics, shared.metrics, timestep, key, shared.embeddings, group)
         store = self.store.append(store, group, out.experience, state.recurrent, out.td_error)
         return out.state, Shared(out.statistics, out.embeddings, out.metrics), store, out.experience.action
 
     def _pool_arms(self, bandits: list[BanditState]) -> PooledArms:
-        """What the bandits of all groups of actors say of the arms."""
+        """Pooled statistics of the bandits of all groups."""
         together = jax.tree.map(lambda *leaves: parallel.gather_over_devices(jnp.concatenate(leaves)), *bandits)
         return meta_controller.pooled_arm_statistics(together, self.parts.actor.num_policies)
 
@@ -281,7 +274,7 @@ class Programs:
         root: jax.Array,
         counter: jax.Array,
     ) -> tuple[Simulation, ActorState, Shared, ReplayState, jax.Array]:
-        """`acts_per_dispatch` acts of JAX environments on the device. Returns [2] last: steps taken and episodes ended in them."""
+        """`acts_per_dispatch` acts of JAX environments. Returns [2] last: steps taken and episodes finished."""
 
         def once(carry: tuple[Simulation, ActorState, Shared, ReplayState], act: jax.Array) -> tuple[Any, jax.Array]:
             simulation, state, shared, store = carry
@@ -300,9 +293,9 @@ class Programs:
     def learn(
         self, learner: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, first: int, count: int
     ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
-        """Starts `count` updates, of which the first has the number `first`, without waiting for them; the three states are consumed.
+        """Starts `count` updates, numbered from `first`, without waiting. Consumes the states of learner and replay.
 
-        With JAX environments they are one dispatch.
+        With JAX environments all updates are one dispatch.
         """
         for number, length in [(first, count)] if self._loops else [(first + i, 1) for i in range(count)]:
             numbers = parallel.upload(self.mesh, parallel.REPLICATED, (np.uint32(number % 2**32), np.int32(length)))
@@ -318,13 +311,12 @@ class Programs:
     def _updates(
         self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array, count: jax.Array
     ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
-        """`count` updates, of which the first has the number `counter`: however many are due, one program."""
+        """`count` updates, numbered from `counter`; one program for any count."""
 
         def once(i: jax.Array, carry: tuple[LearnerState, ReplayState, UpdateMetrics]) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
             return self._update(*carry, root, counter + i.astype(jnp.uint32))
 
-        done: tuple[LearnerState, ReplayState, UpdateMetrics] = jax.lax.fori_loop(0, count, once, (state, store, metrics))
-        return done
+        return jax.lax.fori_loop(0, count, once, (state, store, metrics))
 
     def _update(
         self, state: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, counter: jax.Array
@@ -332,7 +324,7 @@ class Programs:
         """Samples, learns, writes priorities back."""
         (out, sequence), found = self._measured_update(state, store, root, counter)
         finite = found[FINITE] > 0
-        # A poisoned priority would poison every later draw: such an update writes to no sequence.
+        # A non-finite priority would spoil all later draws: such an update writes none.
         sequence = sequence._replace(number=jnp.where(finite, sequence.number, replay.EMPTY))
         store = self.store.write_priorities(store, sequence, out.priorities)
         first_bad = jnp.where(finite | (metrics.non_finite_update != NONE), metrics.non_finite_update, state.updates)
@@ -342,14 +334,14 @@ class Programs:
     def _measured_update(
         self, state: LearnerState, store: ReplayState, root: jax.Array, counter: jax.Array
     ) -> tuple[tuple[UpdateOutput, SequenceId], dict[str, jax.Array]]:
-        """The update, the sequences it learnt from and all that is measured of it: every key but FINITE goes into the metrics."""
+        """The update, its sequences, and its measurements: FINITE and the metrics."""
         key = jax.random.fold_in(parallel.fold_counter(root, SAMPLE_STREAM, counter), jax.lax.axis_index(parallel.AXIS))
         batch = self.store.sample(store, key, self.parts.settings.learner.batch_size // self.mesh.size)
-        # A stored priority that is not a number would be drawn never, or always, and nothing else would show it.
+        # Otherwise a non-finite stored priority would go unnoticed.
         mass = parallel.sum_over_devices(jnp.sum(store.priority))
         batch = batch._replace(importance_weight=jnp.where(jnp.isfinite(mass), batch.importance_weight, jnp.nan))
         share = self.parts.settings.learner.cross_mixture
-        if share and not self.parts.settings.network.policy_heads:  # with heads for each, the learner trains all policies at once
+        if share and not self.parts.settings.network.policy_heads:  # with policy heads the loss mixes all policies
             policy = mixed_policies(jax.random.fold_in(key, 1), batch.experience.policy, self.parts.actor.num_policies, share)
             batch = batch._replace(experience=batch.experience._replace(policy=policy))
         out = self.parts.learner.update(state, batch)
@@ -358,24 +350,24 @@ class Programs:
 
 
 def init_shared(parts: Parts) -> Shared:
-    """What actors share, before the first act."""
+    """The shared state before the first act."""
     actor = parts.actor
     return Shared(actor.init_statistics(), actor.init_embeddings(parts.settings.environment.num_groups), actor.init_metrics())
 
 
 def init_simulation(environment: JaxEnvironment, key: jax.Array, index: jax.Array) -> Simulation:
-    """Environments `index` [E] at the start of an episode, each with its own random numbers."""
+    """Environments `index` [E] at the start of an episode, each with its own key."""
     state, timestep = jax.vmap(lambda i: environment.init(jax.random.fold_in(key, i)))(index)
     return Simulation(index, state, timestep)
 
 
 def step_simulation(environment: JaxEnvironment, simulation: Simulation, key: jax.Array, action: jax.Array) -> Simulation:
-    """One step of every environment, each with its own random numbers."""
+    """One step of every environment, each with its own key."""
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(simulation.actor)
     state, timestep = jax.vmap(environment.step)(keys, simulation.state, action)
     return Simulation(simulation.actor, state, timestep)
 
 
 def one_device_copy(tree: Any) -> Any:
-    """The first local device's copy of replicated arrays; no data moves."""
+    """The first local device's copy of replicated arrays, without a transfer."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

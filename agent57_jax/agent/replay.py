@@ -1,11 +1,10 @@
 """The circular prioritised sequence replay, on the device (R2D2 §2.3, Ape-X).
 
-Every environment owns a ring of C slots, one timestep each. A sequence starts every `period` timesteps and has `span` transitions, those
-of the burn-in and of the trace, which are span + 1 timesteps; overlapping sequences share their frames. All environments of a group are
-written at once and therefore start and complete sequences together: sequence k of an environment covers its timesteps
-k * period .. k * period + span and owns column k mod S of the priorities, S = C / period. A priority of 0 says "nothing to draw here": a
-sequence becomes drawable when its last timestep arrives and ceases to be when its first slot is about to be overwritten, at which moment
-its column passes to sequence k + S.
+Every environment owns a ring of C slots, one timestep each. A sequence starts every `period` timesteps and has `span` transitions (burn-in
+and trace), or span + 1 timesteps; overlapping sequences share frames. The environments of a group are written together, so they start and
+complete sequences together: sequence k covers the timesteps k * period .. k * period + span of each environment and owns column k mod S of
+the priorities, S = C / period. A priority of 0 marks a column that cannot be drawn: a sequence can be drawn from the arrival of its last
+timestep until its first slot is about to be overwritten, when its column passes to sequence k + S.
 
 The functions work on one device's share of the environments, inside a sharded program; `state` is donated and updated in place.
 """
@@ -23,21 +22,20 @@ from agent57_jax.config import FirstPriority, ReplaySettings
 from agent57_jax.types import FIRST, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 
 MAX_ACTIONS = 256  # an action is stored as one byte
-PRIORITY_EDGES = np.logspace(-6, 4, 61, dtype=np.float32)  # between the buckets of a histogram of priorities: six a decade
-EMPTY = -1  # number of a column that no sequence has used yet
-_STORED_AS = {"action": jnp.uint8, "discount": jnp.uint8, "step_type": jnp.uint8, "policy": jnp.uint8}  # whole numbers of small range
+PRIORITY_EDGES = np.logspace(-6, 4, 61, dtype=np.float32)  # of the histogram of priorities: six buckets per decade
+EMPTY = -1  # number of an unused column
 
 
 class ReplayState(NamedTuple):
     """Contents of the replay."""
 
     experience: Experience  # every field [G, E, C, ...]
-    recurrent_state: RecurrentState  # every field [G, E, S, ...], as the actor entered the first timestep of the sequence
-    priority: jax.Array  # [G, E, S] float32; 0 = not drawable
+    recurrent_state: RecurrentState  # every field [G, E, S, ...], before the first timestep of the sequence
+    priority: jax.Array  # [G, E, S] float32; 0: cannot be drawn
     number: jax.Array  # [G, S] int32, the sequence that owns the column, or EMPTY
     appended: jax.Array  # [G] int32, timesteps written per environment since the start
     max_priority: jax.Array  # scalar float32, largest priority that the learner has written so far
-    td_error: jax.Array | None  # [G, E, C] float32, the actor's, of the transition into each timestep; None where it computes none
+    td_error: jax.Array | None  # [G, E, C] float32, the actor's, of the transition into each timestep; None if not computed
 
 
 SPECS = ReplayState(
@@ -53,7 +51,7 @@ SPECS = ReplayState(
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """Sizes of a replay and the operations on its state."""
+    """The sizes of a replay, and the operations on its state."""
 
     settings: ReplaySettings
     spec: EnvironmentSpec
@@ -64,32 +62,28 @@ class Replay:
 
     def __post_init__(self) -> None:
         period, span = self.settings.period, self.settings.span
-        # With less, there are moments when the oldest sequence is gone and the newest is not complete, and nothing can be drawn.
+        # With less, at times the oldest sequence would be gone before the newest is complete.
         if self.capacity_per_env % period or self.capacity_per_env < span + period:
             raise ValueError(f"capacity_per_env {self.capacity_per_env} must be a multiple of period {period} and at least {span + period}")
 
     @property
     def num_columns(self) -> int:
-        """S: sequences that may begin in the ring of one environment."""
+        """S: sequences per environment."""
         return self.capacity_per_env // self.settings.period
 
     def init(self, recurrent_state: RecurrentState) -> ReplayState:
-        """An empty replay for all devices.
-
-        Args:
-          recurrent_state: one row of it is the form of what is stored, every field [1, ...].
-        """
+        """An empty replay for all devices; `recurrent_state` [1, ...] gives the shapes of one stored state."""
         ring = (self.num_groups, self.envs_per_group, self.capacity_per_env)
         columns = (self.num_groups, self.envs_per_group, self.num_columns)
         experience = Experience(
             observation=jnp.zeros((*ring, *self.spec.observation_shape), self.spec.observation_dtype),
-            action=jnp.zeros(ring, _STORED_AS["action"]),
+            action=jnp.zeros(ring, jnp.uint8),
             extrinsic_reward=jnp.zeros(ring, jnp.float32),
             intrinsic_reward=jnp.zeros(ring, jnp.float32) if self.has_intrinsic_reward else None,
             behaviour_probability=jnp.ones(ring, jnp.float32),
-            discount=jnp.zeros(ring, _STORED_AS["discount"]),
-            step_type=jnp.zeros(ring, _STORED_AS["step_type"]),
-            policy=jnp.zeros(ring, _STORED_AS["policy"]),
+            discount=jnp.zeros(ring, jnp.uint8),
+            step_type=jnp.zeros(ring, jnp.uint8),
+            policy=jnp.zeros(ring, jnp.uint8),
         )
         return ReplayState(
             experience=experience,
@@ -109,13 +103,10 @@ class Replay:
         recurrent_state: RecurrentState,
         td_error: jax.Array | None = None,
     ) -> ReplayState:
-        """Writes one timestep of every environment of a group.
+        """Writes one timestep of every environment of a group (scalar int32): experience [E, ...].
 
-        Args:
-          group: scalar int32.
-          experience: every field [E, ...].
-          recurrent_state: the actor's state before this timestep, every field [E, ...]; kept only where a sequence starts.
-          td_error: [E] >= 0, of the transition into this timestep; None where new sequences get the largest priority so far.
+        The recurrent state [E, ...], before this timestep, is stored only where a sequence starts. `td_error` [E] >= 0 is that of the
+        transition into this timestep; if it is None, new sequences get the largest priority so far.
         """
         period, span = self.settings.period, self.settings.span
         index = state.appended[group]
@@ -125,7 +116,7 @@ class Replay:
             return jax.lax.dynamic_update_slice(ring, rows[None, :, None].astype(ring.dtype), (group, 0, at) + (0,) * (rows.ndim - 1))
 
         def write_if(condition: jax.Array, ring: jax.Array, rows: jax.Array, at: jax.Array) -> jax.Array:
-            # The old column is read and written back when nothing is to change: a branch could copy the ring.
+            # Unchanged columns are written back: a branch could copy the ring.
             old = jax.lax.dynamic_slice(ring, (group, 0, at) + (0,) * (rows.ndim - 1), (1, rows.shape[0], 1, *rows.shape[1:]))
             return write(ring, jnp.where(condition, rows, old[0, :, 0]), at)
 
@@ -155,36 +146,36 @@ class Replay:
     def _actors_priority(
         self, group: jax.Array, index: jax.Array, step_type: jax.Array, td_errors: jax.Array, otherwise: jax.Array
     ) -> jax.Array:
-        """Priorities [E] of the sequences whose last timestep is `index`, by the actors' errors; `otherwise` where one is not finite."""
-        # The error of a transition lies where it leads to, as its reward does: those of the trace are in the last T slots.
+        """Priorities [E], from the actors' errors, of the sequences that end at timestep `index`; `otherwise` where not finite."""
+        # Errors are stored where their transitions lead, as rewards are: the trace's are in the last T slots.
         slots = (index - jnp.arange(self.settings.trace)) % self.capacity_per_env
         errors, kinds = (ring[group, :, slots].T for ring in (td_errors, step_type))  # [E, T]
         priority = jax.vmap(sequence_priority, in_axes=(0, 0, None))(errors, kinds != FIRST, self.settings.eta)
         return jnp.where(jnp.isfinite(priority), priority, otherwise)
 
     def sample(self, state: ReplayState, key: jax.Array, batch_size: int) -> Batch:
-        """Draws sequences with probability proportional to priority^priority_exponent, from this device's share.
+        """Draws sequences of this device with probability proportional to priority^priority_exponent.
 
         Args:
-          key: differs between devices.
-          batch_size: sequences of this device. At least one sequence must be drawable.
+          key: different on every device.
+          batch_size: sequences of this device, of which at least one must be drawable.
 
         Returns:
-          Batch with fields [batch_size, ...]; importance weights are (size * probability)^-is_exponent over the largest of the batch.
+          Batch [batch_size, ...]; importance weights are (size * probability)^-is_exponent, divided by the batch's largest.
         """
         period, span = self.settings.period, self.settings.span
         flat = state.priority.reshape(-1)
         weights = jnp.where(flat > 0, flat**self.settings.priority_exponent, 0.0)
         cumulative = jnp.cumsum(weights)
-        # Stratified: one draw in each of batch_size equal parts of the mass; the expectation is the same, the spread smaller.
+        # Stratified, one draw in each of batch_size equal parts: the same expectation with less variance.
         points = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size * cumulative[-1]
         picked = jnp.searchsorted(cumulative, points, side="right")
-        # Rounding in the sum may point at a column that must not be drawn: go to the last drawable one before it, or to the first.
+        # Rounding may select a column of priority 0: use the last valid one before it, or the first one.
         position = jnp.arange(flat.shape[0])
         before = jax.lax.cummax(jnp.where(flat > 0, position, -1))
         picked = before[jnp.minimum(picked, flat.shape[0] - 1)]
         picked = jnp.where(picked < 0, jnp.argmax(flat > 0), picked)
-        # (stored * probability)^-exponent: both what is stored and the number of devices cancel in the division by the largest weight.
+        # The replay's size and the number of devices cancel in the division by the largest weight.
         importance = (weights[picked] / cumulative[-1]) ** -self.settings.is_exponent
         importance = importance / jax.lax.pmax(jnp.max(importance), parallel.AXIS)
 
@@ -202,11 +193,11 @@ class Replay:
         return Batch(experience, recurrent_state, importance, SequenceId(group, environment, number))
 
     def write_priorities(self, state: ReplayState, sequence: SequenceId, priority: jax.Array) -> ReplayState:
-        """Sets the priorities [B] of sequences that are still stored; those of sequences that are gone are dropped."""
+        """Sets the priorities [B] of the sequences that are still stored."""
         column = sequence.number % self.num_columns
         current = state.number[sequence.group, column] == sequence.number
         current &= state.priority[sequence.group, sequence.environment, column] > 0
-        column = jnp.where(current, column, self.num_columns)  # outside: dropped
+        column = jnp.where(current, column, self.num_columns)  # out of range: dropped
         largest = jax.lax.pmax(jnp.max(jnp.where(current, priority, 0.0)), parallel.AXIS)
         return state._replace(
             priority=state.priority.at[sequence.group, sequence.environment, column].set(priority, mode="drop"),
@@ -214,17 +205,17 @@ class Replay:
         )
 
     def age(self, state: ReplayState, sequence: SequenceId) -> jax.Array:
-        """[B] int32: timesteps of its environment since the first one of a stored sequence was written."""
+        """Age of stored sequences, [B] int32: timesteps of the environment since their first one."""
         return state.appended[sequence.group] - sequence.number * self.settings.period
 
     def count_priorities(self, state: ReplayState) -> jax.Array:
-        """[len(PRIORITY_EDGES) + 1] float32: drawable sequences of all devices by their priority."""
+        """Histogram of the priorities of all devices, [len(PRIORITY_EDGES) + 1] float32; 0 is not counted."""
         bucket = jnp.searchsorted(jnp.asarray(PRIORITY_EDGES), state.priority.reshape(-1), side="right")
         counts = jnp.zeros((len(PRIORITY_EDGES) + 1,), jnp.float32).at[bucket].add(jnp.float32(state.priority.reshape(-1) > 0))
         return parallel.sum_over_devices(counts)
 
     def drawable_sequences(self, timesteps: int) -> int:
-        """Sequences of one environment that can be drawn after `timesteps` appends; the host's arithmetic twin of the priorities."""
+        """Sequences of one environment that can be drawn after `timesteps` appends, computed on the host."""
         complete = (timesteps - self.settings.span - 1) // self.settings.period + 1 if timesteps > self.settings.span else 0
         gone = max(0, -(-(timesteps - self.capacity_per_env) // self.settings.period))
         return complete - gone

@@ -1,4 +1,4 @@
-"""The loss of the value functions along replayed sequences (Agent57 §3.1, App. E; NGU App. E; R2D2 §2.3; parts of MEME).
+"""The loss of the value functions on replayed sequences (Agent57 §3.1, App. E; NGU App. E; R2D2 §2.3; parts of MEME).
 
 The functions work on one device's share of the batch, inside a sharded program.
 """
@@ -31,19 +31,19 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class ValueLoss:
-    """Networks, family and settings of the loss."""
+    """Networks, policies and settings of the loss."""
 
     settings: LearnerSettings
     combination: Combination
-    ends_with_episode: bool  # whether a terminated episode ends the intrinsic return too
+    ends_with_episode: bool  # whether termination also ends the intrinsic return
     eta: float  # of the priorities
-    burn_in: int  # timesteps before the T transitions that only bring the recurrent state up to date
+    burn_in: int  # timesteps before the T transitions that only update the recurrent state
     family: PolicyFamily
     q_network: QNetwork
 
     @property
     def normalises(self) -> bool:
-        """Whether TD errors are divided by their deviation anywhere."""
+        """Whether TD errors are normalised anywhere."""
         return self.settings.normalise_errors is not NormalisedErrors.NOWHERE
 
     @property
@@ -53,12 +53,12 @@ class ValueLoss:
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """Names of what has a loss: the L values that a reward of its own is learnt from."""
+        """Names of the L values that have a loss."""
         return ("combined",) if self.settings.combined_loss and self.q_network.num_values == 2 else self.value_names
 
     @property
     def _mixes_in_full(self) -> bool:
-        """Whether every sequence trains all policies; without heads for each, others are drawn before (`Programs`)."""
+        """Whether every sequence trains all policies; without policy heads `Programs` draws the policies instead."""
         return self.settings.cross_mixture > 0 and self.q_network.settings.policy_heads
 
     @property
@@ -70,7 +70,7 @@ class ValueLoss:
     ) -> tuple[jax.Array, tuple[jax.Array, Metrics, jax.Array | None]]:
         """Loss of all values and of the policy; priorities [B], metrics, running variance of TD errors.
 
-        Where every sequence trains all policies, rows stand for pairs of a policy and a sequence, N * B of them instead of B.
+        If every sequence trains all policies, there is a row for each pair of policy and sequence: N * B instead of B.
         """
         x = batch.experience
         previous = jnp.concatenate([batch.recurrent_state.previous_action[:, None], x.action[:, :-1]], axis=1)
@@ -92,7 +92,7 @@ class ValueLoss:
             logits, online, target = (online[-1], target[-1]), online[:-1], target[:-1]  # [B, T + 1, A] of both networks
         is_first = x.step_type == FIRST  # values are [V, B, T + 1, A]
 
-        # A transition into FIRST is not experience, whatever came before it: LAST, or an episode that an interruption cut off.
+        # A transition into FIRST is not experience, whether it follows LAST or an interrupted episode.
         valid = ~is_first[:, 1:]  # [B, T]
         beta = jnp.asarray(self.family.betas)[x.policy]  # [B, T + 1]
         gamma = jnp.asarray(self.family.gammas)[x.policy[:, :-1]]  # [B, T]
@@ -110,11 +110,15 @@ class ValueLoss:
 
         taken = _at_actions(online, x)
         errors = jnp.where(valid[None], targets - taken, 0.0)  # [L, B, T]
-        scale, error_variance = self._error_scale(jax.lax.stop_gradient(errors), valid, x.policy[:, :-1], error_variance)
+        scale = held = None
+        if error_variance is not None:
+            policies = x.policy[:, :-1]
+            sums = parallel.sum_over_devices(error_sums(jax.lax.stop_gradient(errors), valid, policies, len(self.family.betas)))
+            scale, error_variance = error_scale(error_variance, sums)[:, policies], update_variance(error_variance, sums)
         scaled = errors if scale is None else errors / scale
         learnt = scaled if self.settings.normalise_errors is NormalisedErrors.EVERYWHERE else errors
-        held = None if scale is None else self._held(taken, target, targets, scale, valid, x)
-        if held is not None:
+        if scale is not None and self.settings.trust_region:
+            held = valid[None] & leaves_trust_region(taken, _at_actions(target, x), targets, self.settings.trust_region * scale)
             learnt = jnp.where(held, 0.0, learnt)
         squares = jnp.square(learnt) if shares is None else shares[None] * jnp.square(learnt)
         losses = jnp.sum(0.5 * jnp.sum(squares, axis=-1) * weight[None], axis=-1) / size  # [L]
@@ -142,7 +146,10 @@ class ValueLoss:
             losses = losses * jnp.asarray((1.0, self.settings.intrinsic_loss_weight), losses.dtype)
         loss = jnp.sum(losses)
         if logits is not None:
-            policy_losses, is_near = self._policy_losses(logits, combined)
+            own, fixed = (one[:, :-1] for one in logits)
+            policy_losses, is_near = distillation_losses(
+                own, fixed, combined[:, :-1], self.settings.policy_epsilon, self.settings.policy_kl_limit
+            )
             policy_losses = jnp.where(valid, policy_losses if shares is None else shares * policy_losses, 0.0)
             metrics["loss/policy"] = jnp.sum(jnp.sum(policy_losses, axis=-1) * weight) / size
             metrics["learner/distilled_share"] = jnp.sum(valid & is_near) / count
@@ -150,50 +157,28 @@ class ValueLoss:
         return loss, (priorities, metrics, error_variance)
 
     def _combined(self, values: jax.Array, beta: jax.Array) -> jax.Array:
-        """[V, B, T + 1, A] -> [B, T + 1, A], what policies maximise."""
+        """[V, B, T + 1, A] -> [B, T + 1, A], the values that policies maximise."""
         if self.q_network.num_values == 1:
             return values[0]
         mix = SQUASHED if self.combination is Combination.SQUASHED else None
         return combine_action_values(values[0], values[1], beta, mix)
 
     def _target_policy(self, combined: jax.Array, logits: tuple[jax.Array, jax.Array] | None) -> jax.Array:
-        """Probabilities [B, T + 1, A] of the policy that is learnt about, without gradient."""
+        """Probabilities [B, T + 1, A] of the target policy, without gradient."""
         if logits is None:
             return epsilon_greedy_probabilities(combined, jnp.float32(self.settings.target_epsilon))
         return jax.lax.stop_gradient(tempered_policy(logits[0], self.settings.policy_temperature))
 
-    def _policy_losses(self, logits: tuple[jax.Array, jax.Array], combined: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Losses [B, T] of the distilled policy, and where it is distilled."""
-        online, target = (one[:, :-1] for one in logits)
-        return distillation_losses(online, target, combined[:, :-1], self.settings.policy_epsilon, self.settings.policy_kl_limit)
-
     def _priorities(self, errors: jax.Array, valid: jax.Array, beta: jax.Array, acted: jax.Array | None) -> jax.Array:
-        """[B] from errors [L, B, T]. With rows for all policies, `acted` [B, T] says whose errors a sequence's are: its own policy's."""
+        """[B] from errors [L, B, T]. With rows for all policies, those of the policies `acted` [B, T] count."""
         if acted is not None:
             pairs = len(self.family.betas), acted.shape[0]
             errors = jnp.take_along_axis(errors.reshape(-1, *pairs, acted.shape[1]), acted[None, None], axis=1)[:, 0]
             valid, beta = valid[: pairs[1]], jnp.asarray(self.family.betas)[acted]
         return jax.vmap(sequence_priority, in_axes=(0, 0, None))(mixed_errors(errors, beta), valid, self.eta)
 
-    def _held(
-        self, taken: jax.Array, target: jax.Array, targets: jax.Array, scale: jax.Array, valid: jax.Array, x: Experience
-    ) -> jax.Array | None:
-        """Which transitions [V, B, T] the trust region keeps from being learnt from; None without one."""
-        if not self.settings.trust_region:
-            return None
-        return valid[None] & leaves_trust_region(taken, _at_actions(target, x), targets, self.settings.trust_region * scale)
-
-    def _error_scale(
-        self, errors: jax.Array, valid: jax.Array, policy: jax.Array, variance: jax.Array | None
-    ) -> tuple[jax.Array | None, jax.Array | None]:
-        """What the errors [V, B, T] are divided by, [V, B, T], and the running variance [V, N] with them; None if they are not."""
-        if variance is None:
-            return None, None
-        sums = parallel.sum_over_devices(error_sums(errors, valid, policy, len(self.family.betas)))
-        return error_scale(variance, sums)[:, policy], update_variance(variance, sums)
-
     def _trace_coefficients(self, combined: jax.Array, policy: jax.Array, x: Experience) -> jax.Array | None:
-        """How much of a return goes on behind each transition, c_t [B, T]; None for n-step targets."""
+        """Trace coefficients c_t [B, T]; None for n-step targets."""
         s = self.settings
         if s.targets is Targets.N_STEP:
             return None
@@ -217,15 +202,8 @@ class ValueLoss:
     ) -> jax.Array:
         """Targets [V, B, T] of all value functions.
 
-        Args:
-          target: [V, B, T + 1, A] values that returns are bootstrapped from.
-          combined: [B, T + 1, A] online values, whose greedy action n-step targets take.
-          policy: [B, T + 1, A], which traces learn about.
-          coefficients: [B, T] of the traces; None for n-step targets.
-          rewards: [V, B, T] of x_1..x_T.
-          discounts: [V, B, T] gamma d.
-          valid: [B, T].
-          x: every field [B, T + 1, ...].
+        Values `target` [V, B, T + 1, A] bootstrap returns. n-step targets take the greedy actions of `combined` [B, T + 1, A], traces the
+        target policy [B, T + 1, A] and coefficients [B, T]. Rewards and discounts are [V, B, T], of x_1..x_T.
         """
         if coefficients is None:
             n_step = functools.partial(transformed_n_step_targets, n_step=self.settings.n_step, transform=self._transform)
@@ -243,7 +221,7 @@ def _of_all_policies(outputs: jax.Array) -> jax.Array:
 
 
 def _for_all_policies(x: Experience, num_policies: int) -> Experience:
-    """Every field [B, T + 1] -> [N * B, T + 1] as experience of each policy, with something else for observations."""
+    """Every field [B, T + 1] -> [N * B, T + 1] as experience of each policy; observations are replaced by placeholders."""
     rows: Experience = jax.tree.map(lambda leaf: jnp.tile(leaf, (num_policies, 1)), x._replace(observation=x.action))
     return rows._replace(policy=jnp.broadcast_to(jnp.repeat(jnp.arange(num_policies), x.policy.shape[0])[:, None], rows.policy.shape))
 

@@ -1,15 +1,15 @@
-"""Episodic novelty: the memory of an episode's controllable states and the reward it gives (NGU §2, Alg. 1)."""
+"""Episodic novelty: the memory of an episode's controllable states, and its reward (NGU §2, Alg. 1)."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-NO_NEIGHBOUR = jnp.inf  # distance reported for a neighbour that does not exist
+NO_NEIGHBOUR = jnp.inf  # distance of a missing neighbour
 
 
 class EpisodicMemory(NamedTuple):
-    """Rings of embeddings, one an environment. Only the first min(inserted, M) slots hold memories."""
+    """A ring of embeddings per environment, of which the first min(inserted, M) slots are valid."""
 
     embeddings: jax.Array  # [E, M, D] float32
     inserted: jax.Array  # [E] int32, embeddings inserted in this episode
@@ -21,12 +21,12 @@ def init_memory(num_envs: int, capacity: int, embedding_size: int) -> EpisodicMe
 
 
 def reset_memory(memory: EpisodicMemory, where: jax.Array) -> EpisodicMemory:
-    """Forgets the memories of environments `where` [E] bool. O(E): the slots themselves are left to be overwritten."""
+    """Empties the memories of environments `where` [E] bool; slots are overwritten later."""
     return memory._replace(inserted=jnp.where(where, 0, memory.inserted))
 
 
 def insert(memory: EpisodicMemory, embedding: jax.Array) -> EpisodicMemory:
-    """Appends one embedding [E, D] to every memory; the oldest is overwritten when a ring is full."""
+    """Appends an embedding [E, D] to every memory; a full ring loses its oldest one."""
     num_envs, capacity, _ = memory.embeddings.shape
     embeddings = memory.embeddings.at[jnp.arange(num_envs), memory.inserted % capacity].set(embedding)
     return EpisodicMemory(embeddings, memory.inserted + 1)
@@ -35,13 +35,9 @@ def insert(memory: EpisodicMemory, embedding: jax.Array) -> EpisodicMemory:
 def insert_and_compare(
     memory: EpisodicMemory, embedding: jax.Array, num_neighbours: int, block_size: int | None = None
 ) -> tuple[EpisodicMemory, jax.Array]:
-    """Appends an embedding [E, D] to every memory and compares it with the other ones that are held.
+    """Appends an embedding [E, D] to every memory; also returns distances [E, K] as from `nearest_squared_distances`.
 
-    In this order a compiled act updates the memory in place; compared first, the old memory would have to be kept as a copy. A full ring
-    has lost its oldest entry to the new one by then.
-
-    Returns:
-      The memory with the embedding; its distances [E, K] as `nearest_squared_distances` gives them.
+    In this order a compiled act can update the memory in place; comparing first would need a copy.
     """
     own_slot = memory.inserted % memory.embeddings.shape[1]
     memory = insert(memory, embedding)
@@ -51,31 +47,28 @@ def insert_and_compare(
 def nearest_squared_distances(
     memory: EpisodicMemory, query: jax.Array, num_neighbours: int, block_size: int | None = None, left_out: jax.Array | None = None
 ) -> jax.Array:
-    """Squared Euclidean distances of each query to its nearest memories.
+    """Squared Euclidean distances of each query to its nearest memories, [E, K] ascending; NO_NEIGHBOUR where there are fewer than K.
 
-    Cost follows the fullest memory, not the capacity: blocks of slots are visited until none holds a memory.
+    The cost grows with the fullest memory, not with the capacity: only blocks of slots in use are visited.
 
     Args:
       query: [E, D].
       num_neighbours: K.
-      block_size: slots visited at a time; None for what suits the device.
-      left_out: [E] int32, a slot of each memory that is not compared; None compares all.
-
-    Returns:
-      [E, K] ascending; NO_NEIGHBOUR where there are fewer than K memories.
+      block_size: slots per block; None: as suits the device.
+      left_out: [E] int32, a slot of each memory that is not compared; None: all are.
     """
     num_envs, capacity, _ = memory.embeddings.shape
-    # A CPU keeps a block in its caches; on a GPU a turn of the loop costs some launches, whatever it does.
+    # A block fits a CPU's cache; on a GPU every iteration costs some launches.
     block = min(block_size or (512 if jax.default_backend() == "cpu" else 8_192), capacity)
     fill = jnp.minimum(memory.inserted, capacity)
 
     def visit(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         index, nearest = carry
-        # The last block is moved back to end at the capacity; slots it shares with the block before are masked.
+        # The last block ends at the capacity; slots that it shares with the block before are masked.
         start = jnp.minimum(index * block, capacity - block)
         slots = start + jnp.arange(block, dtype=jnp.int32)
         candidates = jax.lax.dynamic_slice_in_dim(memory.embeddings, start, block, axis=1)
-        # Differences, not the expanded square: a revisited state must give exactly 0.
+        # Not the expanded square: a revisited state must give exactly 0.
         distances = jnp.sum(jnp.square(candidates - query[:, None, :]), axis=-1)
         held = (slots[None, :] < fill[:, None]) & (slots >= index * block)[None, :]
         if left_out is not None:
@@ -99,7 +92,7 @@ def episodic_reward(
     pseudo_count: float = 1e-3,
     max_similarity: float = 8.0,
 ) -> jax.Array:
-    """r^episodic = 1/s, s = sqrt(sum_i K_i) + c; 0 if s > max_similarity or the memory is empty.
+    """r^episodic = 1/s, s = sqrt(sum_i K_i) + c, [...] >= 0; 0 if s > max_similarity or the memory is empty.
 
     d_n = max(d_i^2 / d_m^2 - xi, 0),  K_i = eps / (d_n + eps).
 
@@ -107,13 +100,10 @@ def episodic_reward(
       squared_distances: [..., K] from `nearest_squared_distances`; missing neighbours do not count.
       mean_squared_distance: scalar d_m^2, the running mean of such distances.
       kernel_epsilon, cluster_distance, pseudo_count, max_similarity: eps, xi, c and the largest s.
-
-    Returns:
-      [...] >= 0.
     """
-    present = squared_distances != NO_NEIGHBOUR  # a NaN is no missing neighbour: it must show
+    present = squared_distances != NO_NEIGHBOUR  # True for NaN, which must not be hidden
     distances = jnp.where(present, squared_distances, 0.0)
-    # While every distance so far is 0 there is no scale; equal states are similar at any scale.
+    # While all distances are 0 any scale will do: equal states are similar at every scale.
     scale = jnp.where(mean_squared_distance > 0, mean_squared_distance, 1.0)
     normalised = jnp.maximum(distances / scale - cluster_distance, 0.0)
     kernel = jnp.where(present, kernel_epsilon / (normalised + kernel_epsilon), 0.0)

@@ -1,7 +1,7 @@
-"""The scale of TD errors, by which losses and priorities divide them (Kapturowski et al. 2022, MEME; constants by second hand).
+"""The scale of TD errors, by which losses and priorities divide them (Kapturowski et al. 2022, MEME; constants second hand).
 
-Errors of the intrinsic value function are many times those of the extrinsic one, and those of exploratory policies many times those of the
-exploitative one. Divided by their deviation, no policy and no value function crowds out another.
+Errors of the intrinsic values and of exploratory policies are many times larger than others. Divided by their standard deviation, all
+policies and value functions have similar weight.
 """
 
 from typing import NamedTuple
@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 MIN_SCALE = 0.01
-DECAY = 0.99  # of the running variance, in an update
+DECAY = 0.99  # of the running variance per update
 
 
 class ErrorSums(NamedTuple):
-    """Sums over the valid transitions of a batch; devices may add theirs up."""
+    """Sums over the valid transitions of a batch; they may be added over devices."""
 
     number: jax.Array  # [N] transitions of each policy
     total: jax.Array  # [V, N] of errors
@@ -22,14 +22,7 @@ class ErrorSums(NamedTuple):
 
 
 def error_sums(errors: jax.Array, valid: jax.Array, policy: jax.Array, num_policies: int) -> ErrorSums:
-    """Sums of a batch by policy.
-
-    Args:
-      errors: [V, B, T].
-      valid: [B, T] bool; others do not count, whatever they contain.
-      policy: [B, T] int32, j.
-      num_policies: N.
-    """
+    """Sums by policy of errors [V, B, T] where `valid` [B, T]; `policy` [B, T] is j."""
     belongs = jax.nn.one_hot(policy, num_policies) * valid[..., None]  # [B, T, N]
     errors = jnp.where(valid[None], errors, 0.0)
     return ErrorSums(
@@ -40,26 +33,23 @@ def error_sums(errors: jax.Array, valid: jax.Array, policy: jax.Array, num_polic
 
 
 def batch_variance(sums: ErrorSums) -> jax.Array:
-    """[V, N] population variance of the errors of each policy, 0 for a policy without any."""
+    """[V, N] population variance of each policy's errors, 0 without any."""
     count = jnp.maximum(sums.number, 1.0)[None]
     return jnp.maximum(sums.squares / count - jnp.square(sums.total / count), 0.0)
 
 
 def update_variance(running: jax.Array, sums: ErrorSums) -> jax.Array:
-    """[V, N] running variance after a batch; the first one starts it, and that of a policy without transitions in it stays."""
+    """[V, N] running variance after a batch. A policy's first batch initialises it; without transitions it stays."""
     batch = batch_variance(sums)
     mixed = jnp.where(running > 0, DECAY * running + (1.0 - DECAY) * batch, batch)
     return jnp.where(sums.number[None] > 0, mixed, running)
 
 
 def error_scale(running: jax.Array, sums: ErrorSums) -> jax.Array:
-    """sigma = max(running deviation, deviation in the batch, 0.01), [V, N].
-
-    A running variance of 0 is none.
-    """
+    """sigma = max(running deviation, deviation in the batch, 0.01), [V, N]. A running variance of 0 means none yet."""
     return jnp.maximum(jnp.sqrt(jnp.maximum(running, batch_variance(sums))), MIN_SCALE)
 
 
 def acting_scale(running: jax.Array) -> jax.Array:
-    """[V, N] sigma for actors, who have no batch: the running deviation, at least 0.01; 1 before the first update."""
+    """[V, N] sigma for actors, without a batch: the running deviation, at least 0.01; 1 before the first update."""
     return jnp.where(running > 0, jnp.maximum(jnp.sqrt(running), MIN_SCALE), 1.0)

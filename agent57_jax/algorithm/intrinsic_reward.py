@@ -5,26 +5,17 @@ import jax.numpy as jnp
 
 
 def intrinsic_reward(episodic: jax.Array, alpha: jax.Array, max_factor: float) -> jax.Array:
-    """r^i = r^episodic clip(alpha, 1, L).
-
-    Args:
-      episodic: [...] episodic novelty.
-      alpha: [...] life-long factor.
-      max_factor: L >= 1; L = 1 switches life-long novelty off.
-    """
+    """r^i = r^episodic clip(alpha, 1, L), [...]; alpha is the life-long factor, and max_factor L = 1 switches it off."""
     return episodic * jnp.clip(alpha, 1.0, max_factor)
 
 
 def rewards_of_values(extrinsic: jax.Array, intrinsic: jax.Array | None, beta: jax.Array, num_values: int) -> jax.Array:
-    """What each value function learns from (Agent57 §3.1; NGU §3 for one network).
+    """Rewards of the value functions, [V, ...] (Agent57 §3.1; NGU §3 for one network).
 
     Args:
-      extrinsic, intrinsic: [...] r^e and r^i; None for an agent without intrinsic reward.
+      extrinsic, intrinsic: [...] r^e and r^i; the latter is None without intrinsic reward.
       beta: [...] weight of the policy that learns.
-      num_values: V; two functions have a reward each, one has r^e + beta r^i.
-
-    Returns:
-      [V, ...].
+      num_values: V; two functions have one reward each, a single one has r^e + beta r^i.
     """
     if intrinsic is None:
         return extrinsic[None]
@@ -32,19 +23,15 @@ def rewards_of_values(extrinsic: jax.Array, intrinsic: jax.Array | None, beta: j
 
 
 def return_discounts(gamma: jax.Array, discount: jax.Array, num_values: int, ends_with_episode: bool) -> jax.Array:
-    """What the return of each value function is discounted by at a transition.
+    """Discounts of the value functions at a transition, [V, ...].
 
-    Where an episode terminates, both returns end (NGU). With `ends_with_episode` False the intrinsic one goes on, as at a time limit, so
-    that a goal that ends the episode does not cost the novelty that would have come after it (Burda et al. 2018, §2.3).
+    At termination both returns end (NGU). With `ends_with_episode` False the intrinsic one continues, so that reaching a goal does not
+    cost the novelty that would have followed (Burda et al. 2018, §2.3).
 
     Args:
-      gamma: [...] gamma_j.
-      discount: [...] d, 0 where the episode terminated.
-      num_values: V; one network for both rewards has one return, which ends.
+      gamma, discount: [...] gamma_j and d, which is 0 where the episode terminated.
+      num_values: V; a single return always ends.
       ends_with_episode: whether the intrinsic return ends too.
-
-    Returns:
-      [V, ...].
     """
     ends = gamma * discount
     return jnp.stack([ends if v == 0 or ends_with_episode else jnp.broadcast_to(gamma, ends.shape) for v in range(num_values)])

@@ -1,4 +1,4 @@
-"""Life-long novelty: running moments of the distillation error and the factor alpha they give (NGU §2, Alg. 1)."""
+"""Life-long novelty: running moments of the distillation error, and the factor alpha (NGU §2, Alg. 1)."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class RunningMoments(NamedTuple):
-    """Mean and deviation of a stream, merged batch by batch (Chan et al. 1979), so that the variance cannot turn negative."""
+    """Mean and deviation of a stream, merged batch by batch (Chan et al. 1979), so that the variance cannot become negative."""
 
     weight: jax.Array  # scalar float32, effective number of values
     mean: jax.Array  # scalar float32
@@ -20,12 +20,9 @@ def init_moments() -> RunningMoments:
 
 
 def update_moments(moments: RunningMoments, values: jax.Array, weights: jax.Array, horizon: float) -> RunningMoments:
-    """Merges a batch of values into the moments.
+    """Merges values of any shape into the moments; those of weight 0 instead of 1 are ignored, even if NaN.
 
-    Args:
-      values: any shape, the units of the stream.
-      weights: same shape, 1 to count a value and 0 to ignore it (its content has no influence then).
-      horizon: largest effective count; beyond it old values fade, which keeps float32 sums exact and follows a drifting stream.
+    Beyond `horizon` values old ones fade, so that float32 sums stay accurate and follow a drifting stream.
     """
     values = jnp.where(weights > 0, values, 0.0)
     batch_count = jnp.sum(weights)
@@ -46,33 +43,21 @@ def standard_deviation(moments: RunningMoments) -> jax.Array:
 
 
 def lifelong_factor(error: jax.Array, moments: RunningMoments) -> jax.Array:
-    """alpha = 1 + (err - mu_err) / sigma_err, before clipping (NGU Eq. 4 ff.).
-
-    Args:
-      error: [...] squared distillation error.
-
-    Returns:
-      [...]; 1 while the stream has no spread.
-    """
+    """alpha = 1 + (err - mu_err) / sigma_err of errors [...], before clipping (NGU Eq. 4 ff.); 1 while the stream has no spread."""
     return 1.0 + _in_deviations(error - moments.mean, moments)
 
 
 def distillation_reward(error: jax.Array, moments: RunningMoments) -> jax.Array:
-    """r^i = err / sigma_err, the intrinsic reward of random network distillation alone (Burda et al. 2018; NGU §4.1 compares with it).
+    """r^i = err / sigma_err of errors [...], the reward of random network distillation alone; 0 while the stream has no spread.
 
-    Choice: Burda et al. divide by the deviation of the intrinsic return, for which an actor would need another statistic.
-
-    Args:
-      error: [...] squared distillation error.
-
-    Returns:
-      [...] >= 0; 0 while the stream has no spread.
+    NGU §4.1 compares with it. Choice: Burda et al. 2018 divide by the deviation of the intrinsic return, which would need another
+    statistic.
     """
     return _in_deviations(error, moments)
 
 
 def _in_deviations(x: jax.Array, moments: RunningMoments) -> jax.Array:
     deviation = standard_deviation(moments)
-    # Relative to the mean: a constant stream keeps rounding noise in its spread, which is no scale to divide by.
+    # Relative to the mean: the spread of a constant stream is rounding noise.
     spread = deviation > 1e-5 * jnp.abs(moments.mean)
     return jnp.where(spread, x / jnp.where(spread, deviation, 1.0), 0.0)

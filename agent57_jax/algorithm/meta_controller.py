@@ -1,4 +1,4 @@
-"""The bandit that picks which policy of the family plays an episode (Agent57 §3.2, §4, App. D): sliding-window UCB, one bandit."""
+"""The bandit that selects the policy of an episode, by sliding-window UCB (Agent57 §3.2, §4, App. D)."""
 
 from typing import NamedTuple
 
@@ -7,29 +7,29 @@ import jax.numpy as jnp
 
 
 class BanditState(NamedTuple):
-    """The last W episodes of one bandit. A bandit may be shared by several actors."""
+    """The last W episodes of a bandit, which several actors may share."""
 
     arms: jax.Array  # [W] int32
-    returns: jax.Array  # [W] float32, undiscounted extrinsic return of the episode its arm played
+    returns: jax.Array  # [W] float32, undiscounted extrinsic returns
     recorded: jax.Array  # scalar int32, episodes recorded since the start
     started: jax.Array  # scalar int32, episodes started since the start
 
 
 class PooledArms(NamedTuple):
-    """What the windows of several bandits say together."""
+    """Statistics over the windows of several bandits."""
 
     counts: jax.Array  # [N] float32, episodes of each arm
     means: jax.Array  # [N] float32, mean returns; 0 where the count is 0
-    deviation: jax.Array  # scalar float32, standard deviation of all returns, whatever their arm
+    deviation: jax.Array  # scalar float32, standard deviation of all returns of all arms
 
 
 def init_bandit(window: int) -> BanditState:
-    """A bandit that has seen nothing. `window` is W, in episodes."""
+    """A new bandit; `window` is W, in episodes."""
     return BanditState(jnp.zeros((window,), jnp.int32), jnp.zeros((window,), jnp.float32), jnp.int32(0), jnp.int32(0))
 
 
 def arm_statistics(bandit: BanditState, num_arms: int) -> tuple[jax.Array, jax.Array]:
-    """Counts [N] float32 and mean returns [N] of the arms over the window (mean 0 where the count is 0)."""
+    """Counts [N] float32 and mean returns [N] of the arms in the window; the mean is 0 where the count is 0."""
     held = jnp.arange(bandit.arms.shape[0]) < bandit.recorded
     pulls = jnp.where(held[:, None], jax.nn.one_hot(bandit.arms, num_arms), 0.0)
     counts = jnp.sum(pulls, axis=0)
@@ -38,7 +38,7 @@ def arm_statistics(bandit: BanditState, num_arms: int) -> tuple[jax.Array, jax.A
 
 
 def greedy_arm(bandit: BanditState, num_arms: int) -> jax.Array:
-    """argmax of the mean return over the window, among arms with a pull in it; arm 0 if there is none. Scalar int32."""
+    """The arm with the largest mean return in the window, scalar int32; arm 0 if it is empty."""
     counts, means = arm_statistics(bandit, num_arms)
     return jnp.argmax(jnp.where(counts > 0, means, -jnp.inf)).astype(jnp.int32)
 
@@ -51,15 +51,15 @@ def pooled_arm_statistics(bandits: BanditState, num_arms: int) -> PooledArms:
     counts = jnp.sum(pulls, axis=0)
     totals = jnp.sum(pulls * returns[:, None], axis=0)
     number = jnp.maximum(jnp.sum(counts), 1.0)
-    # From the mean: a difference of large squares would leave nothing of a small deviation.
+    # Differences from the mean: with large squares a small deviation would be lost to rounding.
     squares = jnp.where(held, jnp.square(returns - jnp.sum(totals) / number), 0.0)
     return PooledArms(counts, totals / jnp.maximum(counts, 1.0), jnp.sqrt(jnp.sum(squares) / number))
 
 
 def reliable_arm(arms: PooledArms) -> jax.Array:
-    """argmax_a mean_a - deviation sqrt(1 / count_a) among arms with a pull; arm 0 if there is none. Scalar int32.
+    """argmax_a mean_a - deviation sqrt(1 / count_a) among arms with a pull, scalar int32; arm 0 if there is none.
 
-    One standard error below the mean, so that a lucky episode does not beat a mean of many.
+    One standard error below the mean, so that a lucky episode does not beat the mean of many.
     """
     bound = arms.means - arms.deviation * jnp.sqrt(1.0 / jnp.maximum(arms.counts, 1.0))
     return jnp.argmax(jnp.where(arms.counts > 0, bound, -jnp.inf)).astype(jnp.int32)
@@ -74,17 +74,17 @@ def select_arms(
     exploration: float,
     ucb_bonus: float = 1.0,
 ) -> tuple[jax.Array, BanditState]:
-    """Draws an arm for every actor of this bandit that starts an episode.
+    """Selects an arm for every actor of this bandit that starts an episode.
 
-    The k-th episode of the bandit plays arm (first_arm + k) mod N while k < N. Later it is uniform with probability `exploration`, else
-    argmax_a mean_a + ucb_bonus sqrt(1 / count_a), an arm without a pull in the window counting as unbounded.
+    The k-th episode plays arm (first_arm + k) mod N while k < N. Later ones are uniform with probability `exploration`, and else play
+    argmax_a mean_a + ucb_bonus sqrt(1 / count_a), which is infinite for an arm without a pull in the window.
 
     Args:
       starting: [m] bool, over the m actors that share the bandit.
-      first_arm: scalar int32, so that a fleet of bandits covers all arms at once.
+      first_arm: scalar int32; different ones let a fleet of bandits cover all arms at once.
 
     Returns:
-      arms [m] int32, meaningful where `starting`; the bandit with its count of started episodes.
+      arms [m] int32, valid where `starting`; the bandit after these starts.
     """
     counts, means = arm_statistics(bandit, num_arms)
     bound = jnp.where(counts > 0, means + ucb_bonus * jnp.sqrt(1.0 / jnp.maximum(counts, 1.0)), jnp.inf)
@@ -98,18 +98,12 @@ def select_arms(
 
 
 def record_returns(bandit: BanditState, finished: jax.Array, arms: jax.Array, returns: jax.Array) -> BanditState:
-    """Adds the finished episodes to the window, the oldest falling out.
-
-    Args:
-      finished: [m] bool, m <= W.
-      arms: [m] int32 the arm each actor played.
-      returns: [m] float32 undiscounted extrinsic returns.
-    """
+    """Adds the episodes of m <= W actors to the window where `finished` [m]; the oldest drop out. Arms and returns are [m]."""
     window = bandit.arms.shape[0]
     if finished.shape[0] > window:
         raise ValueError(f"{finished.shape[0]} actors share a bandit with a window of {window} episodes; they must not be more")
     position = bandit.recorded + jnp.cumsum(finished.astype(jnp.int32)) - 1
-    # Actors that did not finish write outside the ring, where the write is dropped.
+    # Others write out of range, which is dropped.
     slot = jnp.where(finished, position % window, window)
     return bandit._replace(
         arms=bandit.arms.at[slot].set(arms, mode="drop"),

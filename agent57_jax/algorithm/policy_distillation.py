@@ -1,6 +1,6 @@
-"""A policy distilled from action values, which acts and which values are learnt about (Kapturowski et al. 2022, MEME; by second hand).
+"""A policy distilled from action values, which acts and is the target policy (Kapturowski et al. 2022, MEME; second hand).
 
-The argmax of values jumps when they change a little; a policy that follows it with a limited step changes gradually.
+A small change of values can change their argmax; a distilled policy follows it gradually.
 """
 
 import jax
@@ -15,14 +15,13 @@ def distillation_losses(
     """L = -sum_a G(a|x) log pi(a|x) where KL(pi^- || pi) <= limit, else 0; G is the epsilon-greedy policy of the values.
 
     Args:
-      logits: [..., A] of pi, which gradients reach.
-      target_logits: [..., A] of pi^-, the policy of the target network.
+      logits, target_logits: [..., A] of pi, with gradient, and of pi^-, the policy of the target network.
       action_values: [..., A] Q(x, .).
       epsilon: share of uniform actions in G.
-      kl_limit: in nats; an infinite one distils everywhere.
+      kl_limit: in nats; infinity distils everywhere.
 
     Returns:
-      Losses [...]; bool [...], where it is distilled. A divergence that is not a number is within the limit, so that it is not hidden.
+      Losses [...]; where they apply, bool [...]. A NaN divergence counts as within the limit, so that it is not hidden.
     """
     log_pi, log_old = jax.nn.log_softmax(logits), jax.nn.log_softmax(jax.lax.stop_gradient(target_logits))
     goal = epsilon_greedy_probabilities(jax.lax.stop_gradient(action_values), jnp.float32(epsilon))

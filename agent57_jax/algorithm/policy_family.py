@@ -1,4 +1,4 @@
-"""The family of N policies: intrinsic weights, discounts, exploration rates, and the policies that action values give.
+"""The family of N policies: intrinsic weights, discounts, exploration rates and epsilon-greedy policies.
 
 Sources: NGU App. A, Agent57 App. G.1, Ape-X for the actors' epsilons.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class PolicyFamily(NamedTuple):
-    """What distinguishes the policies: policy j maximises r^e + betas[j] r^i under discount gammas[j]."""
+    """Policy j maximises r^e + betas[j] r^i with discount gammas[j]."""
 
     betas: np.ndarray  # [N] float32
     gammas: np.ndarray  # [N] float32
@@ -22,17 +22,12 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def intrinsic_betas(num_policies: int, beta_max: float) -> np.ndarray:
-    """Weights of the intrinsic reward, beta_j, from 0 at the exploitative end to `beta_max` (NGU App. A).
+    """Weights of the intrinsic reward, beta_j, from 0 (exploitative) to `beta_max` (NGU App. A): [N] float64, non-decreasing.
 
-    Args:
-      num_policies: N >= 1. With N = 1 the only policy is the last rung, beta_max (an agent without intrinsic reward has beta_max 0).
-      beta_max: the largest weight, >= 0.
-
-    Returns:
-      [N] float64, non-decreasing.
+    With N = 1 the only weight is beta_max, which is 0 for an agent without intrinsic reward.
     """
     j = np.arange(num_policies, dtype=np.float64)
-    # The inner steps of the ladder exist from N = 3 on; a divisor of 1 keeps N <= 2 defined.
+    # Inner rungs exist only for N >= 3; a divisor of 1 keeps N <= 2 defined.
     inner = beta_max * _sigmoid(10.0 * (2.0 * j - (num_policies - 2)) / max(num_policies - 2, 1))
     betas = np.where(j == 0, 0.0, inner)
     betas[-1] = beta_max
@@ -40,14 +35,11 @@ def intrinsic_betas(num_policies: int, beta_max: float) -> np.ndarray:
 
 
 def agent57_discounts(num_policies: int, gamma_0: float = 0.9999, gamma_1: float = 0.997, gamma_2: float = 0.99) -> np.ndarray:
-    """Discounts of Agent57, gamma_j, from far-sighted (j = 0) to short-sighted (Agent57 App. G.1).
+    """Discounts of Agent57, gamma_j, from far-sighted (j = 0) to short-sighted (Agent57 App. G.1): [N] float64, non-increasing.
 
-    The paper's reading that makes the ladder monotone: policies 1..6 interpolate by a sigmoid from gamma_0 down to gamma_1 at j = 7, the
-    others logarithmically from gamma_1 to gamma_2. For N < 10 the formula is undefined; such a family takes N rungs of the paper's 32,
-    evenly spaced: rung j is rung round(31 j / (N - 1)) (*Choice*).
-
-    Returns:
-      [N] float64, non-increasing.
+    In the reading of the paper that makes the ladder monotone, policies 1..6 follow a sigmoid from gamma_0 to gamma_1 at j = 7, and the
+    others go logarithmically from gamma_1 to gamma_2. The formula is undefined for N < 10: such a family takes evenly spaced rungs of the
+    paper's 32, number round(31 j / (N - 1)) (*Choice*).
     """
     if num_policies == 1:
         return np.array([gamma_0])
@@ -55,7 +47,7 @@ def agent57_discounts(num_policies: int, gamma_0: float = 0.9999, gamma_1: float
         full = agent57_discounts(32, gamma_0, gamma_1, gamma_2)
         return full[np.round(np.linspace(0, 31, num_policies)).astype(int)]
     j = np.arange(num_policies, dtype=np.float64)
-    i = 7.0 - np.minimum(j, 7.0)  # far below 0, where nothing is taken from it, the sigmoid would overflow
+    i = 7.0 - np.minimum(j, 7.0)  # clipped: the sigmoid would overflow
     upper = gamma_1 + (gamma_0 - gamma_1) * _sigmoid(10.0 * (2.0 * i - 6.0) / 6.0)
     rungs = num_policies - 9
     fraction = (j - 8.0) / rungs
@@ -67,38 +59,21 @@ def agent57_discounts(num_policies: int, gamma_0: float = 0.9999, gamma_1: float
 
 
 def ngu_discounts(num_policies: int, gamma_max: float = 0.997, gamma_min: float = 0.99) -> np.ndarray:
-    """Discounts of NGU, evenly spaced in log(1 - gamma) from `gamma_max` (j = 0) to `gamma_min` (NGU App. A).
-
-    Returns:
-      [N] float64, non-increasing; [gamma_max] for N = 1.
-    """
+    """Discounts of NGU, evenly spaced in log(1 - gamma) from `gamma_max` (j = 0) to `gamma_min` (NGU App. A): [N] float64."""
     fraction = np.linspace(0.0, 1.0, num_policies)
     return 1.0 - np.exp((1.0 - fraction) * np.log(1.0 - gamma_max) + fraction * np.log(1.0 - gamma_min))
 
 
 def actor_epsilons(actor_index: jax.Array, num_actors: int, base: float = 0.4, alpha: float = 8.0) -> jax.Array:
-    """Exploration rates epsilon_l = base^(1 + alpha l / (L - 1)) of actors l (Ape-X, as in Agent57 App. G.3).
-
-    Args:
-      actor_index: [E] int, l in 0..L-1.
-      num_actors: L; with L = 1 the rate is `base`.
-
-    Returns:
-      [E] float32.
-    """
+    """Exploration rates [E], epsilon_l = base^(1 + alpha l / (L - 1)) of actors l [E] (Ape-X, as in Agent57 App. G.3); `base` if L = 1."""
     exponent = 1.0 + alpha * actor_index.astype(jnp.float32) / max(num_actors - 1, 1)
     return jnp.float32(base) ** exponent
 
 
 def epsilon_greedy_probabilities(action_values: jax.Array, epsilon: jax.Array) -> jax.Array:
-    """Probabilities of the epsilon-greedy policy; the first of equal maxima is the greedy action.
+    """Probabilities [..., A] of the epsilon-greedy policy of action values [..., A]; of equal maxima the first is greedy.
 
-    Args:
-      action_values: [..., A].
-      epsilon: broadcasts against [...]; share of uniform actions.
-
-    Returns:
-      [..., A], rows sum to 1.
+    `epsilon` is the share of uniform actions, and broadcasts against [...].
     """
     num_actions = action_values.shape[-1]
     greedy = jax.nn.one_hot(jnp.argmax(action_values, axis=-1), num_actions, dtype=action_values.dtype)

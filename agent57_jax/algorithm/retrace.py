@@ -1,7 +1,7 @@
 """Returns with traces under an invertible value transform, for one stream of transitions.
 
-Retrace(lambda) (NGU App. E; Munos et al. 2016) and soft Watkins' Q(lambda) (Kapturowski et al. 2022, MEME, at second hand) share all but
-the coefficient c_t, which says how far the return goes on.
+Retrace(lambda) (NGU App. E; Munos et al. 2016) and soft Watkins' Q(lambda) (Kapturowski et al. 2022, MEME; second hand) differ only in the
+trace coefficient c_t.
 """
 
 import chex
@@ -14,14 +14,7 @@ from agent57_jax.algorithm.value_transform import ValueTransform
 def retrace_coefficients(
     target_policy: jax.Array, actions: jax.Array, behaviour_probabilities: jax.Array, trace_lambda: float
 ) -> jax.Array:
-    """c_t = lambda min(1, pi(a_t|x_t) / mu_t), [T].
-
-    Args:
-      target_policy: [T + 1, A] or [T, A] pi(.|x_t).
-      actions: [T] int32.
-      behaviour_probabilities: [T] mu_t of those actions.
-      trace_lambda: lambda in [0, 1].
-    """
+    """c_t = lambda min(1, pi(a_t|x_t) / mu_t), [T], for pi [T + 1, A] or [T, A], actions [T] and their probabilities mu [T]."""
     chex.assert_rank([target_policy, actions, behaviour_probabilities], [2, 1, 1])
     pi_a = jnp.take_along_axis(target_policy[: actions.shape[0]], actions[:, None], axis=-1)[:, 0]
     return trace_lambda * jnp.minimum(1.0, pi_a / behaviour_probabilities)
@@ -30,17 +23,12 @@ def retrace_coefficients(
 def soft_watkins_coefficients(
     action_values: jax.Array, target_policy: jax.Array, actions: jax.Array, trace_lambda: float, tolerance: float
 ) -> jax.Array:
-    """c_t = lambda sum_a pi(a|x_t) 1[Q(x_t, a_t) >= Q(x_t, a) - kappa |Q(x_t, a)|], [T] (MEME; formula and kappa at second hand).
+    """c_t = lambda sum_a pi(a|x_t) 1[Q(x_t, a_t) >= Q(x_t, a) - kappa |Q(x_t, a)|], [T] (MEME; formula and kappa second hand).
 
-    An action that is nearly as good as the greedy one does not end the return, as it does with Retrace when pi is almost greedy and the
-    values of actions differ little. kappa = 0 is Watkins' Q(lambda) with ties; kappa -> infinity never cuts.
+    A nearly greedy action does not end the return, as it does with Retrace if pi is almost greedy and action values are close. kappa = 0
+    is Watkins' Q(lambda) with ties; kappa -> infinity never cuts.
 
-    Args:
-      action_values: [T + 1, A] or [T, A] Q(x_t, .), whose greedy policy is learnt about.
-      target_policy: as long, pi(.|x_t).
-      actions: [T] int32.
-      trace_lambda: lambda in [0, 1].
-      tolerance: kappa >= 0.
+    Action values Q(x_t, .) and the target policy pi(.|x_t) are [T + 1, A] or [T, A], actions [T] int32; `tolerance` is kappa >= 0.
     """
     chex.assert_rank([action_values, target_policy, actions], [2, 2, 1])
     action_values, target_policy = action_values[: actions.shape[0]], target_policy[: actions.shape[0]]
@@ -68,9 +56,8 @@ def transformed_trace_targets(
       target_action_values: [T + 1, A] squashed values of the target network at x_0..x_T.
       target_policy: [T + 1, A] pi(.|x_t).
       actions: [T] int32 a_0..a_{T-1}.
-      coefficients: [T] c_0..c_{T-1}; what stands at border transitions does not matter.
-      rewards: [T] r_1..r_T.
-      discounts: [T] gamma_j d_1..gamma_j d_T.
+      coefficients: [T] c_0..c_{T-1}; ignored at border transitions.
+      rewards, discounts: [T] r_1..r_T and gamma_j d_1..gamma_j d_T.
       valid: [T] bool; False for LAST -> FIRST, whose delta is 0 and through which no trace passes.
       transform: h and its inverse.
 
@@ -82,18 +69,18 @@ def transformed_trace_targets(
     values = transform.invert(target_action_values)  # [T + 1, A]
     q_a = jnp.take_along_axis(values[:-1], actions[:, None], axis=-1)[:, 0]
     expected = jnp.sum(target_policy[1:] * values[1:], axis=-1)
-    # Selected rather than multiplied away: nothing a border transition contains may reach the sum, not even a NaN.
+    # Not multiplied: values at a border must not reach the sum, even if NaN.
     delta = jnp.where(valid, rewards + discounts * expected - q_a, 0.0)
     trace = jnp.where(valid, coefficients, 0.0)
 
     def backward(correction_t: jax.Array, inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # correction_t is G_t - q_t of the step after; the trace of step t + 1 and the discount that led to it lie in between.
+        # correction_t is G_t - q_t of the next step, reached through its discount and trace.
         delta_tm1, discount_t, trace_t = inputs
         correction_tm1 = delta_tm1 + discount_t * trace_t * correction_t
         return correction_tm1, correction_tm1
 
     discount_inside = jnp.where(valid, discounts, 0.0)
     next_trace = jnp.concatenate([trace[1:], jnp.zeros_like(trace[:1])])
-    # Unrolled: on a GPU a step is a few launches of almost no work.
+    # Unrolled: on a GPU an iteration is a few small launches.
     _, correction = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, discount_inside, next_trace), reverse=True, unroll=8)
     return jax.lax.stop_gradient(transform.apply(q_a + correction))

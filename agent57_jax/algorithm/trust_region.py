@@ -5,19 +5,14 @@ import jax.numpy as jnp
 
 
 def leaves_trust_region(value: jax.Array, anchor: jax.Array, target: jax.Array, radius: jax.Array) -> jax.Array:
-    """Whether learning would move a value that is outside its trust region further out. All arguments have one shape.
+    """Whether learning would move a value outside its trust region further away; bool, False for NaN. All arguments have one shape.
 
-    A gradient step on 1/2 (Q - G)^2 moves Q by -(Q - G) times a positive number, and so |Q - Q^-| grows if and only if Q - Q^- and G - Q
-    have one sign, which is to say that Q - Q^- and Q - G have opposite signs.
+    A gradient step on 1/2 (Q - G)^2 moves Q towards G, so |Q - Q^-| grows if and only if Q - Q^- and G - Q have the same sign.
 
     Args:
-      value: Q, of the online network.
-      anchor: Q^-, of the target network.
-      target: G, what Q is learnt towards.
-      radius: alpha sigma >= 0; an infinite one holds nothing.
-
-    Returns:
-      bool; False for what is not a number, so that it is not hidden.
+      value, anchor: Q of the online network and Q^- of the target network.
+      target: G, of the loss.
+      radius: alpha sigma >= 0; infinity excludes nothing.
     """
     drift = value - anchor
     return (jnp.abs(drift) > radius) & (drift * (target - value) > 0.0)

@@ -1,4 +1,4 @@
-"""The invertible squashing of values, h, and the combination of extrinsic and intrinsic action values.
+"""The invertible value transform h, and the combination of extrinsic and intrinsic action values.
 
 Sources: NGU App. E (h from Pohlen et al. 2018), Agent57 §3.1 and App. B.
 """
@@ -18,15 +18,15 @@ class ValueTransform(NamedTuple):
 
 
 def squash(x: jax.Array, eps: float = 1e-3) -> jax.Array:
-    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x, in the form without cancellation near 0. Any shape; units of return -> squashed."""
+    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x, without cancellation near 0. Any shape; returns -> squashed values."""
     return x / (jnp.sqrt(jnp.abs(x) + 1.0) + 1.0) + eps * x
 
 
 def unsquash(x: jax.Array, eps: float = 1e-3) -> jax.Array:
-    """h^-1, the inverse of `squash`, in the form without cancellation (relative error under 5e-7 in float32)."""
+    """h^-1, the inverse of `squash`, without cancellation (relative error below 5e-7 in float32)."""
     magnitude = jnp.abs(x)
     b = 1.0 + 2.0 * eps
-    # d = magnitude * slope; written with x itself, so that the gradient at 0 is that of the function.
+    # Multiplied by x, not by its sign and magnitude, so that the gradient at 0 is right.
     slope = 2.0 / (b + jnp.sqrt(b * b + 4.0 * eps * magnitude))
     return x * slope * (magnitude * slope + 2.0)
 
@@ -42,14 +42,9 @@ IDENTITY = ValueTransform(_identity, _identity)
 def combine_action_values(
     extrinsic: jax.Array, intrinsic: jax.Array, beta: jax.Array, transform: ValueTransform | None = None
 ) -> jax.Array:
-    """Q = Q^e + beta Q^i, or h(h^-1(Q^e) + beta h^-1(Q^i)) when a transform is given (Agent57 §3.1, App. B).
+    """Q = Q^e + beta Q^i, or h(h^-1(Q^e) + beta h^-1(Q^i)) with a transform (Agent57 §3.1, App. B).
 
-    Args:
-      extrinsic, intrinsic: [..., A], squashed values.
-      beta: broadcasts against [...], weight of the acting policy.
-
-    Returns:
-      [..., A]; equals `extrinsic` where beta = 0.
+    Values are squashed, [..., A]; beta, the weight of the acting policy, broadcasts against [...].
     """
     beta = jnp.broadcast_to(beta, extrinsic.shape[:-1])[..., None]
     if transform is None:

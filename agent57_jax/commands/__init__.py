@@ -1,1 +1,1 @@
-"""What is started from a shell, and how it reads its arguments."""
+"""Programs for the shell, and their arguments."""

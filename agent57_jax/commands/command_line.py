@@ -1,4 +1,4 @@
-"""What the programs share: flags that fail in one line, and settings that are complete before JAX starts."""
+"""Common parts of the programs: flags whose errors are one line, and settings that are complete before JAX starts."""
 
 import argparse
 import ctypes
@@ -18,20 +18,20 @@ from agent57_jax import paths, presets
 from agent57_jax.config import Settings, SettingsError, finalise
 
 USAGE_ERROR = 2
-_M_ARENA_MAX = -8  # of malloc.h
-# Switches of JAX that would change types and shapes of what programs, checkpoints and random numbers are made of.
+_M_ARENA_MAX = -8  # from malloc.h
+# Other values would change the types in programs and checkpoints, or the random numbers.
 _JAX_SWITCHES = {"JAX_ENABLE_X64": "false", "JAX_DEFAULT_PRNG_IMPL": "threefry2x32", "JAX_NUMPY_DTYPE_PROMOTION": "standard"}
-_FALSE = ("", "0", "f", "n", "no", "off")  # other words for it
+_FALSE = ("", "0", "f", "n", "no", "off")  # other forms of "false"
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
-    """Ends the process with one clear message on standard error."""
+    """Ends the process with one message on standard error."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for programs without absl's flags, whose mistakes end in one line."""
+    """A parser for programs without absl flags, whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Ends the process."""
@@ -39,29 +39,29 @@ class Parser(argparse.ArgumentParser):
 
 
 def fail_at_once(message: str, code: int) -> NoReturn:
-    """Like `fail`, without what happens at a process' end: that would wait for processes which are no more."""
+    """Like `fail`, but skips exit handlers, which would wait for lost processes."""
     try:
         print(f"error: {message}", file=sys.stderr, flush=True)
         sys.stdout.flush()
-    finally:  # also where output is gone
+    finally:  # even if output fails
         os._exit(code)
 
 
 def open_standard_files() -> None:
-    """Opens what a caller has closed of standard input, output and error.
+    """Reopens standard input, output and error if the caller has closed them.
 
-    Their numbers would go to the next files that are opened, which then get what is printed: the memory of observations, for one.
+    Otherwise the next opened files would get their numbers, and what is printed: the memory of observations, for example.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(number, True)  # processes that are started here print too
+        os.set_inheritable(number, True)  # child processes print too
     os.close(number)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the process ends
 
 
 def writing_problem(file: pathlib.Path) -> str | None:
-    """Why a file cannot be written, tried beside it; None if it can. Permissions do not tell of read-only file systems."""
+    """Why a file cannot be written; None if it can. Tried with a temporary file, since permissions do not show read-only file systems."""
     try:
         with tempfile.TemporaryFile(dir=file.parent):
             return "it is a folder" if file.is_dir() else None
@@ -69,45 +69,40 @@ def writing_problem(file: pathlib.Path) -> str | None:
         return error.strerror or str(error)
 
 
-def _unknown_setting(arguments: Sequence[str]) -> str | None:
-    """The message for the first override that names no setting, if there is one."""
+def _check_overrides(arguments: Sequence[str]) -> None:
+    """Ends the process at the first override that names no setting."""
     for argument in arguments:
-        name, dashes = argument.lstrip("-").split("=", 1)[0], argument.startswith("-")
-        if not name.startswith("config."):
-            continue
-        name = name.removeprefix("config.")
-        if not dashes:
-            return f"'{argument}' must begin with two dashes: --{argument}"
-        if (message := presets.unknown(name)) is not None:
-            return message
-    return None
+        name = argument.lstrip("-").split("=", 1)[0]
+        if name.startswith("config."):
+            if not argument.startswith("-"):
+                fail(f"'{argument}' must begin with two dashes: --{argument}")
+            if (message := presets.unknown(name.removeprefix("config."))) is not None:
+                fail(message)
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses absl flags; every mistake ends the process with one line and exit code 2."""
-    message = _unknown_setting(arguments[1:])
-    if message:
-        fail(message)
+    """Parses absl flags; every error ends the process with one line and exit code 2."""
+    _check_overrides(arguments[1:])
     folder = os.getcwd()
     try:
         rest: list[str] = flags.FLAGS([_with_path(argument) for argument in arguments])
     except flags.Error as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        # Errors of a config file come with their traceback; its first line names the file, its last one the reason.
+        # The message of a config file's error contains the traceback: the first line names the file, the last one the reason.
         fail(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
     except FileNotFoundError as error:
         fail(f"no config file {error.filename or error}")
     except Exception as error:  # a config file is code, which can raise anything
         fail(f"{type(error).__name__} in the config file or an override: {error}")
     finally:
-        os.chdir(folder)  # code may have changed it, and paths are meant as they were typed
+        os.chdir(folder)  # the config file may have changed it, and paths are relative to it
     if len(rest) > 1:
         fail(f"'{rest[1]}' is not understood; flags begin with two dashes")
     return rest
 
 
 def _with_path(argument: str) -> str:
-    """--config=zaxxon and --config=~/own.py with their paths: the parser of that flag is not ours."""
+    """Replaces the names in --config=zaxxon and --config=~/own.py by paths, since ml_collections parses this flag."""
     name, equals, value = argument.partition("=")
     return f"{name}={presets.located(value)}" if equals and name.lstrip("-") == "config" else argument
 
@@ -116,50 +111,37 @@ class _PathParser(flags.ArgumentParser[str]):
     def parse(self, argument: str) -> str:
         return paths.local(argument)
 
-    def flag_type(self) -> str:
-        return "path"
-
 
 def define_path(name: str, help_text: str) -> Any:
-    """A flag for a file or folder, None unless given; one that cannot work is refused (agent57_jax/paths.py)."""
-    holder: Any = flags.DEFINE(_PathParser(), name, None, help_text, serializer=flags.ArgumentSerializer())
-    return holder
+    """A flag for a file or folder, default None; agent57_jax/paths.py checks the value."""
+    return flags.DEFINE(_PathParser(), name, None, help_text, serializer=flags.ArgumentSerializer())
 
 
 def define_config() -> Any:
     """The flag --config=configs/NAME.py[:PROFILE|:AGENT|:PROFILE,AGENT] with its overrides."""
-    return config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "NAME or path/to/FILE.py, and [:PROFILE|:AGENT|:PROFILE,AGENT]; Python code that is run; profiles: paper (default), laptop, smoke; "
-        "agents: agent57, ngu, r2d2 and others",
+    help_text = (
+        "NAME or path/to/FILE.py, and [:PROFILE|:AGENT|:PROFILE,AGENT]; the file is Python code and is run; "
+        "profiles: paper (default), laptop, smoke; agents: agent57, ngu, r2d2 and others"
     )
-
-
-def config_name() -> str:
-    """File name of the config without folder, profile and suffix."""
-    return pathlib.Path(config_path().split(":")[0]).stem
+    return config_flags.DEFINE_config_file("config", None, help_text)
 
 
 def config_path() -> str:
-    """What --config was given."""
-    for argument in reversed(sys.argv):
-        if argument.lstrip("-").startswith("config="):
-            return os.path.expanduser(argument.split("=", 1)[1])
-    position = [i for i, argument in enumerate(sys.argv) if argument.lstrip("-") == "config" and i + 1 < len(sys.argv)]
-    return sys.argv[position[-1] + 1] if position else ""
+    """The value of --config as a path; empty without it."""
+    flag = flags.FLAGS["config"]
+    return config_flags.get_config_filename(flag) if flag.present else ""
 
 
 def default_workdir() -> str:
-    """runs/ and the config's name, where a run lies unless --workdir says otherwise."""
+    """The default of --workdir: runs/ and the config's name."""
     try:
-        return paths.local(f"runs/{config_name()}")
+        return paths.local(f"runs/{pathlib.Path(config_path().split(':')[0]).stem}")
     except paths.PathError as error:
         fail(str(error))
 
 
 def complete_settings(value: Any) -> Settings:
-    """Frozen settings from the flag's value; problems end the process with one line each."""
+    """Frozen settings from the value of --config; problems end the process with one line each."""
     if not isinstance(value, Settings):
         path = config_path().split(":")[0]
         if not path:
@@ -172,58 +154,50 @@ def complete_settings(value: Any) -> Settings:
 
 
 def prepare_jax(whole_device: bool) -> None:
-    """Process-wide switches that must be set before JAX is imported; what the user has set stays, unless nothing here would work with it.
+    """Sets environment variables and loggers before JAX is imported. The user's values stay, except incompatible ones.
 
     Args:
-      whole_device: take the GPU's memory for this process, as training does; else share it with a run that trains.
+      whole_device: use all memory of the GPU, as training does; else share it with a run.
     """
-    # JAX announces every backend that a machine lacks, and each step of joining processes; its warnings and errors still show.
+    # Hides messages about missing backends and about joining processes.
     for name in ("xla_bridge", "distributed"):
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
     _fix_switches()
-    # A user of a container may have no home: without a folder for them, programs are compiled at every start.
+    # A container's user may have no home; then programs are compiled at every start.
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(caches):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "agent57_jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     if not whole_device:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    elif "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its old name; JAX refuses both together
-        # The replay is to fill the device; JAX's default would leave a quarter of it unused.
+    elif "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the old name; JAX refuses both together
+        # The replay fills the device; JAX's default would leave a quarter of it unused.
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.95")
-    _share_one_arena()
+    # glibc would use eight heaps per core, and memory freed by the threads that write checkpoints stays in theirs: a run grew by some
+    # 0.5 MiB per save (docs/decisions.md).
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # None without glibc
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def _fix_switches() -> None:
-    """Gives JAX the switches that all is written for, and says so where the user has set another."""
+    """Sets the JAX switches that the project needs, and warns about other values."""
     for name, value in _JAX_SWITCHES.items():
         given = os.environ.get(name, value)
         if given.lower() != value and not (value == "false" and given.lower() in _FALSE):
-            print(f"warning: {name}={given} is not heeded: agent57_jax needs {value}", file=sys.stderr)
+            print(f"warning: {name}={given} is ignored: agent57_jax needs {value}", file=sys.stderr)
         os.environ[name] = value
-    if "jax" in sys.modules:  # a config file is code, which may have imported it, and set them
+    if "jax" in sys.modules:  # a config file may have imported it
         import jax
 
         for name, value in _JAX_SWITCHES.items():
             jax.config.update(name.lower(), False if value == "false" else value)
 
 
-def _share_one_arena() -> None:
-    """Lets all threads allocate from one heap.
-
-    glibc's own choice is eight heaps a core, and what the threads that write checkpoints have freed in one of them no thread of another can
-    use: a run grew by some 0.5 MiB for each save (docs/decisions.md).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; other systems have other allocators
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt(_M_ARENA_MAX, 1)
-
-
 def run(main: Callable[[], None]) -> None:
-    """Starts a program: flags, then `main` without positional arguments."""
+    """Parses the flags and runs `main`."""
     open_standard_files()
-    # In a locale without UTF-8 a character that cannot be written becomes a question mark, not the program's end. Standard error needs no
-    # such care: Python escapes there what it cannot write.
+    # Prints a question mark for characters that the locale lacks, instead of failing. Python already does so on standard error.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     app.run(lambda _: main(), flags_parser=parse_flags)

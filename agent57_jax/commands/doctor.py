@@ -1,6 +1,6 @@
-"""What a machine must have to train, one line a check: ok, or what to do.
+"""Checks whether a machine can train; every check prints one line: ok, or what to do.
 
-Heavy packages are imported inside the checks, so that one that cannot be imported is a finding and not a traceback.
+Heavy packages are imported inside the checks, so that a failing import is a finding and not a traceback.
 """
 
 import contextlib
@@ -10,58 +10,52 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 
+from agent57_jax.commands import command_line
 from agent57_jax.config import Settings, SettingsError
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 GIB = 2**30
 REQUIREMENTS = pathlib.Path(__file__).parents[2] / "requirements.txt"
 TESTED_PYTHONS = ((3, 11), (3, 12))
-CUDA_DRIVER = 580  # the oldest for CUDA 13, as requirements-cuda.txt says
-GAME = "Zaxxon-v5"  # without a config
+CUDA_DRIVER = 580  # the oldest for CUDA 13, see requirements-cuda.txt
 MIN_DISK, GOOD_DISK = 1 * GIB, 10 * GIB  # Choice: a checkpoint of the smallest network, and some of the paper's
 MIN_HOST_MEMORY = 4 * GIB  # Choice: JAX, its compiler and a few emulators
 
 
 class Finding(NamedTuple):
-    """The result of one check."""
+    """The result of a check."""
 
     level: str  # OK, WARN or FAIL
-    sentence: str  # what there is, and unless it is ok what to do
+    sentence: str  # the facts and, unless OK, what to do
 
 
 Check = tuple[str, Callable[[], Finding]]
 
 
 def run(settings: Settings | None, workdir: str) -> int:
-    """Prints a line for every check; returns the exit code: 1 if one failed.
-
-    Args:
-      settings: whose needs are judged too; None: only the machine.
-      workdir: where runs will lie.
-    """
-    # A run that trains here keeps the device's memory: this process takes only what it needs.
+    """Prints a line per check, without settings only for the machine; returns the exit code, 1 if a check failed."""
+    # Leaves the device's memory to a run that trains here.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     failed = 0
     for name, check in checks(settings, pathlib.Path(workdir)):
         level, sentence = examined(check)
         failed += level == FAIL
         print(f"{level:4}  {name:8}  {sentence}", flush=True)
-    print(f"{failed} of these must be mended before training" if failed else "ready to train")
+    print(f"{failed} of these must be fixed before training" if failed else "ready to train")
     return 1 if failed else 0
 
 
 def examined(check: Callable[[], Finding]) -> Finding:
-    """The finding of a check; whatever it raises is one."""
+    """Runs a check; an exception is a failure."""
     try:
         return check()
-    except SettingsError as error:  # its message says all
+    except SettingsError as error:  # its message is enough
         return Finding(FAIL, " ".join(str(error).split()))
     except Exception as error:
         return Finding(FAIL, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
@@ -71,15 +65,15 @@ def checks(settings: Settings | None, workdir: pathlib.Path) -> Iterator[Check]:
     """All checks, cheap ones first."""
     yield "versions", lambda: judge_versions(sys.version_info[:2], REQUIREMENTS.read_text().splitlines())
     yield "devices", compute
-    # What the task lacks is said once; the checks below then judge the machine alone.
+    # If the task fails, the checks below consider only the machine.
     finding, parts = make_task(settings)
     yield "task", lambda: finding
-    yield "memory", lambda: judge_memory(*memory_bytes(), None if parts is None or settings is None else lambda: plan(settings, parts))
-    yield "disk", lambda: judge_disk(workdir, *disk(workdir), 0 if parts is None or settings is None else checkpoint_bytes(settings, parts))
+    yield "memory", lambda: check_memory(parts)
+    yield "disk", lambda: judge_disk(workdir, *disk(workdir), 0 if parts is None else checkpoint_bytes(parts.settings, parts))
 
 
 def judge_versions(python: tuple[int, ...], requirements: Iterable[str]) -> Finding:
-    """Python's major and minor version, and the installed packages against lines of a requirements file."""
+    """Checks Python's version, and the installed packages against the lines of a requirements file."""
     text = f"Python {'.'.join(map(str, python))}"
     wrong = []
     for line in requirements:
@@ -94,11 +88,11 @@ def judge_versions(python: tuple[int, ...], requirements: Iterable[str]) -> Find
             elif needed.name in ("envpool", "jax"):
                 text += f", {needed.name} {installed}"
     if python < TESTED_PYTHONS[0]:
-        return Finding(FAIL, f"{text}: install Python 3.11 or 3.12 and make the virtual environment anew")
+        return Finding(FAIL, f"{text}: install Python 3.11 or 3.12 and create a new virtual environment")
     if wrong:
         return Finding(FAIL, f"{text}; {', '.join(wrong)}: pip install -r requirements.lock")
     if python > TESTED_PYTHONS[-1]:
-        return Finding(WARN, f"{text}: this Python is newer than what is tested; take 3.11 or 3.12 if something does not work")
+        return Finding(WARN, f"{text}: this Python is newer than what is tested; use 3.11 or 3.12 if something does not work")
     return Finding(OK, text)
 
 
@@ -120,7 +114,7 @@ def judge_driver(version: str) -> str:
 
 
 def compute() -> Finding:
-    """What JAX computes on, and a product and a convolution on every device: for the latter a GPU needs cuDNN."""
+    """Checks JAX's devices with a product and a convolution on each, for which a GPU needs cuDNN."""
     import jax
     import jax.numpy as jnp
 
@@ -132,24 +126,21 @@ def compute() -> Finding:
     except parallel.DeviceError as error:
         return Finding(FAIL, judge_driver(driver) or str(error))
     started = time.monotonic()
-    # Sums of 64 ones, which no precision rounds.
+    # Sums of 64 ones are exact in every precision.
     program = jax.jit(lambda x: (x @ x, jax.lax.conv(x[None, None], x[None, None, :8, :8], (4, 4), "VALID")))
     for index, device in enumerate(jax.local_devices()):
         if not all((value == 64).all() for value in jax.device_get(program(jax.device_put(jnp.ones((64, 64)), device)))):
             return Finding(FAIL, f"device {index} computes wrongly: replace it, or hide it with CUDA_VISIBLE_DEVICES")
     first = jax.local_devices()[0]
-    text = (
-        f"{jax.local_device_count()} x {first.device_kind} ({first.platform}), compiled and computed in {time.monotonic() - started:.1f} s"
-    )
+    seconds = time.monotonic() - started
+    text = f"{jax.local_device_count()} x {first.device_kind} ({first.platform}), compiled and computed in {seconds:.1f} s"
     if first.platform == "cpu":
         return Finding(WARN, f"{text}: training uses the CPU, for which the profile :laptop is meant; a GPU in Docker needs --gpus all")
     return Finding(OK, f"{text}, NVIDIA driver {driver}" if driver else text)
 
 
 def make_task(settings: Settings | None) -> tuple[Finding, Any]:
-    """Makes and steps the environment of the settings, and makes the networks for it: the finding, and `programs.Parts` or None if that
-    failed. Without settings it is a game of Atari.
-    """
+    """Makes and steps the environment, by default an Atari game, and builds the networks; `programs.Parts`, None without settings."""
     parts: list[Any] = []
 
     def check() -> Finding:
@@ -157,18 +148,12 @@ def make_task(settings: Settings | None) -> tuple[Finding, Any]:
 
         from agent57_jax.agent import programs
         from agent57_jax.environments import factory
-        from agent57_jax.environments.envpool import EnvPoolEnvironment
-        from agent57_jax.types import HostEnvironment
 
-        if settings is not None and not settings.is_host_environment:
-            parts.append(programs.build(settings, factory.make_jax_environment(settings.environment).spec))
-            return Finding(OK, f"{settings.environment.kind.value} made")
-        name = GAME if settings is None else settings.environment.task_id
-        environment: HostEnvironment
-        if settings is None:
-            environment = EnvPoolEnvironment(GAME, 1, [1], num_threads=1)
-        else:
-            environment = factory.make_host_environment(settings.environment, 1, settings.seed, "training")
+        wanted = settings or Settings()
+        if not wanted.is_host_environment:
+            parts.append(programs.build(wanted, factory.make_jax_environment(wanted.environment).spec))
+            return Finding(OK, f"{wanted.environment.kind.value} made")
+        environment = factory.make_host_environment(wanted.environment, 1, wanted.seed, "training")
         with contextlib.closing(environment):
             environment.reset()
             environment.recv()
@@ -176,31 +161,27 @@ def make_task(settings: Settings | None) -> tuple[Finding, Any]:
             environment.recv()
         if settings is not None:
             parts.append(programs.build(settings, environment.spec))
-        return Finding(OK, f"{name} made and stepped")
+        return Finding(OK, f"{wanted.environment.task_id} made and stepped")
 
     finding = examined(check)
     return finding, parts[0] if parts else None
 
 
-def memory_bytes() -> tuple[int, tuple[int, int] | None]:
-    """Free memory of the host; in use and limit of the first device, None where it does not say."""
-    from agent57_jax import parallel
-
-    return parallel.host_memory_available_bytes(), parallel.device_memory_bytes()
-
-
-def plan(settings: Settings, parts: Any) -> dict[str, int]:
-    """Bytes of a run with these settings and `programs.Parts`, or a SettingsError that says what to lower."""
+def check_memory(parts: Any) -> Finding:
+    """Checks memory, for `programs.Parts` or, with None, only that of the machine."""
     import jax
 
+    from agent57_jax import parallel
     from agent57_jax.training import memory
 
-    devices = len(jax.devices()) if settings.num_devices is None else settings.num_devices
-    return memory.plan(parts, devices)[1]
+    def plan() -> dict[str, int]:
+        return memory.plan(parts, parts.settings.num_devices or len(jax.devices()))[1]
+
+    return judge_memory(parallel.host_memory_available_bytes(), parallel.device_memory_bytes(), None if parts is None else plan)
 
 
 def judge_memory(host: int, device: tuple[int, int] | None, planned: Callable[[], dict[str, int]] | None) -> Finding:
-    """Bytes of host and device, and whether the settings' plan fits them."""
+    """Checks the memory of host and device, and whether the settings' plan fits."""
     text = f"{host / GIB:.1f} GiB free on the host"
     if device is not None:
         text += f", {(device[1] - device[0]) / GIB:.1f} of {device[1] / GIB:.1f} GiB free on the device"
@@ -211,22 +192,18 @@ def judge_memory(host: int, device: tuple[int, int] | None, planned: Callable[[]
             return Finding(FAIL, str(error))
         return Finding(OK, f"{text}; the config's replay takes {table['replay'] / GIB:.2f} GiB and leaves {table['free'] / GIB:.2f} GiB")
     if host < MIN_HOST_MEMORY:
-        return Finding(WARN, f"{text}: compiling alone may need more; end other programs, or try the profile :smoke")
+        return Finding(WARN, f"{text}: even compiling may need more; end other programs, or try the profile :smoke")
     return Finding(OK, text)
 
 
 def disk(workdir: pathlib.Path) -> tuple[int, bool]:
-    """Free bytes where the folder is or will be, and whether it can be written to."""
+    """Free bytes where the folder is or will be, and whether it is writable."""
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):  # tried for real: permissions do not tell of read-only file systems
-            return shutil.disk_usage(existing).free, True
-    except OSError:
-        return shutil.disk_usage(existing).free, False
+    return shutil.disk_usage(existing).free, command_line.writing_problem(existing / ".doctor") is None
 
 
 def checkpoint_bytes(settings: Settings, parts: Any) -> int:
-    """What the checkpoints of a run take at most: so many as are kept, and one that is being written; frames are compressed in truth."""
+    """Upper limit of a run's checkpoints, including one being written; ignores the compression of frames."""
     import jax
     import numpy as np
 
@@ -239,14 +216,14 @@ def checkpoint_bytes(settings: Settings, parts: Any) -> int:
 
 
 def judge_disk(workdir: pathlib.Path, free: int, writable: bool, needed: int) -> Finding:
-    """Free bytes of the folder of runs against what checkpoints may need."""
+    """Checks the free bytes for runs against the checkpoints' needs."""
     text = f"{free / GIB:.1f} GiB free for {workdir}"
     if not writable:
-        return Finding(FAIL, f"{workdir} cannot be written to: choose another --workdir, or give this user the right")
+        return Finding(FAIL, f"{workdir} cannot be written to: choose another --workdir, or change its permissions")
     if free < MIN_DISK:
         return Finding(FAIL, f"{text}: free some, or choose another --workdir")
     if free < needed:
-        advice = "have more at hand, or set --config.checkpoint.save_replay=false"
+        advice = "provide more, or set --config.checkpoint.save_replay=false"
         return Finding(WARN, f"{text}, and checkpoints may take up to {needed / GIB:.1f} GiB (less as frames compress): {advice}")
     if free < GOOD_DISK and not needed:
         return Finding(WARN, f"{text}: checkpoints of a large replay need more")

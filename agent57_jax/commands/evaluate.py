@@ -2,7 +2,7 @@
 
 python -m agent57_jax evaluate --workdir=RUN [--episodes=N] [--seed=S] [--video=FILE.mp4] [--contact_sheet=FILE.png]
 
-Video and contact sheet show the best of the episodes that the first environment plays, with --episodes=1 the only one.
+Video and contact sheet show the best episode of the first environment.
 """
 
 import pathlib
@@ -15,13 +15,13 @@ from agent57_jax.config import MAX_INT, MAX_SEED
 
 _WORKDIR = command_line.define_path("workdir", "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "greedy episodes to play", lower_bound=1, upper_bound=MAX_INT)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the environments and of the few random actions", lower_bound=0, upper_bound=MAX_SEED)
-_VIDEO = command_line.define_path("video", "FILE.mp4 to record an episode to")
-_CONTACT_SHEET = command_line.define_path("contact_sheet", "FILE.png to show an episode in")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of environments and random actions", lower_bound=0, upper_bound=MAX_SEED)
+_VIDEO = command_line.define_path("video", "FILE.mp4 for an episode")
+_CONTACT_SHEET = command_line.define_path("contact_sheet", "FILE.png for pictures of an episode")
 
 
 def output(path: str | None, suffix: str) -> pathlib.Path | None:
-    """The file that a flag names; one that cannot be written ends the process before anything is played."""
+    """The file of a flag; ends the process if it cannot be written."""
     if path is None:
         return None
     file = pathlib.Path(path)
@@ -29,14 +29,13 @@ def output(path: str | None, suffix: str) -> pathlib.Path | None:
         command_line.fail(f"{path} must end in {suffix}")
     if not file.parent.is_dir():
         command_line.fail(f"there is no folder {file.parent} for {file.name}")
-    problem = command_line.writing_problem(file)
-    if problem is not None:
+    if (problem := command_line.writing_problem(file)) is not None:
         command_line.fail(f"{path} cannot be written: {problem}")
     return file
 
 
 def main() -> None:
-    """Wires a run's folder to the evaluator."""
+    """Evaluates a run."""
     if not _WORKDIR.value:
         command_line.fail("--workdir is missing: the folder of a run, for example --workdir=runs/zaxxon")
     files = output(_VIDEO.value, ".mp4"), output(_CONTACT_SHEET.value, ".png")

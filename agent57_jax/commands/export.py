@@ -1,7 +1,4 @@
-"""metrics.jsonl as a table for spreadsheets and pandas.
-
-python -m agent57_jax export RUN [--csv=FILE] [--keys=GLOB]
-"""
+"""Exports metrics.jsonl as CSV: python -m agent57_jax export RUN [--csv=FILE] [--keys=GLOB]."""
 
 import csv
 import os
@@ -18,15 +15,9 @@ from agent57_jax.monitoring.metrics import columns
 
 
 def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
-    """Writes a row for every line of metrics, empty where a line lacks a key or its value was not finite.
+    """Writes a row per line of metrics and returns the number of rows; cells are empty where a value is missing or not finite.
 
-    The file is read twice and never held in memory.
-
-    Returns:
-      The number of rows.
-
-    Raises:
-      ValueError: for a line that is no line of metrics; OSError: if a file cannot be read or written.
+    The file is read twice, so that it need not fit in memory. Raises ValueError for a damaged line.
     """
     writer = csv.DictWriter(file, columns(read_lines(path), pattern), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -38,11 +29,11 @@ def write_csv(path: pathlib.Path, file: TextIO, pattern: str = "*") -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Exports a run's folder, all or nothing."""
-    parser = command_line.Parser(prog="python -m agent57_jax export", description="metrics.jsonl of a run as CSV, one column a key")
+    """Exports a run's metrics."""
+    parser = command_line.Parser(prog="python -m agent57_jax export", description="metrics.jsonl of a run as CSV, one column per key")
     parser.add_argument("run", metavar="RUN", type=paths.path, help="the run's folder")
-    parser.add_argument("--csv", type=paths.local, metavar="FILE", help='where to; "-" is standard output; default: RUN/metrics.csv')
-    parser.add_argument("--keys", metavar="GLOB", default="*", help='which keys besides the counters, such as "evaluation/*"; default: all')
+    parser.add_argument("--csv", type=paths.local, metavar="FILE", help='output file; "-": standard output; default: RUN/metrics.csv')
+    parser.add_argument("--keys", metavar="GLOB", default="*", help='keys besides the counters, such as "evaluation/*"; default: all')
     given = parser.parse_args(arguments)
     command_line.open_standard_files()
     source = given.run / "metrics.jsonl"
@@ -54,15 +45,10 @@ def main(arguments: Sequence[str]) -> None:
             sys.stdout.flush()
             return
         target = pathlib.Path(given.csv or given.run / "metrics.csv")
-        temporary = target.with_name(f"{target.name}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                rows = write_csv(source, file, given.keys)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except BrokenPipeError:  # the reader, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        with paths.replaced(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            rows = write_csv(source, file, given.keys)
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at exit
         sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
         command_line.fail(str(error))

@@ -1,30 +1,30 @@
-"""Whether the training in this container is alive: python -m agent57_jax healthcheck, which Docker and Kubernetes run every minute.
+"""Checks whether the run in this container is alive: python -m agent57_jax healthcheck, for Docker and Kubernetes.
 
-Exit code 0 and a line that says why if it is, 1 if it is not. Imports nothing but the standard library: it costs the training some
-hundredths of a second.
+Prints a reason; the exit code is 0 if it is alive, else 1. Imports only the standard library, so that a check takes some hundredths of a
+second.
 """
 
 import argparse
+import math
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
-# Longest silence of a healthy run: compiling at the start, saving a large replay, and the last evaluation, which writes no metrics.
-LIMIT_SECONDS = 1800.0
+LIMIT_SECONDS = 1800.0  # without metrics: compilation, saving a large replay, the last evaluation
 
 
 def age_of_process(process: int) -> float:
     """Seconds since a process was started."""
-    # Field 22 of the file, in ticks since the machine's start; the name of the program, in parentheses, may hold spaces.
+    # Field 22, in ticks since the machine's start; the program's name, in parentheses, may contain spaces.
     fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     uptime = float(pathlib.Path("/proc/uptime").read_text().split()[0])
     return max(0.0, uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
 
 
 def folder_of(command: Sequence[str]) -> str | None:
-    """What --workdir of a command line says, the last one as for absl; None without one."""
+    """The last --workdir in a command line, as for absl; None without one."""
     found = None
     for argument, following in zip(command, [*command[1:], ""], strict=True):
         name, is_given, value = argument.lstrip("-").partition("=")
@@ -33,32 +33,23 @@ def folder_of(command: Sequence[str]) -> str | None:
     return found
 
 
-def age_of_metrics(folders: Sequence[pathlib.Path], now: float) -> float | None:
-    """Seconds since the newest metrics.jsonl in one of the folders was written; None if there is none."""
-    times = [file.stat().st_mtime for folder in folders if (file := folder / "metrics.jsonl").exists()]
-    return max(0.0, now - max(times)) if times else None
-
-
 def verdict(command: Sequence[str], age: float, runs: pathlib.Path, limit: float, now: float) -> tuple[bool, str]:
-    """Whether a process is healthy, and why.
+    """Whether a process with this command line, started `age` seconds ago, is healthy, and why. One that does not train is.
 
-    Args:
-      command: its command line. A process that does not train is healthy.
-      age: seconds since it was started.
-      runs: where its run is looked for, up to two folders deep, if the command line has no --workdir.
-      limit: longest silence in seconds.
-      now: seconds since 1970.
+    Without --workdir its run is searched for in the folder `runs`, up to two levels deep. `limit` is the longest time without metrics in
+    seconds, `now` the time in seconds since 1970.
     """
     if not any(argument == "train" or argument.endswith("train.py") for argument in command):
         return True, "this container does not train"
     folder = folder_of(command)
     folders = [_path(folder)] if folder is not None else [*runs.glob("*/"), *runs.glob("*/*/")]
-    silence = age_of_metrics(folders, now)
-    if silence is not None and silence <= limit:
+    times = [file.stat().st_mtime for folder in folders if (file := folder / "metrics.jsonl").exists()]
+    silence = max(0.0, now - max(times)) if times else math.inf
+    if silence <= limit:
         return True, f"metrics were written {silence:.0f} s ago"
     if age <= limit:
         return True, f"started {age:.0f} s ago, no metrics yet"
-    return False, "no metrics.jsonl" if silence is None else f"no metrics were written for {silence:.0f} s (limit {limit:.0f} s)"
+    return False, f"no metrics were written for {silence:.0f} s (limit {limit:.0f} s)" if times else "no metrics.jsonl"
 
 
 def _path(text: str) -> pathlib.Path:
@@ -67,10 +58,10 @@ def _path(text: str) -> pathlib.Path:
 
 def main() -> None:
     """Prints the verdict on a process."""
-    parser = argparse.ArgumentParser(prog="python -m agent57_jax healthcheck", description="Whether a training writes metrics.")
+    parser = argparse.ArgumentParser(prog="python -m agent57_jax healthcheck", description="Checks whether a run writes metrics.")
     parser.add_argument("--runs", type=_path, default=pathlib.Path("/runs"), help="folder of the runs (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=LIMIT_SECONDS, help="longest silence (%(default)s)")
-    parser.add_argument("--process", type=int, default=1, help="the training's process (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=LIMIT_SECONDS, help="longest time without metrics (%(default)s)")
+    parser.add_argument("--process", type=int, default=1, help="number of the process that trains (%(default)s)")
     flags = parser.parse_args()
     try:
         command = pathlib.Path(f"/proc/{flags.process}/cmdline").read_text().split("\0")

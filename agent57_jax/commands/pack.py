@@ -1,9 +1,9 @@
-"""Makes a small folder of a run: its agent to play and to evaluate, without what only training needs.
+"""Packs a run's agent into a small folder.
 
 python -m agent57_jax pack --workdir=RUN --out=agents/NAME
 
-The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the curve: the lines
-of metrics.jsonl that have a return. `evaluate.py` and `make watch` take it like the run itself; a run cannot go on from it.
+The folder holds the settings, the last checkpoint's networks, novelty statistics and bandits, evaluation.json, and the lines of
+metrics.jsonl with a return. `evaluate.py` and `make watch` accept it like a run, but training cannot continue from it.
 """
 
 import json
@@ -25,14 +25,11 @@ RETURNS = ("episode/return", "evaluation/return")
 
 
 def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
-    """Writes the folder `out`.
-
-    Returns:
-      Its size in bytes.
+    """Writes the folder `out` and returns its size in bytes.
 
     Raises:
-      SettingsError: if `workdir` holds no run; CheckpointError: if its checkpoint cannot be read or the new one not written;
-      FileExistsError: if `out` is there.
+      SettingsError: if `workdir` holds no run; CheckpointError: if a checkpoint cannot be read or written;
+      FileExistsError: if `out` exists.
     """
     from agent57_jax.agent import programs
     from agent57_jax.monitoring.metric_lines import read_lines
@@ -53,7 +50,7 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
     checkpoints = Checkpoints(target / "checkpoints", keep=1)
     checkpoints.save(run.step, {name: tree for name, tree in arrays.items() if tree is not None}, run.meta)
     checkpoints.close()
-    for path in target.rglob("commit_success.txt"):  # names the folder where it was written, and nothing here reads it
+    for path in target.rglob("commit_success.txt"):  # contains the folder's path, and is not needed
         path.unlink()
     for name in ("config.json", "evaluation.json"):
         if (source / name).exists():
@@ -66,7 +63,7 @@ def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
 
 
 def without_training(state: "LearnerState") -> "LearnerState":
-    """A learner's state of the same form with zeros, which compress to nothing, for all that neither acting nor evaluation reads."""
+    """The learner's state with zeros, which compress well, for everything that acting and evaluation do not need."""
     import jax
     import jax.numpy as jnp
 
@@ -75,7 +72,7 @@ def without_training(state: "LearnerState") -> "LearnerState":
 
     parameters = state.parameters if state.average_q is None else state.parameters._replace(q=zeros(state.parameters.q))
     return state._replace(
-        parameters=parameters._replace(embedding=zeros(parameters.embedding)),  # actors have a copy of their own
+        parameters=parameters._replace(embedding=zeros(parameters.embedding)),  # actors use `acting_embedding`
         optimiser=zeros(state.optimiser),
         target_q=zeros(state.target_q),
     )
@@ -84,12 +81,12 @@ def without_training(state: "LearnerState") -> "LearnerState":
 def main(arguments: Sequence[str]) -> None:
     """Packs a run."""
     command_line.open_standard_files()
-    parser = command_line.Parser(prog="python -m agent57_jax pack", description="a small folder of a run's agent, to play and to evaluate")
+    parser = command_line.Parser(prog="python -m agent57_jax pack", description="packs a run's agent into a small folder")
     parser.add_argument("--workdir", metavar="RUN", type=paths.path, required=True, help="the run's folder")
-    parser.add_argument("--out", metavar="FOLDER", type=paths.path, required=True, help="folder to make")
+    parser.add_argument("--out", metavar="FOLDER", type=paths.path, required=True, help="folder to create")
     given = parser.parse_args(arguments)
     if given.out.exists():
-        command_line.fail(f"{given.out} is there already: remove it, or choose another --out")
+        command_line.fail(f"{given.out} already exists: remove it, or choose another --out")
     command_line.prepare_jax(whole_device=False)
 
     from agent57_jax import types

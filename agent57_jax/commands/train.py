@@ -2,10 +2,10 @@
 
 python -m agent57_jax train --config=zaxxon[:PROFILE|:AGENT|:PROFILE,AGENT] [--workdir=runs/zaxxon] [--config.total_steps=N ...]
 
-The same command resumes from the last checkpoint in the folder. With --doctor it checks the machine and trains nothing.
+The same command resumes from the last checkpoint in the folder. --doctor only checks the machine.
 
-Several processes train one model together when each is started with --distributed under Slurm, Open MPI or Kubernetes, or with
---coordinator=HOST:PORT --num_processes=N --process_id=I (docs/scaling.md).
+To train with several processes, start each one with --distributed under Slurm, Open MPI or Kubernetes, or with --coordinator=HOST:PORT
+--num_processes=N --process_id=I (docs/scaling.md).
 """
 
 import sys
@@ -17,18 +17,16 @@ from agent57_jax.commands import command_line, doctor
 
 _CONFIG = command_line.define_config()
 _WORKDIR = command_line.define_path("workdir", "folder of the run; default: runs/ and the config's name")
-_DOCTOR = flags.DEFINE_bool("doctor", False, "check this machine, with --config also for that task, and train nothing")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes that the scheduler tells of each other")
+_DOCTOR = flags.DEFINE_bool("doctor", False, "only check this machine, and with --config also the task")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, which the scheduler introduces to each other")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for one of several processes")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together", lower_bound=1)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes that train together", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0", lower_bound=0)
-_STOPPED = flags.DEFINE_integer(
-    "stopped_exit_code", 0, "of a training that a signal ended before it was finished, for schedulers that start again what fails"
-)
+_STOPPED = flags.DEFINE_integer("stopped_exit_code", 0, "of a run stopped by a signal, for schedulers that restart what fails")
 
 
 def is_one_of_several() -> bool:
-    """Whether flags ask for several processes; a set that says only half ends the process."""
+    """Whether the flags ask for several processes; inconsistent ones end the process."""
     count, number = _NUM_PROCESSES.value, _PROCESS_ID.value
     given = [_COORDINATOR.value is not None, count is not None, number is not None]
     if any(given) and not all(given):
@@ -41,7 +39,7 @@ def is_one_of_several() -> bool:
 
 
 def main() -> None:
-    """Wires settings, signals and trainer."""
+    """Trains, or checks the machine."""
     if _DOCTOR.value:
         command_line.prepare_jax(whole_device=True)
         settings = command_line.complete_settings(_CONFIG.value) if _CONFIG.value is not None else None
@@ -69,7 +67,7 @@ def main() -> None:
             parallel.end_within(parallel.LOST_SECONDS)
         command_line.fail(str(error), code=1)
     except folder_lock.FolderInUseError as error:
-        # Not 2 as for a wrong setting: it passes, and whoever is told to stop meanwhile has not failed.
+        # Not 2, as for wrong settings: a later start may succeed. A stop while waiting is not a failure.
         if shutdown.requested:
             command_line.fail(f"stopped by a signal: {error}", _STOPPED.value)
         command_line.fail(str(error), code=1)

@@ -1,4 +1,4 @@
-"""Plays a run's last checkpoint before one's eyes, in a window where there is one, else in the terminal.
+"""Shows a run's last checkpoint playing, in a window if possible, else in the terminal.
 
 python -m agent57_jax watch --workdir=RUN [--episodes=N] [--seed=S] [--speed=X] [--terminal]
 """
@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Protocol
 
 import numpy as np
 from absl import flags
@@ -21,24 +20,24 @@ from agent57_jax.monitoring.pictures import Moment, caption, draw
 
 _WORKDIR = command_line.define_path("workdir", "folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", None, "greedy episodes to play; default: until Ctrl-C", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the environment and of the few random actions", lower_bound=0, upper_bound=MAX_SEED)
-_SPEED = flags.DEFINE_float("speed", 1.0, "of the game, as a multiple of its own", lower_bound=0.01)
-_TERMINAL = flags.DEFINE_bool("terminal", False, "play in the terminal even where there is a window")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of environment and random actions", lower_bound=0, upper_bound=MAX_SEED)
+_SPEED = flags.DEFINE_float("speed", 1.0, "of the game, as a multiple of its normal speed", lower_bound=0.01)
+_TERMINAL = flags.DEFINE_bool("terminal", False, "play in the terminal even if a window is possible")
 
 MAX_PICTURES_PER_SECOND = 30.0
 CAPTION_COLUMNS = 28  # characters beside the picture in a terminal
-UPPER_HALF = "▀"  # its colour is the upper of two pixels, its background the lower
-CUBE = np.array([0, 95, 135, 175, 215, 255])  # levels of the 6 x 6 x 6 colours of a terminal with 256
+UPPER_HALF = "▀"  # foreground: the upper of two pixels; background: the lower one
+CUBE = np.array([0, 95, 135, 175, 215, 255])  # levels of the 6 x 6 x 6 colour cube of terminals with 256 colours
 
 
 class ClosedError(Exception):
-    """The person has closed the window or asked to end."""
+    """The user has closed the window or asked to stop."""
 
 
 class Ending:
-    """SIGINT and SIGTERM: the first ends at the next timestep, a second one at once.
+    """Handles SIGINT and SIGTERM: the first ends at the next timestep, a second one at once.
 
-    No KeyboardInterrupt, which a callback of a library that it happens to meet would swallow.
+    Not by KeyboardInterrupt, which a library's callback could swallow.
     """
 
     def __init__(self) -> None:
@@ -53,18 +52,8 @@ class Ending:
         self.requested = True
 
 
-class Display(Protocol):
-    """Where pictures appear."""
-
-    def show(self, moment: Moment) -> None:
-        """Shows a timestep."""
-
-    def close(self) -> None:
-        """Gives back what it took."""
-
-
 class Window:
-    """A window of Tk."""
+    """A Tk window."""
 
     def __init__(self, title: str) -> None:
         """Raises ImportError without Tk, tkinter.TclError without a display."""
@@ -81,12 +70,12 @@ class Window:
         self._label.pack()
 
     def show(self, moment: Moment) -> None:
-        """Shows a timestep; raises ClosedError once the window is gone."""
+        """Shows a timestep; raises ClosedError after the window is closed."""
         if not self._is_open:
             raise ClosedError
         photo = self._photo(Image.fromarray(draw(moment)))
         self._label.configure(image=photo)
-        self._shown = photo  # Tk itself holds no reference to it
+        self._shown = photo  # Tk holds no reference
         self._root.update()
 
     def close(self) -> None:
@@ -98,16 +87,16 @@ class Window:
 
 
 class TerminalScreen:
-    """The whole terminal, two pixels a character."""
+    """The whole terminal, two pixels per character."""
 
     def __init__(self, true_colour: bool) -> None:
-        """`true_colour`: 24 bits a pixel; else the 256 colours that every terminal has."""
+        """`true_colour`: 24 bits per pixel, else 256 colours."""
         self._true_colour = true_colour
-        # A space shows the lower pixel of the two.
-        self._half = UPPER_HALF if _can_print(UPPER_HALF) else " "
+        # A space shows only the lower pixel, but is in every encoding.
+        self._half = UPPER_HALF if UPPER_HALF.encode(sys.stdout.encoding, "ignore") else " "
         self._rows: list[str] = []
         self._size = os.terminal_size((0, 0))
-        sys.stdout.write("\x1b[?1049h\x1b[?25l")  # the other screen, without a cursor
+        sys.stdout.write("\x1b[?1049h\x1b[?25l")  # the alternate screen, without a cursor
 
     def show(self, moment: Moment) -> None:
         """Writes the rows that have changed."""
@@ -122,28 +111,23 @@ class TerminalScreen:
         self._rows = rows
 
     def close(self) -> None:
-        """Gives back cursor and screen."""
+        """Restores cursor and screen."""
         sys.stdout.write("\x1b[0m\x1b[?25h\x1b[?1049l")
         sys.stdout.flush()
 
 
-def _can_print(character: str) -> bool:
-    try:
-        character.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+Display = Window | TerminalScreen
 
 
 def terminal_rows(moment: Moment, columns: int, lines: int, true_colour: bool) -> list[str]:
-    """The rows of a terminal of this size: the picture and its caption beside it, or above a line with the score where it is narrow."""
+    """The rows of a terminal of this size: the picture with its caption to the right, or a line with the score below if it is narrow."""
     is_wide = columns >= 2 * CAPTION_COLUMNS
     text = caption(moment)
     height, width = moment.screen.shape[:2]
     room_x, room_y = (columns - CAPTION_COLUMNS, lines) if is_wide else (columns, lines - 1)
     factor = min(room_x / width, 2 * room_y / height)
     size = max(1, int(width * factor)), max(1, int(height * factor) // 2) * 2
-    # Means over the pixels that fall together, so that nothing small vanishes.
+    # BOX averages the pixels, so that nothing small vanishes.
     picture = Image.fromarray(np.ascontiguousarray(moment.screen)).resize(size, Image.Resampling.BOX)
     rows = half_blocks(np.asarray(picture), true_colour)
     if not is_wide:
@@ -174,18 +158,18 @@ def half_blocks(pixels: np.ndarray, true_colour: bool) -> list[str]:
 
 
 class Viewer:
-    """Shows every timestep at the game's speed; what a display is too slow for is left out."""
+    """Shows timesteps at the game's speed, skipping those for which the display is too slow."""
 
     def __init__(self, display: Display, speed: float, ending: Ending) -> None:
         self._display, self._speed, self._ending = display, speed, ending
         self._due = self._shown = 0.0
 
     def wants(self, starts: bool) -> bool:
-        """Everything."""
+        """Every timestep."""
         return True
 
     def see(self, moment: Moment) -> None:
-        """Waits until it is time for it and shows it; raises ClosedError when it is the last."""
+        """Shows a timestep when it is due; raises ClosedError to stop."""
         if self._ending.requested:
             raise ClosedError
         now = time.monotonic()
@@ -204,24 +188,22 @@ class Viewer:
 
 
 def make_window(title: str) -> Window | None:
-    """A window, if it is wanted and can be had."""
+    """A window, if it is wanted and possible."""
     if _TERMINAL.value or not (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
         return None
     try:
         return Window(title)
-    except ImportError:
-        return None
-    except Exception as error:  # Tk's own, of a module that may be missing: the display cannot be reached
-        if type(error).__name__ != "TclError":
+    except Exception as error:
+        if not isinstance(error, ImportError) and type(error).__name__ != "TclError":  # tkinter's, which may be missing
             raise
         return None
 
 
 def main() -> None:
-    """Wires a run's folder to a display."""
+    """Plays a run's agent on a display."""
     if not _WORKDIR.value:
         command_line.fail("--workdir is missing: the folder of a run, for example --workdir=runs/zaxxon")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is shown yet that would have to be given back
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to restore yet
     display: Display | None = make_window(_WORKDIR.value)
     if display is None and (not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"):
         command_line.fail(
@@ -238,7 +220,7 @@ def main() -> None:
     except (config.SettingsError, OSError, parallel.DeviceError, checkpoint.CheckpointError) as error:
         command_line.fail(str(error))
     game = judging.game_name(run.settings)
-    if display is None:  # only now, since it hides what was printed before
+    if display is None:  # only now, since it hides earlier output
         display = TerminalScreen(os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
     ending, played, problem = Ending(), [], None
     try:

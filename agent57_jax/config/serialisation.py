@@ -1,4 +1,4 @@
-"""Settings as plain values and JSON, and the frozen copy that a run works with."""
+"""Conversion of settings to plain values and JSON, and their frozen copy."""
 
 import copy
 import dataclasses
@@ -18,26 +18,18 @@ def to_json(settings: Settings) -> str:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The plain values in a run's config.json.
-
-    Raises:
-      SettingsError: if it is no JSON object; OSError: if it cannot be opened.
-    """
+    """The plain values in a run's config.json; raises SettingsError if it is not a JSON object, OSError if it cannot be opened."""
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
-        raise SettingsError(f"{path} is damaged, it is no JSON: {error}") from error
+        raise SettingsError(f"{path} is damaged, it is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path} is damaged: it holds {values!r} instead of settings")
     return values
 
 
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """Other settings, finalised: `values` has plain ones under names such as "replay.trace".
-
-    Raises:
-      SettingsError: if they cannot work.
-    """
+    """A finalised copy with other plain `values`, under names such as "replay.trace"; raises SettingsError if they cannot work."""
     plain = to_dict(settings)
     for name, value in values.items():
         *sections, field = name.split(".")
@@ -49,10 +41,9 @@ def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
 
 def typed(current: Any, value: Any, name: str) -> Any:
-    """A plain value as a setting that is now `current` holds it: the member of an enum for its word, a tuple for a list.
+    """Converts a plain value to the type of `current`: a word to the enum's member, a list to a tuple.
 
-    Raises:
-      SettingsError: for a word that the enum does not have; `name` is how the message calls the setting.
+    Raises SettingsError with the setting's `name` for a word that the enum does not have.
     """
     if isinstance(current, enum.Enum) and not isinstance(value, type(current)):
         words = [member.value for member in type(current)]
@@ -63,11 +54,7 @@ def typed(current: Any, value: Any, name: str) -> Any:
 
 
 def from_dict(values: dict[str, Any]) -> Settings:
-    """Settings from `to_dict`'s plain values.
-
-    Raises:
-      SettingsError: on an unknown or missing key, so that a file of another version is not read as something it is not.
-    """
+    """Settings from the plain values of `to_dict`; raises SettingsError for unknown or missing keys, as in another version's file."""
 
     def fill(section: Any, mapping: Any, path: str) -> None:
         if not isinstance(mapping, dict):
@@ -89,11 +76,7 @@ def from_dict(values: dict[str, Any]) -> Settings:
 
 
 def finalise(settings: Settings) -> Settings:
-    """Validates and returns a frozen copy.
-
-    Raises:
-      SettingsError: naming every problem.
-    """
+    """Validates the settings and returns a frozen copy; raises SettingsError with all problems."""
     found = problems(settings)
     if found:
         raise SettingsError("\n".join(found))

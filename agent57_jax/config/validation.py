@@ -1,5 +1,6 @@
-"""What cannot work in settings: types, ranges, and combinations that contradict each other."""
+"""Validation of settings: types, ranges, and contradictory combinations."""
 
+import functools
 import math
 import types
 import typing
@@ -17,29 +18,27 @@ from agent57_jax.config.settings import (
     to_dict,
 )
 
-MAX_SEED = 2**32 - 1  # a key of JAX takes the lowest 32 bits: larger seeds would repeat smaller ones
-MAX_INT = 2**31 - 1  # programs and emulators count with 32 bits
-WIDE = ("seed", "total_steps", "replay.auto_limit")  # settings that only Python computes with
+MAX_SEED = 2**32 - 1  # JAX keys take the lowest 32 bits: larger seeds would repeat smaller ones
+MAX_INT = 2**31 - 1  # programs and emulators count in 32 bits
+WIDE = ("seed", "total_steps", "replay.auto_limit")  # settings used only by Python
 
 
 class _Findings:
-    """Problems that were found, with the usual comparisons of settings under their dotted names."""
+    """Collects problems."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.found: list[str] = []
 
     def need(self, condition: bool, message: str) -> None:
-        """Notes the message unless the condition holds."""
+        """Adds the message unless the condition holds."""
         if not condition:
             self.found.append(message)
 
     def each(self, paths: str, holds: Callable[[Any], bool], demand: str) -> None:
-        """Notes every setting of `paths`, separated by blanks, that is neither None nor as demanded."""
+        """Checks the settings with these dotted names, separated by blanks; None is allowed."""
         for path in paths.split():
-            value: Any = self.settings
-            for name in path.split("."):
-                value = getattr(value, name)
+            value = functools.reduce(getattr, path.split("."), self.settings)
             self.need(value is None or holds(value), f"{path} is {value}, but must {demand}")
 
 
@@ -72,15 +71,15 @@ LAYERS = "network.conv_features network.conv_kernels network.conv_strides networ
 
 
 def problems(settings: Settings) -> list[str]:
-    """One clear sentence for everything in the settings that cannot work."""
+    """One sentence per problem."""
     found = type_problems(settings)
-    if not found:  # what follows compares numbers
+    if not found:  # the other checks compare numbers
         found = _range_problems(settings) + _algorithm_problems(settings) + _environment_problems(settings)
     return found or _capacity_problems(settings)
 
 
 def _range_problems(settings: Settings) -> list[str]:
-    """Settings outside their own range."""
+    """Settings out of range."""
     check = _Findings(settings)
     check.each(AT_LEAST_1, lambda value: value >= 1, "be at least 1")
     check.each(AT_LEAST_0, lambda value: value >= 0, "be at least 0")
@@ -96,7 +95,7 @@ def _range_problems(settings: Settings) -> list[str]:
 
 
 def _algorithm_problems(settings: Settings) -> list[str]:
-    """Settings of networks, policies, replay and learner that contradict each other."""
+    """Contradictory settings of networks, policies, replay and learner."""
     check = _Findings(settings)
     need, policy, replay, learner, novelty = check.need, settings.policy, settings.replay, settings.learner, settings.novelty
     need(policy.gamma_2 <= policy.gamma_1 <= policy.gamma_0 < 1, "policy.gamma_0 >= gamma_1 >= gamma_2 must hold, all below 1")
@@ -107,59 +106,43 @@ def _algorithm_problems(settings: Settings) -> list[str]:
         need(not policy.separate_networks, "policy.separate_networks must be false without an intrinsic reward (novelty.reward none)")
         need(novelty.ends_with_episode, "novelty.ends_with_episode must be true without an intrinsic reward (novelty.reward none)")
         need(policy.beta_max == 0, f"policy.beta_max is {policy.beta_max}, but must be 0 without an intrinsic reward (novelty.reward none)")
-    need(
-        learner.cross_mixture <= 0 or policy.num_policies != 1,
-        f"learner.cross_mixture is {learner.cross_mixture}, but must be 0 with one policy (policy.num_policies 1)",
-    )
-    need(
-        not learner.distil_policy or settings.num_networks == 1,
-        "learner.distil_policy needs one network: network.policy_heads, or no policy.separate_networks",
-    )
-    need(
-        not learner.trust_region or learner.normalise_errors is not NormalisedErrors.NOWHERE,
-        "learner.trust_region is measured in deviations of TD errors: it needs learner.normalise_errors priorities or everywhere",
-    )
+    if policy.num_policies == 1:
+        share = learner.cross_mixture
+        need(share <= 0, f"learner.cross_mixture is {share}, but must be 0 with one policy (policy.num_policies 1)")
+    if learner.distil_policy:
+        need(settings.num_networks == 1, "learner.distil_policy needs network.policy_heads, or policy.separate_networks false")
+    if learner.normalise_errors is NormalisedErrors.NOWHERE:
+        need(not learner.trust_region, "learner.trust_region needs learner.normalise_errors priorities or everywhere")
     lengths = {len(settings.network.conv_features), len(settings.network.conv_kernels), len(settings.network.conv_strides)}
     need(len(lengths) == 1, "network.conv_features, conv_kernels and conv_strides must have the same length")
     need(settings.bandit.group_size <= settings.bandit.window_episodes, "bandit.group_size must not exceed bandit.window_episodes")
     need(settings.evaluation.num_envs <= settings.evaluation.window_episodes, "evaluation.num_envs must not exceed its window_episodes")
-    need(
-        replay.period <= replay.trace, f"replay.period {replay.period} is larger than replay.trace {replay.trace}: timesteps would be lost"
-    )
-    need(
-        novelty.train_timesteps <= replay.trace,
-        f"novelty.train_timesteps {novelty.train_timesteps} exceeds replay.trace {replay.trace}",
-    )
+    period, trace, steps = replay.period, replay.trace, novelty.train_timesteps
+    need(period <= trace, f"replay.period {period} is larger than replay.trace {trace}: timesteps would be lost")
+    need(steps <= trace, f"novelty.train_timesteps {steps} exceeds replay.trace {trace}")
     return check.found
 
 
 def _environment_problems(settings: Settings) -> list[str]:
-    """Environments that cannot be divided, or that their task does not allow."""
+    """Environments that cannot be divided, or that the task does not allow."""
     check, environment = _Findings(settings), settings.environment
-    need, groups, size = check.need, environment.num_groups, settings.bandit.group_size
-    if not settings.is_host_environment:
+    need, count, groups, size = check.need, environment.num_envs, environment.num_groups, settings.bandit.group_size
+    if settings.is_host_environment:
+        need(groups <= count, f"environment.num_groups is {groups}, more than environment.num_envs {count}")
+    else:
         need(groups == 1, f"environment.num_groups must be 1 for {environment.kind.value}, which runs on the device")
         need(environment.grid_size >= 3, f"environment.grid_size is {environment.grid_size}, but must be at least 3")
     if environment.kind is EnvironmentKind.DISCO_MAZE:
         need(environment.grid_size >= 5 and environment.grid_size % 2 == 1, "environment.grid_size of a maze must be odd and at least 5")
-    need(
-        not settings.is_host_environment or groups <= environment.num_envs,
-        f"environment.num_groups is {groups}, more than environment.num_envs {environment.num_envs}",
-    )
     if groups >= 1:
-        need(
-            environment.num_envs % groups == 0,
-            f"environment.num_envs {environment.num_envs} is not divisible by environment.num_groups {groups}",
-        )
-        need(
-            size < 1 or settings.envs_per_group % size == 0,
-            f"{settings.envs_per_group} environments of a group are not divisible by bandit.group_size {size}",
-        )
+        each = settings.envs_per_group
+        need(count % groups == 0, f"environment.num_envs {count} is not divisible by environment.num_groups {groups}")
+        need(size < 1 or each % size == 0, f"{each} environments of a group are not divisible by bandit.group_size {size}")
     return check.found
 
 
 def type_problems(section: Section, prefix: str = "") -> list[str]:
-    """One sentence for every value of a type other than its annotation; whole numbers serve as fractions."""
+    """One sentence per value that does not have its annotated type; an int may stand for a float."""
     found: list[str] = []
     for name, annotation in type(section).__annotations__.items():
         value, path = getattr(section, name), prefix + name
@@ -189,27 +172,22 @@ def _capacity_problems(settings: Settings) -> list[str]:
         capacity = int(text)
     except ValueError:
         return [f"replay.capacity is '{text}', but must be a whole number of timesteps or 'auto'"]
-    if settings.capacity_per_env(capacity) * settings.environment.num_envs < settings.min_capacity:
-        message = (
-            f"replay.capacity {capacity} cannot hold replay.min_sequences {settings.replay.min_sequences}: it must be at least "
-            f"{settings.min_capacity} for {settings.environment.num_envs} environments (or lower min_sequences, num_envs or trace)"
-        )
-        return [message]
-    return []
+    if settings.capacity_per_env(capacity) * settings.environment.num_envs >= settings.min_capacity:
+        return []
+    return [
+        f"replay.capacity {capacity} cannot hold replay.min_sequences {settings.replay.min_sequences}: it must be at least "
+        f"{settings.min_capacity} for {settings.environment.num_envs} environments (or lower min_sequences, num_envs or trace)"
+    ]
 
 
 def device_problems(settings: Settings, num_devices: int) -> list[str]:
-    """What cannot be divided over the devices; known only after JAX has started."""
-    found = []
-    for name, value in (
-        ("environments of a group", settings.envs_per_group),
-        ("learner.batch_size", settings.learner.batch_size),
-    ):
-        if value % num_devices:
-            found.append(f"{name} {value} is not divisible by the {num_devices} devices (set num_devices, or change it)")
-    if settings.bandit.chooser is Chooser.BANDIT and settings.envs_per_group // num_devices % settings.bandit.group_size:
-        found.append(
-            f"bandit.group_size {settings.bandit.group_size} does not divide the environments of a group on one device "
-            f"({settings.envs_per_group // num_devices}): lower it, or set num_devices"
+    """What cannot be divided over the devices, which are known only after JAX has started."""
+    check, each, size = _Findings(settings), settings.envs_per_group, settings.bandit.group_size
+    for name, value in (("environments of a group", each), ("learner.batch_size", settings.learner.batch_size)):
+        check.need(
+            value % num_devices == 0, f"{name} {value} is not divisible by the {num_devices} devices (set num_devices, or change it)"
         )
-    return found
+    if settings.bandit.chooser is Chooser.BANDIT:
+        local = each // num_devices
+        check.need(local % size == 0, f"bandit.group_size {size} does not divide the {local} environments of a group on one device")
+    return check.found

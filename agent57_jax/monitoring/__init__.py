@@ -1,1 +1,1 @@
-"""What a training shows: metrics, the terminal, dashboards, pictures and videos."""
+"""Metrics, terminal output, dashboards, pictures and videos of a run."""

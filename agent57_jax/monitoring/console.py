@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live panel on a terminal, plain lines in a log file."""
+"""Progress of a run: a live panel in a terminal, plain lines in a log file."""
 
 import contextlib
 import logging
@@ -23,46 +23,37 @@ from rich.text import Text
 
 Numbers = Mapping[str, int | float]
 
-PLAIN_WIDTH = 180  # characters of a plain line
+PLAIN_WIDTH = 180  # maximum length of a plain line
 SHOWN_ARMS = 4
 SHOWN_WARNINGS = 3
-_SPEED_MEMORY = 0.7  # weight of the former estimate of steps per second against the newest
-_INSTANT_SECONDS = 0.2  # too short an interval for a speed
-_PULLS_MEMORY = 0.9  # weight that an arm's episodes keep from one update to the next: the arms in use, not of all time
-_LABEL_WIDTH, _FRAME_WIDTH = 12, 4  # characters: the names of rows, and the panel's border with its padding
-_LINES = 2  # of a row or a warning, at most
-# Labels of the stopwatch as the panel says them.
-_TIMES = {
-    "environment": "environments",
-    "acting": "acting",
-    "learning": "learning",
-    "evaluation": "evaluation",
-    "saving": "saving",
-    "host": "host",
-}
+_SPEED_MEMORY = 0.7  # weight of the previous estimate of steps per second
+_INSTANT_SECONDS = 0.2  # intervals below this give no speed
+_PULLS_MEMORY = 0.9  # decay of an arm's episodes per update, so that recent arms show
+_LABEL_WIDTH, _FRAME_WIDTH = 12, 4  # characters: row names; border and padding
+_LINES = 2  # maximum lines of a row or a warning
+_TIMES = ("environment", "acting", "learning", "evaluation", "saving", "host")  # labels of the stopwatch
 
 
 class Row(NamedTuple):
-    """A named row of the panel, of parts that are kept whole."""
+    """A row of the panel. Lines break only between its parts."""
 
-    rank: int  # where the terminal is low, the highest go first
+    rank: int  # rows with high ranks are dropped first
     name: str
     parts: list[str]
 
 
 class _Standard(Terminal):
-    """Standard output, which may go away."""
+    """Standard output, which may be closed."""
 
     def on_broken_pipe(self) -> NoReturn:
-        """Nothing of rich's own, which ends the program: runs inside its `except BrokenPipeError`."""
+        """Re-raises the BrokenPipeError instead of ending the program."""
         raise  # noqa: PLE0704
 
 
 class _Listener(logging.Handler):
-    """Takes the warnings of Python and of all loggers from standard error, where the next panel would wipe them away."""
+    """Shows the warnings of Python and of all loggers; on standard error the next panel would overwrite them."""
 
     def __init__(self, console: "Console") -> None:
-        """Begins to listen."""
         super().__init__(logging.WARNING)
         self._console = console
         logging.captureWarnings(True)
@@ -71,21 +62,21 @@ class _Listener(logging.Handler):
         root.handlers = [*(handler for handler in root.handlers if handler not in self._replaced), self]
 
     def end(self) -> None:
-        """Gives back what it took."""
+        """Restores the replaced handlers."""
         logging.captureWarnings(False)
         root = logging.getLogger()
         root.handlers = [*(handler for handler in root.handlers if handler is not self), *self._replaced]
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Of an exception the traceback too, but above the panel."""
+        """Shows the message as a warning, and a traceback above the panel."""
         try:
             text = " ".join(record.getMessage().split())
-            # Python's own begin with the file, which needs no folder.
+            # Python's warnings begin with a path; the file name is enough.
             text = re.sub(r"^\S*/", "", text) if record.name == "py.warnings" else f"{record.name}: {text}"
             self._console.say(text, warning=True)
             if record.exc_info and record.exc_info[0] is not None:
                 self._console.show("".join(traceback.format_exception(*record.exc_info)).splitlines())
-        except Exception:  # as every handler does: a message whose arguments do not fit must not end what it reports on
+        except Exception:  # a malformed message must not end the program
             self.handleError(record)
 
 
@@ -96,10 +87,10 @@ def _is_standard(handler: logging.Handler) -> bool:
 
 
 class Console:
-    """Shows the progress of a run. Draws only when called: no threads.
+    """Shows the progress of a run, without threads.
 
-    Warnings of Python and of loggers are said here until `close`. Output that goes away, as a closed pipe, a full disk or a terminal that
-    hung up, makes it silent; the run goes on.
+    Until `close` it also shows the warnings of Python and of loggers. It falls silent when its output fails (closed pipe, full disk,
+    terminal gone); the run continues.
     """
 
     def __init__(
@@ -111,50 +102,40 @@ class Console:
         is_shown: bool = True,
         device: str = "",
     ) -> None:
-        """Prints the header.
+        """Prints the header lines for a run of `total_steps` agent steps, to standard output unless a terminal is given.
 
-        Args:
-          total_steps: agent steps of the whole run.
-          title: stands above the panel, for example the task.
-          header_lines: printed once, for example devices and sizes.
-          terminal: where to write; None: standard output.
-          is_shown: False for all processes of a run but the first, which are silent.
-          device: name of what the run computes on.
+        Title and device appear in the panel. `is_shown` is False for all processes of a run except the first.
         """
         self._total_steps, self._title, self._device = total_steps, title, device
-        # Said here, since rich would take FORCE_COLOR of a CI for a terminal; and what a CI shows as one is kept as a file.
+        # rich would take a CI's FORCE_COLOR for a terminal, and a CI's terminal is stored as a log file.
         has_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("CI", "").lower() in ("", "0", "false")
         standard = _Standard(highlight=False, force_terminal=is_shown and has_terminal, quiet=not is_shown)
         self._terminal = standard if terminal is None else terminal
-        # The sign of what is cut off is no ASCII.
+        # The ellipsis is not ASCII.
         self._overflow: Any = "ellipsis" if self._terminal.encoding.startswith("utf") else "crop"
         self._live: Live | None = None
         self._listener: _Listener | None = None
-        self._warnings: deque[tuple[str, str]] = deque(maxlen=SHOWN_WARNINGS)  # (text, the same with its time)
-        self._seen: dict[str, float] = {}  # values that not every line has: the last one stays in view
+        self._warnings: deque[tuple[str, str]] = deque(maxlen=SHOWN_WARNINGS)  # (text, text with its time)
+        self._seen: dict[str, float] = {}  # the latest value of every key
         self._pulls: dict[int, float] = {}
         self._former: tuple[float, float] | None = None  # seconds and steps of the last update
         self._steps_per_second: float | None = None
         self.show([title, *header_lines])
-        # A terminal that cannot move its cursor, or an output that is no terminal, gets lines.
         if self._terminal.is_terminal and self._terminal.is_interactive and not self._terminal.is_dumb_terminal:
-            live = Live(console=self._terminal, auto_refresh=False)  # auto_refresh would be a thread
+            live = Live(console=self._terminal, auto_refresh=False)  # auto_refresh would start a thread
             with self._output():
                 live.start()
-                self._live = live  # one that began on an output which is gone cannot be ended
+                self._live = live  # not set when `start` fails: such a Live cannot be stopped
         if not self._terminal.quiet:
             self._listener = _Listener(self)
 
     def show(self, lines: Sequence[str]) -> None:
-        """Prints lines as they are, above the panel if there is one."""
+        """Prints lines, above the panel if there is one."""
         for line in lines:
             self._print(line)
 
     def say(self, line: str, warning: bool = False) -> None:
-        """Prints a line with the time, above the panel if there is one.
-
-        The last warnings also stay in the panel; one that is among them is not repeated.
-        """
+        """Prints a line with the time. The last warnings also stay in the panel, and are not repeated."""
         stamped = f"{time.strftime('%H:%M:%S')} {'warning: ' if warning else ''}{line}"
         if warning:
             if any(line == text for text, _ in tuple(self._warnings)):
@@ -163,8 +144,8 @@ class Console:
         self._print(stamped)
 
     def update(self, counters: Numbers, values: Numbers) -> None:
-        """Shows new numbers: keys of `metrics.COUNTERS`, and of `metrics.METRICS` those that there are."""
-        # The last line may come right behind another: an instant says nothing of speed.
+        """Shows new values: all of `metrics.COUNTERS`, any of `metrics.METRICS`."""
+        # The run's last update may follow another at once; such an interval gives no speed.
         is_instant = self._former is not None and float(counters["seconds"]) - self._former[0] < _INSTANT_SECONDS
         self._seen |= {key: float(value) for key, value in values.items() if not (is_instant and key.startswith("throughput/"))}
         for key, value in values.items():
@@ -179,7 +160,7 @@ class Console:
                 self._live.update(self._panel(counters), refresh=True)
 
     def close(self) -> None:
-        """Leaves the last panel on the screen and gives the terminal and the warnings back; may be called twice."""
+        """Restores the terminal and the handlers of warnings; the last panel stays. May be called twice."""
         if self._listener is not None:
             self._listener.end()
             self._listener = None
@@ -189,7 +170,7 @@ class Console:
                 live.stop()
 
     def plain_line(self, counters: Numbers) -> str:
-        """The progress as one line of at most PLAIN_WIDTH characters; what is least needed falls off first."""
+        """The progress as one line of at most PLAIN_WIDTH characters, most important parts first."""
         parts = [
             f"{time.strftime('%H:%M:%S')} {self._share(counters):.1%} {self._time_left(counters)} left",
             f"steps {short(counters['steps'])}",
@@ -216,13 +197,12 @@ class Console:
         return line
 
     def _print(self, line: str) -> None:
-        # As Text: brackets in a line are no markup, and nothing is wrapped in a log file.
         with self._output():
-            self._terminal.print(Text(line), soft_wrap=True)
+            self._terminal.print(Text(line), soft_wrap=True)  # Text: brackets are not markup
 
     @contextlib.contextmanager
     def _output(self) -> Iterator[None]:
-        """Whatever prints. SystemExit is how rich takes a broken pipe."""
+        """Wraps everything that prints. rich raises SystemExit on a broken pipe."""
         try:
             yield
         except (OSError, UnicodeError, SystemExit) as error:
@@ -232,15 +212,13 @@ class Console:
         if self._terminal.quiet:
             return
         self._terminal.quiet = True
-        # What is left in the buffer would raise once more at the interpreter's end.
-        _lead_to_nothing(self._terminal.file)
+        # The buffer would raise again at the interpreter's exit.
+        _discard_output(self._terminal.file)
         self.close()
         try:
-            print(
-                f"warning: nothing more is shown here, since it cannot be written ({error}); the run goes on", file=sys.stderr, flush=True
-            )
+            print(f"warning: output cannot be written ({error}), nothing more is shown; the run goes on", file=sys.stderr, flush=True)
         except (OSError, ValueError):
-            _lead_to_nothing(sys.stderr)
+            _discard_output(sys.stderr)
 
     def _measure(self, seconds: float, steps: float) -> None:
         if self._former is not None and seconds > self._former[0]:
@@ -257,7 +235,7 @@ class Console:
         return duration((self._total_steps - counters["steps"]) / speed) if speed else "?"
 
     def _join(self, form: str, key: str) -> str:
-        """The value of a key in a form with one {}; empty if it is not known."""
+        """The value of a key in a format string; empty if unknown."""
         return form.format(short(self._seen[key])) if key in self._seen else ""
 
     def _panel(self, counters: Numbers) -> RenderableType:
@@ -269,7 +247,7 @@ class Console:
         ]
         rows = [(row, wrapped(row.parts, max(1, width - _LABEL_WIDTH))[:_LINES]) for row in self._rows(counters)]
         rows = [(row, lines) for row, lines in rows if lines]
-        # The border and the progress take three lines, and the cursor stands below the panel.
+        # Border and progress take three lines, and the cursor one below the panel.
         while len(rows) > 1 and sum(len(lines) for _, lines in rows) + len(said) + 4 > self._terminal.height:
             rows.remove(max(rows, key=lambda item: item[0].rank))
         table = Table.grid(padding=(0, 1), expand=True)
@@ -285,76 +263,52 @@ class Console:
         return Panel(Group(head, table, *said), title=Text(self._title, overflow=self._overflow, no_wrap=True), title_align="left")
 
     def _rows(self, counters: Numbers) -> list[Row]:
-        """All there is to show, the parts of a row in order of weight; those that are not known are empty."""
-        join = self._join
-        names = ("extrinsic", "intrinsic", "embedding", "distillation")
+        """All rows. Parts are in order of importance; unknown ones are empty."""
+
+        def join(group: str, *parts: tuple[str, str]) -> list[str]:
+            return [self._join(form, f"{group}/{name}") for form, name in parts]
+
+        so_far = [f"{short(counters[name])} {name}" for name in ("steps", "frames", "updates", "episodes")]
+        memory = self._gibibytes(f"{{}}{self._gibibytes(' of {}', 'memory/device_limit_bytes')} GiB", "memory/device_bytes")
+        fill = f"{self._seen['replay/fill']:.1%} full" if "replay/fill" in self._seen else ""
+        losses = [self._join(f"{name} {{}}", f"loss/{name}") for name in ("extrinsic", "intrinsic", "embedding", "distillation")]
         return [
-            Row(4, "device", [self._device, self._device_memory(), self._gibibytes("host {} GiB", "memory/host_bytes")]),
-            Row(
-                5,
-                "so far",
-                [
-                    *(f"{short(counters[name])} {name}" for name in ("steps", "frames", "updates", "episodes")),
-                    duration(counters["seconds"]),
-                ],
-            ),
-            Row(0, "speed", [join("{} frames/s", "throughput/frames_per_second"), join("{} updates/s", "throughput/updates_per_second")]),
+            Row(4, "device", [self._device, memory, self._gibibytes("host {} GiB", "memory/host_bytes")]),
+            Row(5, "so far", [*so_far, duration(counters["seconds"])]),
+            Row(0, "speed", join("throughput", ("{} frames/s", "frames_per_second"), ("{} updates/s", "updates_per_second"))),
             Row(2, "time", self._times()),
-            Row(0, "training", [join("return {}", "episode/return"), join("hns {}", "episode/hns"), join("length {}", "episode/length")]),
+            Row(0, "training", join("episode", ("return {}", "return"), ("hns {}", "hns"), ("length {}", "length"))),
             Row(
                 0,
                 "evaluation",
-                [
-                    join("return {}", "evaluation/return"),
-                    join("hns {}", "evaluation/hns"),
-                    join("arm {}", "evaluation/arm"),
-                    join("{} episodes", "evaluation/episodes"),
-                ],
+                join("evaluation", ("return {}", "return"), ("hns {}", "hns"), ("arm {}", "arm"), ("{} episodes", "episodes")),
             ),
             Row(3, "arms", self._arms()),
-            Row(7, "losses", [join(f"{name} {{}}", f"loss/{name}") for name in names]),
+            Row(7, "losses", losses),
             Row(
-                6,
-                "novelty",
-                [
-                    join("alpha {}", "novelty/alpha"),
-                    join("reward {}", "novelty/intrinsic_reward"),
-                    join("inverse {}", "novelty/inverse_accuracy"),
-                ],
+                6, "novelty", join("novelty", ("alpha {}", "alpha"), ("reward {}", "intrinsic_reward"), ("inverse {}", "inverse_accuracy"))
             ),
-            Row(
-                1,
-                "replay",
-                [
-                    f"{self._seen['replay/fill']:.1%} full" if "replay/fill" in self._seen else "",
-                    join("{} timesteps", "replay/timesteps"),
-                    join("{} sequences", "replay/sequences"),
-                    join("age {}", "replay/age"),
-                ],
-            ),
+            Row(1, "replay", [fill, *join("replay", ("{} timesteps", "timesteps"), ("{} sequences", "sequences"), ("age {}", "age"))]),
         ]
 
     def _times(self) -> list[str]:
-        """What the loop waited for, and its own work, the longest first."""
-        shares = {name: self._seen.get(f"throughput/share_{label}", 0.0) for label, name in _TIMES.items()}
-        return [f"{name} {shares[name]:.0%}" for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] >= 0.005]
+        """The stopwatch's shares of wall time, largest first."""
+        shares = {label: self._seen.get(f"throughput/share_{label}", 0.0) for label in _TIMES}
+        longest = sorted(shares, key=lambda label: -shares[label])
+        return [f"{label.replace('environment', 'environments')} {shares[label]:.0%}" for label in longest if shares[label] >= 0.005]
 
     def _arms(self) -> list[str]:
-        """The policies with the most episodes lately, with their share and their last return."""
+        """The policies with the most episodes lately, with their share and last return."""
         total = sum(self._pulls.values())
         most = sorted(self._pulls, key=lambda arm: -self._pulls[arm])[:SHOWN_ARMS]
         return [f"{arm}: {self._pulls[arm] / total:.0%} ({short(self._seen.get(f'arm/return_{arm}'))})" for arm in most if self._pulls[arm]]
-
-    def _device_memory(self) -> str:
-        limit = self._gibibytes(" of {}", "memory/device_limit_bytes")
-        return self._gibibytes(f"{{}}{limit} GiB", "memory/device_bytes")
 
     def _gibibytes(self, form: str, key: str) -> str:
         return form.format(f"{self._seen[key] / 2**30:.1f}") if key in self._seen else ""
 
 
-def _lead_to_nothing(file: Any) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # of what is no file of the system
+def _discard_output(file: Any) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # not a file of the operating system
         number = file.fileno()
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, number)
@@ -362,7 +316,7 @@ def _lead_to_nothing(file: Any) -> None:
 
 
 def wrapped(parts: Sequence[str], width: int) -> list[str]:
-    """Lines of at most `width` characters, of parts that are not empty and stay whole unless one alone is longer."""
+    """Joins the non-empty parts to lines of at most `width` characters; only a single longer part exceeds it."""
     lines: list[str] = []
     for part in filter(None, parts):
         if lines and len(lines[-1]) + 2 + len(part) <= width:
@@ -373,7 +327,7 @@ def wrapped(parts: Sequence[str], width: int) -> list[str]:
 
 
 def short(value: float | None) -> str:
-    """A number in few characters: 950, 12.3k, 4.56M, 0.0123; `-` for None."""
+    """A short form of a number: 950, 12.3k, 4.56M, 0.0123; `-` for None."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -388,14 +342,11 @@ def short(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: 45s, 3m20s, 5h02m, 12d04h."""
+    """A time span in its two largest units: 45s, 3m20s, 5h02m, 12d04h."""
     if not math.isfinite(seconds):
         return "?"
     whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86_400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
+    for size, part, unit, small in ((86_400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part:02}{small}"
+    return f"{whole}s"

@@ -1,20 +1,20 @@
-"""Arms over time as a small picture."""
+"""Heat maps of the arms over time."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-MAX_COLUMNS = 256  # of a picture; when they are full, neighbours are added up
-PICTURE_WIDTH = 512  # pixels of the map, at most
-_MARGIN, _ROW_GAP = 28, 16  # pixels beside and below the map, for numbers
-_NOTHING = (60, 60, 66)  # where no episode ended
+MAX_COLUMNS = 256  # once full, neighbouring columns are added up
+PICTURE_WIDTH = 512  # maximum width of the map in pixels
+_MARGIN, _ROW_GAP = 28, 16  # pixels left of and below the map, for numbers
+_NOTHING = (60, 60, 66)  # no episode ended here
 _NUMBERS = (230, 230, 230)
 _COLOURS = np.array([(14, 10, 48), (96, 24, 120), (196, 50, 90), (246, 140, 40), (252, 248, 190)], np.float64)  # low to high
 
 
 class ArmHistory:
-    """Episodes and returns of every arm, line of metrics by line of metrics, in at most MAX_COLUMNS columns of equally many lines."""
+    """Episodes and returns of every arm over the lines of metrics, in at most MAX_COLUMNS columns of equally many lines."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -24,7 +24,7 @@ class ArmHistory:
         self._returns = np.zeros((1, 0))  # [N, columns], sums over episodes
 
     def add(self, line: Mapping[str, float | None]) -> None:
-        """Takes the arms' keys and the steps of a line of metrics."""
+        """Adds the arms of one line of metrics."""
         if self.lines % self._per_column == 0:
             if self._pulls.shape[1] == MAX_COLUMNS:
                 self._pulls, self._returns = (x.reshape(len(x), -1, 2).sum(axis=2) for x in (self._pulls, self._returns))
@@ -42,7 +42,7 @@ class ArmHistory:
             self._returns[arm, -1] += pulls * (line.get(f"arm/return_{arm}") or 0.0)
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Arm 0 above, time to the right: the share of each arm in the episodes, and its mean return; nothing before the first episode."""
+        """Each arm's share of the episodes and its mean return, arm 0 at the top; empty before the first episode."""
         total = self._pulls.sum(axis=0)
         if not total.any():
             return {}
@@ -52,9 +52,9 @@ class ArmHistory:
 
 
 def draw(matrix: np.ndarray, steps: float) -> np.ndarray:
-    """A matrix [N, columns] as a picture, uint8 [height, width, 3], with the numbers of rows, the scale, and `steps` below its right end.
+    """Draws a matrix [N, columns] as uint8 [height, width, 3], with row numbers, a colour scale, and `steps` at the right end.
 
-    What is not finite has no colour. The scale reaches from the smallest value to the largest, or from 0 if nothing is negative.
+    Non-finite values are grey. The scale starts at 0, or at the smallest value if that is negative.
     """
     rows, columns = matrix.shape
     high = float(np.nanmax(matrix))
@@ -68,7 +68,7 @@ def draw(matrix: np.ndarray, steps: float) -> np.ndarray:
     image.paste(Image.fromarray(np.tile(coloured(np.linspace(1, 0, height))[:, None], (1, 8, 1))), (bar, 0))
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(11)
-    for row in range(0, rows, -(-14 // cell_height)):  # as many numbers as have room
+    for row in range(0, rows, -(-14 // cell_height)):  # as many numbers as fit
         pen.text((_MARGIN - 4, int((row + 0.5) * cell_height)), f"{row}", _NUMBERS, font, anchor="rm")
     pen.text((bar + 12, 0), f"{high:.3g}", _NUMBERS, font, anchor="la")
     pen.text((bar + 12, height), f"{low:.3g}", _NUMBERS, font, anchor="ls")
@@ -78,7 +78,7 @@ def draw(matrix: np.ndarray, steps: float) -> np.ndarray:
 
 
 def coloured(values: np.ndarray) -> np.ndarray:
-    """Colours, uint8 [..., 3], of values from 0 to 1; a plain grey for what is not finite."""
+    """Colours, uint8 [..., 3], of values from 0 to 1; grey for non-finite ones."""
     place = np.clip(np.nan_to_num(values), 0, 1) * (len(_COLOURS) - 1)
     colours = np.stack([np.interp(place, np.arange(len(_COLOURS)), _COLOURS[:, channel]) for channel in range(3)], axis=-1)
     return np.where(np.isfinite(values)[..., None], colours, _NOTHING).astype(np.uint8)

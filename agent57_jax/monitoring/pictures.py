@@ -1,4 +1,4 @@
-"""Pictures of an episode with what the agent thinks beside, animations, contact sheets."""
+"""Pictures of an episode with the agent's values beside the screen, animations, contact sheets."""
 
 import functools
 import io
@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 class Look(NamedTuple):
-    """Sizes in pixels of a picture with what the agent thinks beside it."""
+    """Sizes of a picture in pixels."""
 
-    min_height: int  # of the screen; a smaller one grows by a whole factor
+    min_height: int  # of the screen; a smaller one is scaled up by a whole factor
     panel_width: int
     margin: int
     font_size: int
@@ -22,16 +22,16 @@ class Look(NamedTuple):
 
 VIDEO = Look(400, 200, 12, 16, 26)
 SMALL = Look(200, 132, 6, 12, 16)  # of animations
-ANIMATION_SECONDS = 10.0  # a longer episode is shown faster
+ANIMATION_SECONDS = 10.0  # longer episodes play faster
 ANIMATION_BYTES = 1_000_000
 SHEET_COLUMNS, SHEET_ROWS = 5, 4
 FONT_SIZE = 16
-CELL_WIDTH, CELL_HEIGHT = 200, 210  # pixels of a picture in a contact sheet, at most
+CELL_WIDTH, CELL_HEIGHT = 200, 210  # maximum size of a picture in a contact sheet, pixels
 BACKGROUND, PALE, BRIGHT = (24, 24, 28), (150, 150, 160), (245, 245, 245)
 
 
 class Moment(NamedTuple):
-    """A timestep of the environment that is watched, with the action that the agent chose there."""
+    """A timestep of a watched environment, with the agent's action and values."""
 
     screen: np.ndarray  # [height, width, 3] uint8
     starts: bool  # FIRST
@@ -44,28 +44,23 @@ class Moment(NamedTuple):
     gamma: float
     is_greedy: bool  # plays the best arm, for the score
     intrinsic_reward: float | None
-    values: tuple[float, ...]  # of the chosen action: extrinsic and intrinsic, or one for both; transformed values
-    combined: float  # what the policy maximises
+    values: tuple[float, ...]  # transformed values of the action: extrinsic and intrinsic, or one for both
+    combined: float  # the value that the policy maximises
     action: str
-    steps_per_second: float  # speed of the game
+    steps_per_second: float  # the game's normal speed
 
 
 def screen_of(environment: Any, observation: np.ndarray) -> np.ndarray:
-    """The picture of environment 0, [height, width, 3] uint8: the environment's own if it draws one, else its observation.
+    """The picture of environment 0, [height, width, 3] uint8: the environment's rendering, or else its observation.
 
-    Pictures in grey, [height, width] or [height, width, 1], are drawn as such.
-
-    Raises:
-      ValueError: if what it draws, or without that the observation, is no picture; what a failing `render` raises.
+    Grey pictures may be [height, width] or [height, width, 1]. Raises ValueError for other shapes, and what `render` raises.
     """
-    source = next((name for name in ("render", "picture") if hasattr(environment, name)), None)
-    if source is None:
-        screen, where = observation, "it has no render(), and its observation is"
+    if hasattr(environment, "render"):
+        screen, where = np.asarray(environment.render(0)), "its render() gives"
+    elif hasattr(environment, "picture"):
+        screen, where = np.asarray(environment.picture(observation)), "its picture() gives"
     else:
-        screen, where = (
-            np.asarray(environment.render(0) if source == "render" else environment.picture(observation)),
-            f"its {source}() gives",
-        )
+        screen, where = observation, "it has no render(), and its observation is"
     size = f"{screen.dtype}{list(screen.shape)}"
     if screen.ndim == 2:
         screen = screen[..., None]
@@ -75,7 +70,7 @@ def screen_of(environment: Any, observation: np.ndarray) -> np.ndarray:
 
 
 def number(value: float) -> str:
-    """A number in a few characters; whole ones without a point."""
+    """A short form of a number; whole ones without a decimal point."""
     if not math.isfinite(value):
         return str(float(value))
     if value == round(value) and abs(value) < 1e15:
@@ -84,7 +79,7 @@ def number(value: float) -> str:
 
 
 def caption(moment: Moment) -> list[tuple[str, str]]:
-    """What stands beside the picture: names and values."""
+    """Names and values to show beside the picture."""
     names = ("Q extrinsic", "Q intrinsic") if len(moment.values) == 2 else ()
     return [
         ("score", number(moment.score)),
@@ -102,12 +97,12 @@ def caption(moment: Moment) -> list[tuple[str, str]]:
 
 @functools.cache
 def _font(size: int) -> Any:
-    return ImageFont.load_default(size)  # reads the font anew each time
+    return ImageFont.load_default(size)  # reads the font file on every call
 
 
 @functools.cache
 def _panel(names: tuple[str, ...], height: int, look: Look) -> Any:
-    """What stands beside the picture, without the values."""
+    """The area beside the picture with the names, without values."""
     panel = Image.new("RGB", (look.panel_width, height), BACKGROUND)
     pen = ImageDraw.Draw(panel)
     for row, name in enumerate(names):
@@ -116,9 +111,9 @@ def _panel(names: tuple[str, ...], height: int, look: Look) -> Any:
 
 
 def draw(moment: Moment, look: Look = VIDEO) -> np.ndarray:
-    """The screen and, to its right, what the agent thinks: [height, width, 3] uint8, both even as encoders need them."""
+    """The screen and the caption to its right: [height, width, 3] uint8; height and width are even, as encoders require."""
     lines = caption(moment)
-    factor = -(-look.min_height // moment.screen.shape[0])  # whole, so that all pixels stay alike
+    factor = -(-look.min_height // moment.screen.shape[0])  # a whole number keeps pixels equal in size
     screen_height, screen_width = (factor * size for size in moment.screen.shape[:2])
     height, width = max(screen_height, look.line_height * (len(lines) + 1)), screen_width + look.panel_width
     image = Image.new("RGB", (width + width % 2, height + height % 2), BACKGROUND)
@@ -132,9 +127,9 @@ def draw(moment: Moment, look: Look = VIDEO) -> np.ndarray:
 
 
 def animation(moments: Sequence[Moment]) -> tuple[bytes, int, int]:
-    """A GIF that plays for ever, of at most ANIMATION_SECONDS and ANIMATION_BYTES; its width and height."""
+    """A looping GIF of at most ANIMATION_SECONDS and ANIMATION_BYTES, its width and height."""
     duration = min((moments[-1].step - moments[0].step) / moments[0].steps_per_second, ANIMATION_SECONDS)
-    # A median cut takes five times as long, and half as many bytes more, for nothing that could be seen.
+    # A median cut takes five times as long and 50% more bytes for no visible gain.
     way: dict[str, Any] = {"method": Image.Quantize.FASTOCTREE, "dither": Image.Dither.NONE}
     frames = [Image.fromarray(draw(moment, SMALL)).quantize(64, **way) for moment in moments]
     while True:
@@ -147,12 +142,12 @@ def animation(moments: Sequence[Moment]) -> tuple[bytes, int, int]:
 
 
 def contact_sheet(moments: Sequence[Moment], title: str) -> Any:
-    """A Pillow image: up to SHEET_ROWS x SHEET_COLUMNS pictures, evenly spread, each with step, score and arm below, under a title."""
+    """A Pillow image with a title and up to SHEET_ROWS x SHEET_COLUMNS evenly spaced pictures, each with step, arm and score."""
     count = min(len(moments), SHEET_ROWS * SHEET_COLUMNS)
     chosen = [moments[round(index)] for index in np.linspace(0, len(moments) - 1, count)]
     height, width = chosen[0].screen.shape[:2]
     fit = min(CELL_WIDTH / width, CELL_HEIGHT / height)
-    # Whole factors keep the pixels of a small picture alike; a large one is reduced.
+    # Small pictures grow by a whole factor, which keeps pixels equal in size; large ones shrink.
     factor = int(fit) if fit >= 1 else fit
     size = round(width * factor), round(height * factor)
     way = Image.Resampling.NEAREST if fit >= 1 else Image.Resampling.LANCZOS

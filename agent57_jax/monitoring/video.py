@@ -1,7 +1,4 @@
-"""Recording episodes: videos and animations of a training, the best episode of an evaluation.
-
-imageio-ffmpeg is imported where it is needed: training does without it.
-"""
+"""Records episodes: videos and animations of a run, the best episode of an evaluation."""
 
 import concurrent.futures
 import contextlib
@@ -19,72 +16,64 @@ import numpy as np
 
 from agent57_jax.config import VideoSettings
 from agent57_jax.monitoring.pictures import Moment, animation, contact_sheet, draw, number
+from agent57_jax.paths import replaced
 
-SPREAD = 40  # moments of an episode, spread evenly, of which animations and contact sheets are made; up to twice as many are kept
-QUEUED_MOMENTS = 32  # that the writer of videos may be behind
-PATIENCE_SECONDS = 5.0  # that a run waits for it
-NEEDED = {"imageio_ffmpeg": "imageio-ffmpeg"}  # module -> package, of the extra "video"
+SPREAD = 40  # minimum number of evenly spaced moments in an animation or contact sheet; up to twice as many are kept
+QUEUED_MOMENTS = 32  # maximum lag of the writer
+PATIENCE_SECONDS = 5.0  # maximum time that a run waits for the writer
+NEEDED = {"imageio_ffmpeg": "imageio-ffmpeg"}  # module -> package
 _NAME = re.compile(r"(\d{6,})_steps\d+_return\S+\.mp4")
 
 
 class Spectator(Protocol):
-    """Whoever looks at the evaluator's first environment."""
+    """Receives frames of the evaluator's environment 0."""
 
     def wants(self, starts: bool) -> bool:
-        """Asked once at each timestep, whether `see` is to be called for it; `starts`: an episode begins."""
+        """Whether to call `see` for this timestep; asked once per timestep. `starts`: an episode begins."""
 
     def see(self, moment: Moment) -> None:
-        """Shows a timestep."""
+        """Receives a timestep."""
 
     def give_up(self, reason: str) -> None:
-        """There are no pictures, for this reason; `wants` says no from now on."""
+        """The environment cannot be drawn; from now on `wants` returns False."""
 
 
 def missing_packages() -> str | None:
-    """What to do about packages that videos need and this Python lacks; None if all are there."""
+    """A sentence that says what to install for videos; None if nothing is missing."""
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     return f"videos need {' and '.join(missing)}: pip install {' '.join(missing)}" if missing else None
 
 
 class Encoder:
-    """Frames into an mp4 file, one by one, through a process of its own.
+    """Encodes frames to an mp4 file in an ffmpeg process.
 
-    imageio's writer forks with a function to run in the child, against which JAX warns, and tells nothing of why an encoder has failed.
+    imageio's writer runs Python code in a forked child, which JAX warns about, and hides the reason of a failure.
     """
 
     def __init__(self, path: pathlib.Path, shape: tuple[int, ...], frames_per_second: float) -> None:
-        """Starts to write `path`, over what is there. Frames are [height, width, 3] of this even shape.
-
-        Raises:
-          OSError: if there is no encoder for this machine.
-        """
-        import imageio_ffmpeg
+        """Overwrites `path` with frames of a shape [height, width, 3], both even; raises OSError if there is no encoder."""
+        import imageio_ffmpeg  # optional
 
         try:
             program = imageio_ffmpeg.get_ffmpeg_exe()
         except RuntimeError as error:
             raise OSError(f"there is no ffmpeg: {error}") from error
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", str(frames_per_second), "-i", "-"]
-        # One thread and little effort: the cores are the emulators'. The format is what every browser plays.
+        # One thread and little effort leave the cores to the emulators. Every browser plays this format.
         coded = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-threads", "1", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
-        # "file:", since ffmpeg would take what stands before another colon for a protocol.
+        # Without "file:" ffmpeg would take a colon in the name for a protocol.
         self._process = subprocess.Popen(
             [program, "-y", "-v", "error", *raw, *coded, "-f", "mp4", f"file:{path}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the trainer
+            start_new_session=True,  # Ctrl-C must reach only the trainer
         )
         self._errors = ""
         self._shape = shape
 
     def add(self, frame: np.ndarray) -> None:
-        """Encodes a frame.
-
-        Raises:
-          OSError: if the encoder has failed, with its reason.
-          ValueError: for a frame of another shape.
-        """
+        """Encodes a frame; raises OSError with the encoder's reason if it has failed, ValueError for another shape."""
         if frame.shape != self._shape:
             raise ValueError(f"a picture of {frame.shape[1]}x{frame.shape[0]} came after others of {self._shape[1]}x{self._shape[0]}")
         assert self._process.stdin is not None
@@ -95,22 +84,18 @@ class Encoder:
             raise OSError(self._reason()) from error
 
     def finish(self) -> None:
-        """Completes the file.
-
-        Raises:
-          OSError: if the encoder has failed, with its reason.
-        """
+        """Completes the file; raises OSError with the encoder's reason if it has failed."""
         self._end()
         if self._process.returncode:
             raise OSError(self._reason())
 
     def abort(self) -> None:
-        """Ends the encoder, whatever it has written; may be called after the others."""
+        """Ends the encoder at once; may follow `finish`."""
         self.kill()
         self._end()
 
     def kill(self) -> None:
-        """Ends the encoder while another thread waits for it."""
+        """Ends the encoder; other threads may call it."""
         self._process.kill()
 
     def _end(self) -> None:
@@ -118,16 +103,16 @@ class Encoder:
             self._errors = self._process.communicate()[1].decode(errors="replace")
 
     def _reason(self) -> str:
-        # The first line is the cause; its head is the name and address of a part of ffmpeg.
+        # The first line is the cause, after the name and address of a part of ffmpeg.
         lines = [re.sub(r"^\[[^]]*\]\s*", "", line) for line in self._errors.splitlines() if line.strip()]
         return lines[0] if lines else f"the encoder ended with code {self._process.returncode}"
 
 
 class Film:
-    """One episode being recorded: its video, and moments spread evenly over it in bounded memory."""
+    """The recording of one episode: its video and evenly spaced moments, in bounded memory."""
 
     def __init__(self, path: pathlib.Path | None) -> None:
-        """`path`: where the video grows until `keep`; None: no video."""
+        """`path`: temporary file of the video; None: no video."""
         self._path = path
         self.is_given_up = False
         self._encoder: Encoder | None = None
@@ -143,11 +128,7 @@ class Film:
         return self._last
 
     def add(self, moment: Moment) -> None:
-        """Takes the next moment.
-
-        Raises:
-          OSError: if it cannot be written.
-        """
+        """Adds a moment; raises OSError if it cannot be written."""
         self._last = moment
         if self._path is not None:
             frame = draw(moment)
@@ -162,36 +143,32 @@ class Film:
             self._stride *= 2
 
     def spread(self) -> list[Moment]:
-        """At most 2 SPREAD moments, evenly spread, with the first and the last."""
+        """At most 2 SPREAD evenly spaced moments, with the first and the last."""
         return self._moments if self._moments[-1] is self._last else [*self._moments, self.last]
 
     def keep(self, path: pathlib.Path) -> None:
-        """Completes the video and moves it to `path` at one stroke.
-
-        Raises:
-          OSError: if it cannot be written.
-        """
+        """Completes the video and renames it to `path`; raises OSError if that fails."""
         if self._path is not None and self._encoder is not None:
             self._encoder.finish()
             self._path.replace(path)
 
     def give_up(self) -> None:
-        """Ends the encoder, by whichever thread; `drop` is still to be called by the one that writes."""
+        """Ends the encoder, from any thread; the writer must still call `drop`."""
         self.is_given_up = True
         if self._encoder is not None:
             self._encoder.kill()
 
     def drop(self) -> None:
-        """Ends the recording and removes what was written, unless it is kept already."""
+        """Ends the recording and removes its temporary file."""
         if self._path is not None and self._encoder is not None:
             self._encoder.abort()
             self._path.unlink(missing_ok=True)
 
 
 class Recorder:
-    """Records episodes of a training's evaluator into a folder of videos. What goes wrong costs a video and a warning, never the run.
+    """Records evaluation episodes of a run. A failure costs a video and a warning, never the run.
 
-    A thread draws and writes; whoever trains hands timesteps over, and waits for it only so long.
+    A thread draws and writes; the training loop only queues timesteps, with a timeout.
     """
 
     def __init__(
@@ -205,29 +182,29 @@ class Recorder:
         """Records from the next episode on.
 
         Args:
-          folder: made when it is needed; numbering goes on behind what lies there.
-          settings: how often, and how many files stay.
-          steps: agent steps of training so far, for the names.
-          warn: tells a person.
-          animate: takes a GIF, its width and its height some seconds after an episode is over; None: nobody wants animations.
+          folder: created on demand; numbers continue after the videos in it.
+          settings: the period, and how many files to keep.
+          steps: returns the run's agent steps, for file names.
+          warn: shows a warning.
+          animate: receives a GIF, its width and height, seconds after an episode ends; None: no animations.
         """
         self._folder, self._settings = folder, settings
         self._steps, self._warn, self._animate = steps, warn, animate
         self._episodes = 0
         self._is_recording = False
         self._has_given_up = False
-        self._is_late = False  # the writer did not take a timestep in time, nor any since
-        self._film: Film | None = None  # of the episode under way
-        self._written: Film | None = None  # what the writer is at
+        self._is_late = False  # the queue was full, and nothing was queued since
+        self._film: Film | None = None  # of the current episode
+        self._written: Film | None = None  # being written
         self._taken: queue.Queue[tuple[Film, Moment, int] | None] = queue.Queue(QUEUED_MOMENTS)
-        self._problems: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the writer, for the thread that may warn
+        self._problems: queue.SimpleQueue[str] = queue.SimpleQueue()  # from the writer to the thread that warns
         self._writer: threading.Thread | None = None
-        # While an animation is made the writer would stand still.
+        # A separate thread: animations would block the writer.
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="animation")
         self._animations: list[concurrent.futures.Future[tuple[bytes, int, int]]] = []
 
     def wants(self, starts: bool) -> bool:
-        """Whether this timestep belongs to an episode that is recorded."""
+        """Whether this episode is recorded."""
         self._hand_over()
         if starts:
             self._is_recording = not self._has_given_up and self._episodes % self._settings.period_episodes == 0
@@ -238,27 +215,24 @@ class Recorder:
         return self._is_recording
 
     def see(self, moment: Moment) -> None:
-        """Hands a timestep to the writer."""
+        """Queues a timestep for the writer."""
         try:
             if moment.starts:
                 self._film = Film(self._folder / "recording.tmp")
             if self._film is None:
                 return
             if self._writer is None:
-                # A daemon: a disk that hangs must not hold the process at its end.
+                # A daemon: a hanging disk must not keep the process alive.
                 writer = threading.Thread(target=self._write, name="video", daemon=True)
-                writer.start()  # which a limit on processes may refuse
+                writer.start()  # may raise under a process limit
                 self._writer = writer
             self._taken.put((self._film, moment, self._steps()), timeout=0 if self._is_late else PATIENCE_SECONDS)
             self._is_late = False
         except Exception as error:
-            if isinstance(error, queue.Full):
-                problem = f"a video could not be written to {self._folder}: nothing was taken for {PATIENCE_SECONDS:g} s"
-            else:
-                problem = self._problem(error)
+            is_full = isinstance(error, queue.Full)
             if not self._is_late:
-                self._warn(problem)
-            self._is_late = isinstance(error, queue.Full)
+                self._warn(self._problem(TimeoutError(f"nothing was taken for {PATIENCE_SECONDS:g} s") if is_full else error))
+            self._is_late = is_full
             self._is_recording = False
             if self._film is not None:
                 self._film.give_up()
@@ -266,12 +240,12 @@ class Recorder:
             self._film = None
 
     def give_up(self, reason: str) -> None:
-        """Warns, and records no more."""
+        """Warns and stops recording."""
         self._warn(f"no videos: this environment cannot be drawn: {reason}")
         self._has_given_up, self._is_recording = True, False
 
     def close(self) -> None:
-        """Writes what is over, drops what is being recorded, hands over the animations; ends all threads."""
+        """Completes finished episodes, drops the current one, delivers animations, ends all threads."""
         self._film = None
         writer, self._writer = self._writer, None
         for is_last in (False, True):
@@ -283,14 +257,14 @@ class Recorder:
             if not writer.is_alive():
                 break
             if (film := self._written) is not None:
-                film.give_up()  # ends its encoder, for which the writer waits
+                film.give_up()  # ends the encoder that the writer waits for
             if is_last:
                 self._warn(f"a video is still being written to {self._folder}, and is left alone")
         self._worker.shutdown()
         self._hand_over()
 
     def _hand_over(self) -> None:
-        """Warnings and animations that are ready, by the thread that calls this: console and writers of metrics belong to it."""
+        """Delivers warnings and animations in the caller's thread, which owns the console and the metrics."""
         while not self._problems.empty():
             self._warn(self._problems.get())
         while self._animations and self._animations[0].done():
@@ -304,7 +278,7 @@ class Recorder:
         return f"a video could not be written to {self._folder}: {_said(error)}"
 
     def _write(self) -> None:
-        """The writer's thread: timesteps in the order in which they came, until None."""
+        """The writer's thread: processes timesteps in order, until None."""
         while (taken := self._taken.get()) is not None:
             film, moment, steps = taken
             if film is not self._written:
@@ -345,43 +319,43 @@ class Recorder:
 
 
 def _said(error: Exception) -> str:
-    """An error as a person reads it; what is no matter of files also by its name."""
+    """The text of an error; with its name unless it is an OSError."""
     return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def is_animated(number: int) -> bool:
-    """Whether the video of this number is shown as an animation: each of the first, then one whenever there are a tenth more.
+    """Whether a video is also shown as an animation: the first ones, then one per 10% more videos.
 
-    So events files grow with the logarithm of the videos, and a resumed run goes on as it would have.
+    So events files grow logarithmically, and a resumed run behaves the same.
     """
     return number == 0 or math.floor(math.log(number + 1, 1.1)) > math.floor(math.log(number, 1.1))
 
 
 def recordings(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The videos of a run in the order of their making."""
+    """The videos of a run, oldest first."""
     found = [path for path in folder.glob("*.mp4") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.split("_")[0]))
 
 
 class BestEpisode:
-    """Keeps the best of the first episodes, the earliest among equals, as a video, a contact sheet or both."""
+    """Saves the best of the first episodes, the earliest if equal, as a video, a contact sheet or both."""
 
     def __init__(self, episodes: int, video: pathlib.Path | None, sheet: pathlib.Path | None, title: str) -> None:
-        """`episodes`: how many to look at; `title`: of the sheet."""
+        """`episodes`: how many to compare; `title`: of the sheet."""
         self.episodes = self._left = episodes
         self._video, self._sheet, self._title = video, sheet, title
         self._film: Film | None = None
-        self.best: Moment | None = None  # the end of it
-        self.problem: str | None = None  # why there is no video or no sheet
+        self.best: Moment | None = None  # the last moment of the best episode
+        self.problem: str | None = None  # why there is no video or sheet
 
     def wants(self, starts: bool) -> bool:
-        """Until the episodes are over, or one could not be written."""
+        """Whether episodes are left and nothing has failed."""
         if starts:
             self._left -= 1
         return self._left >= 0 and self.problem is None
 
     def see(self, moment: Moment) -> None:
-        """Takes a timestep."""
+        """Records a timestep."""
         try:
             if moment.starts:
                 self._film = Film(None if self._video is None else self._video.with_name(f".{self._video.name}.tmp"))
@@ -394,12 +368,12 @@ class BestEpisode:
             self.give_up(_said(error))
 
     def give_up(self, reason: str) -> None:
-        """Notes why."""
+        """Stops; `problem` is the reason."""
         self.problem = reason
         self.close()
 
     def close(self) -> None:
-        """Drops an episode that is under way."""
+        """Drops the current episode."""
         film, self._film = self._film, None
         if film is not None:
             try:
@@ -413,8 +387,7 @@ class BestEpisode:
                 film.keep(self._video)
             if self._sheet is not None:
                 title = f"{self._title}: return {number(film.last.score)} after {film.last.step} steps"
-                temporary = self._sheet.with_name(f".{self._sheet.name}.tmp")
-                contact_sheet(film.spread(), title).save(temporary, "PNG")
-                temporary.replace(self._sheet)
+                with replaced(self._sheet) as temporary:
+                    contact_sheet(film.spread(), title).save(temporary, "PNG")
             self.best = film.last
         self.close()

@@ -1,1 +1,1 @@
-"""Flax modules as pure functions over explicit parameter trees."""
+"""Flax modules, used as pure functions of explicit parameter trees."""

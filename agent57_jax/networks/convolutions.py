@@ -1,9 +1,8 @@
-"""The convolutional torso of several networks over the same images: ReLU(conv) layer after layer, with ways to compute it by device.
+"""Convolutional layers with ReLU of several networks over the same images.
 
-On GPUs these are XLA's convolutions. On CPUs XLA's convolutions reach a fraction of what its matrix products do, so here each layer is
-one matrix product, over blocks of images that stay in the cache from the first layer to the last, forward and backward: of patches, or of
-the pixels themselves with the results added up where they belong, whichever moves fewer numbers. All networks share the patches of the
-image. What is computed is the same up to rounding.
+On GPUs they are XLA's convolutions. On CPUs these are several times slower than matrix products, so each layer is a matrix product there,
+forward and backward: of patches, or of pixels whose products are added up where they belong, whichever moves fewer numbers. Blocks of
+images stay in the cache through all layers, and all networks share the patches of the image. Results are equal up to rounding.
 """
 
 import functools
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK_BYTES = 3 * 2**20  # of the patches of the largest layer, for the images that go through all layers together on a CPU
+BLOCK_BYTES = 3 * 2**20  # size of a block on a CPU: bytes of the largest layer's patches
 
 
 class Layer(NamedTuple):
@@ -25,8 +24,6 @@ class Layer(NamedTuple):
 
 
 Layers = tuple[Layer, ...]
-
-
 Outputs = tuple[jax.Array, jax.Array]  # [V, n, features] of the trained networks, and of the others
 
 
@@ -37,11 +34,11 @@ def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int],
       layers: of all V networks.
       observation: [n, H, W, channels] uint8.
       strides: of each layer.
-      dtype: that it is computed in.
-      num_trained: gradients are computed for so many of the V networks, the first ones; those of the others are 0. None for the images.
+      dtype: of the computation.
+      num_trained: number of networks, the first ones, that get gradients; those of the others are 0. Images get none.
 
     Returns:
-      The last layer's output flat: [num_trained, n, features] and [V - num_trained, n, features].
+      The last layer's flat outputs: [num_trained, n, features] and [V - num_trained, n, features].
     """
     layers = tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), layer) for layer in layers)
     if uses_patches():
@@ -50,13 +47,13 @@ def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int],
 
 
 def uses_patches() -> bool:
-    """Whether programs are made for a CPU."""
+    """Whether programs run on a CPU."""
     return jax.default_backend() == "cpu"
 
 
 def by_convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], num_trained: int) -> Outputs:
-    """`convolutions` by XLA's. The first layer is one for all networks that are trained and one for the others: they see the same image.
-    Further layers go network by network: batched over kernels they would become grouped convolutions, which are slower.
+    """`convolutions` by XLA's. The trained networks share one first layer, as do the others, since they see the same image.
+    Other layers run per network: batched over kernels they would become grouped convolutions, which are slower.
     """
     trained, others = (jax.tree.map(lambda leaf, part=part: leaf[part], layers) for part in (slice(num_trained), slice(num_trained, None)))
 
@@ -81,9 +78,7 @@ def _convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _folded_convolution(layer: Layer, observation: jax.Array, stride: int) -> jax.Array:
-    """The first layer's outputs [n, h, w, V, f], from an image whose space is folded into depth: a grey one has too few channels for
-    tensor cores.
-    """
+    """The first layer's outputs [n, h, w, V, f]. Space is folded into depth: tensor cores need more channels than a grey image has."""
     number, size, _, channels, features = layer.kernel.shape
     _, seen_rows, cell, taps = _geometry(observation.shape[1], size, stride)
     _, seen_columns, _, _ = _geometry(observation.shape[2], size, stride)
@@ -96,19 +91,19 @@ def _folded_convolution(layer: Layer, observation: jax.Array, stride: int) -> ja
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def by_patches(layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None = None) -> Outputs:
-    """`convolutions` by patches and matrix products, `block` images at a time; None for as many as the caches hold."""
+    """`convolutions` by matrix products, `block` images at a time; None: as many as the cache holds."""
     return _patches_forward(layers, observation, strides, num_trained, block, keep=False)[0]
 
 
-_Kept = list[list[jax.Array]]  # for each trained network the outputs [n, h, w, f] of every layer but the first
+_Kept = list[list[jax.Array]]  # for each trained network the outputs [n, h, w, f] of all layers except the first
 
 
 def _patches_forward(
     layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None, keep: bool = True
 ) -> tuple[Outputs, tuple[Layers, jax.Array, _Kept]]:
-    """Outputs, and with `keep` what the gradient needs: the layers' outputs.
+    """Outputs, and with `keep` the layers' outputs for the gradient.
 
-    Those of the first layer, the largest, are computed again: its gradient needs the patches anyway, and what is kept goes through memory.
+    The first layer's outputs, the largest, are recomputed: its gradient needs the patches anyway, which saves memory traffic.
     """
     num_networks = layers[0].kernel.shape[0]
 
@@ -120,7 +115,7 @@ def _patches_forward(
             outputs = []
             for layer, stride in zip(layers[1:], strides[1:], strict=True):
                 kernel = layer.kernel[v]
-                # Finished here: XLA would compute it again for every tap of the next layer.
+                # Without the barrier XLA would recompute this for every tap of the next layer.
                 x = jax.lax.optimization_barrier(jax.nn.relu(_outputs(x, kernel, stride) + layer.bias[None, None, None, v]))
                 outputs.append(x)
             further.append(outputs)
@@ -131,29 +126,26 @@ def _patches_forward(
         return parts, further[:num_trained] if keep else []
 
     blocks = _Blocks.of(observation.shape[0], block or _cached_images(layers, observation.shape, strides))
-    if blocks.number == 1:  # outside a loop, where programs share what several of their parts compute alike
+    if blocks.number == 1:  # outside a loop XLA shares common subexpressions with the rest of the program
         (trained, others), kept = one_block(observation)
         return (trained, others), (layers, observation, kept)
 
     shapes = jax.eval_shape(one_block, blocks.cut(observation, jnp.int32(0)))
-    rooms = jax.tree.map(blocks.room, shapes, _axes(shapes))
+    outputs, further = shapes
+    axes = [1 for _ in outputs], [[0 for _ in leaves] for leaves in further]  # of the images
+    rooms = jax.tree.map(blocks.room, shapes, axes)
 
     def step(rooms: Any, i: jax.Array) -> tuple[Any, None]:
         found = one_block(blocks.cut(observation, i))
-        return jax.tree.map(lambda room, leaf, axis: blocks.put(room, leaf, i, axis), rooms, found, _axes(shapes)), None
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=blocks.start(i))
+        return jax.tree.map(lambda room, leaf, axis: put(room, leaf, axis=axis), rooms, found, axes), None
 
     (results, kept), _ = jax.lax.scan(step, rooms, jnp.arange(blocks.number))
     return (results[0], results[1]), (layers, observation, kept)
 
 
-def _axes(shapes: tuple[list[jax.Array], _Kept]) -> tuple[list[int], list[list[int]]]:
-    """The axis of the images in what a block gives."""
-    outputs, kept = shapes
-    return [1 for _ in outputs], [[0 for _ in leaves] for leaves in kept]
-
-
 class _Blocks(NamedTuple):
-    """Images [n, ...] in blocks of one size; the last begins early enough to end with the last image."""
+    """Images [n, ...] in blocks of equal size; the last block overlaps the one before it if necessary."""
 
     images: int
     number: int
@@ -161,7 +153,7 @@ class _Blocks(NamedTuple):
 
     @classmethod
     def of(cls, images: int, block: int) -> "_Blocks":
-        """At most `block` images each, as even as can be."""
+        """Blocks of at most `block` images."""
         number = -(-images // block)
         return cls(images, number, -(-images // number))
 
@@ -170,20 +162,12 @@ class _Blocks(NamedTuple):
         return jnp.minimum(i * self.size, self.images - self.size)
 
     def cut(self, x: jax.Array, i: jax.Array, axis: int = 0) -> jax.Array:
-        """The block's part of an array."""
+        """Block i of an array."""
         return jax.lax.dynamic_slice_in_dim(x, self.start(i), self.size, axis)
 
-    def put(self, room: jax.Array, x: jax.Array, i: jax.Array, axis: int) -> jax.Array:
-        """The array with the block's part in it."""
-        return jax.lax.dynamic_update_slice_in_dim(room, x, self.start(i), axis)
-
     def room(self, part: jax.Array | jax.ShapeDtypeStruct, axis: int) -> jax.Array:
-        """Zeros for all blocks' parts."""
+        """Zeros for all blocks."""
         return jnp.zeros((*part.shape[:axis], self.images, *part.shape[axis + 1 :]), part.dtype)
-
-    def is_new(self, i: jax.Array) -> jax.Array:
-        """Which of the block's images no block before it had: [size] bool."""
-        return self.start(i) + jnp.arange(self.size) >= i * self.size
 
 
 def _patches_backward(
@@ -211,7 +195,7 @@ def _patches_backward(
                 of_network.insert(0, gradient_of_layer)
             gradients.append(of_network)
             firsts.append(jnp.where(outputs[0] > 0, d, 0))
-        # The first layer of all networks together: they see the same patches.
+        # All networks share the first layer's patches.
         d = jnp.concatenate(firsts, axis=-1)
         *sides, channels, features = layers[0].kernel.shape[1:]
         taps = _taps(images.astype(d.dtype), sides[0], strides[0])
@@ -226,11 +210,12 @@ def _patches_backward(
     def step(sums: Layers, i: jax.Array) -> tuple[Layers, None]:
         gradient = blocks.cut(cotangent, i, axis=1)
         if blocks.number * blocks.size > blocks.images:
-            gradient = jnp.where(blocks.is_new(i)[None, :, None], gradient, 0)
+            is_new = blocks.start(i) + jnp.arange(blocks.size) >= i * blocks.size  # in no earlier block
+            gradient = jnp.where(is_new[None, :, None], gradient, 0)
         further = jax.tree.map(lambda leaf: blocks.cut(leaf, i), kept)
         return jax.tree.map(jnp.add, sums, one_block(blocks.cut(observation, i), further, gradient)), None
 
-    # Summed in float32 whatever the layers are computed in: what a block adds is small beside the sum of hundreds.
+    # Always summed in float32: a block's part is small compared with the sum of hundreds.
     sums: Layers = jax.tree.map(lambda leaf: jnp.zeros((num_trained, *leaf.shape[1:]), jnp.float32), layers)
     if blocks.number == 1:
         sums = one_block(observation, kept, cotangent)
@@ -247,7 +232,7 @@ by_patches.defvjp(_patches_forward, _patches_backward)
 
 
 def _first_layer(layer: Layer, images: jax.Array, stride: int) -> jax.Array:
-    """The outputs of all V networks [b, h, w, V, f] in one product: they see the same patches."""
+    """The outputs of all V networks [b, h, w, V, f] as one product of the shared patches."""
     num_networks, size = layer.kernel.shape[:2]
     matrix = jnp.moveaxis(jax.vmap(lambda kernel: _matrix(kernel, stride))(layer.kernel), 0, 1) / 255  # [K, V, f]
     wide = _product(_taps(images.astype(matrix.dtype), size, stride), matrix.reshape(matrix.shape[0], -1))
@@ -268,7 +253,7 @@ def _outputs(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _gradients(x: jax.Array, d: jax.Array, kernel: jax.Array, stride: int) -> tuple[Layer, jax.Array]:
-    """What `_outputs` and the bias give back for the gradient d [n, h, w, f]: gradients of the layer in float32, and of x."""
+    """The gradient of `_outputs` plus bias for d [n, h, w, f]: of the layer, in float32, and of x."""
     size = kernel.shape[0]
     if not _is_wide(x.shape, kernel.shape, stride):
         layer = _parameter_gradients(_taps(x, size, stride), d, kernel.shape, stride)
@@ -281,7 +266,7 @@ def _gradients(x: jax.Array, d: jax.Array, kernel: jax.Array, stride: int) -> tu
 
 
 def _is_wide(shape: Sequence[int], kernel_shape: Sequence[int], stride: int) -> bool:
-    """Whether every cell times all taps of the kernel, added up afterwards, moves fewer numbers than patches do."""
+    """Whether multiplying every cell by all taps, and adding up afterwards, moves fewer numbers than patches."""
     _, height, width, channels = shape
     size, features = kernel_shape[0], kernel_shape[-1]
     (rows, seen_rows, cell, taps), (columns, seen_columns, _, _) = (_geometry(side, size, stride) for side in (height, width))
@@ -289,13 +274,13 @@ def _is_wide(shape: Sequence[int], kernel_shape: Sequence[int], stride: int) -> 
 
 
 def _cells(x: jax.Array, kernel_size: int, stride: int) -> jax.Array:
-    """What the kernel sees of images, folded into cells."""
+    """The part of images that the kernel sees, folded into cells."""
     seen_rows, seen_columns = (_geometry(side, kernel_size, stride)[1] for side in x.shape[1:3])
     return _folded(x[:, :seen_rows, :seen_columns], _cell(kernel_size, stride))
 
 
 def _places(shape: Sequence[int], kernel_size: int, stride: int) -> list[tuple[slice, ...]]:
-    """For each tap of the kernel, which cells it meets as it moves over the image."""
+    """For each tap of the kernel, the cells that it meets as it moves over the image."""
     (rows, _, cell, taps), (columns, _, _, _) = (_geometry(side, kernel_size, stride) for side in shape[1:3])
     step = stride // cell
     starts = [(i, j) for i in range(taps) for j in range(taps)]
@@ -303,7 +288,7 @@ def _places(shape: Sequence[int], kernel_size: int, stride: int) -> list[tuple[s
 
 
 def _cached_images(layers: Layers, shape: Sequence[int], strides: Sequence[int]) -> int:
-    """How many images' patches fit into BLOCK_BYTES."""
+    """Number of images whose patches fit into BLOCK_BYTES."""
     _, height, width, _ = shape
     largest = 1
     for layer, stride in zip(layers, strides, strict=True):
@@ -314,7 +299,7 @@ def _cached_images(layers: Layers, shape: Sequence[int], strides: Sequence[int])
 
 
 def _cell(kernel_size: int, stride: int) -> int:
-    """Side of the cells that space is folded into: the stride, where the kernel is a whole number of them."""
+    """Side of the cells into which space is folded: the stride if it divides the kernel size, else 1."""
     return stride if kernel_size % stride == 0 else 1
 
 
@@ -337,7 +322,7 @@ def _unfolded(x: jax.Array, cell: int) -> jax.Array:
 
 
 def _geometry(size: int, kernel_size: int, stride: int) -> tuple[int, int, int, int]:
-    """For one side of an image: outputs, pixels that they see, cell size, taps in cells."""
+    """For one side of an image: outputs, visible pixels, cell size, taps in cells."""
     outputs = (size - kernel_size) // stride + 1
     cell = _cell(kernel_size, stride)
     return outputs, (outputs - 1) * stride + kernel_size, cell, kernel_size // cell
@@ -350,7 +335,7 @@ def _taps(x: jax.Array, kernel_size: int, stride: int) -> jax.Array:
 
 
 def _image_gradient(taps: jax.Array, shape: Sequence[int], kernel_size: int, stride: int) -> jax.Array:
-    """The transpose of `_taps`: gradients of patches [n, h, w, K] added up to those of images of the shape [n, H, W, c]."""
+    """The transpose of `_taps`: gradients of patches [n, h, w, K] to gradients of images [n, H, W, c]."""
     _, height, width, channels = shape
     (_, seen_rows, cell, _), (_, seen_columns, _, _) = (_geometry(side, kernel_size, stride) for side in (height, width))
     cells = seen_rows // cell, seen_columns // cell
@@ -362,13 +347,13 @@ def _image_gradient(taps: jax.Array, shape: Sequence[int], kernel_size: int, str
 
 
 def _placed(part: jax.Array, place: tuple[slice, ...], shape: Sequence[int]) -> jax.Array:
-    """[n, h, w, f] where a tap has met the cells [n, H, W, ...], zeros elsewhere."""
+    """[n, h, w, f] at the cells [n, H, W, ...] that a tap meets, zeros elsewhere."""
     room = [(along.start, size - along.stop, along.step - 1) for along, size in zip(place[1:], shape[1:3], strict=True)]
     return jax.lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *room, (0, 0, 0)])
 
 
 def _pixels(cells: jax.Array, shape: Sequence[int], cell: int) -> jax.Array:
-    """Cells as the image [n, H, W, c] that they are of, zeros where no kernel looks."""
+    """Cells as an image [n, H, W, c], with zeros where the kernel sees nothing."""
     image = _unfolded(cells, cell)
     unseen = [(0, whole - seen) for whole, seen in zip(shape[1:3], image.shape[1:3], strict=True)]
     return jnp.pad(image, ((0, 0), *unseen, (0, 0)))
@@ -405,8 +390,8 @@ def _kernel(matrix: jax.Array, shape: Sequence[int], stride: int) -> jax.Array:
 
 def _correlated(x: jax.Array, d: jax.Array) -> jax.Array:
     """The sum over images and places of x [n, h, w, K] times d [n, h, w, f]: [K, f] float32."""
-    # As one product of matrices: over three axes at once XLA would copy both sides first. The narrower side is transposed beforehand:
-    # products along the first axes of both are slower by more than that. The barriers keep XLA from undoing it.
+    # One matrix product: over three axes XLA would copy both sides. Transposing the narrower side first costs less than a product along
+    # both first axes. The barriers keep XLA from undoing this.
     x, d = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
     narrow, wide = (d, x) if d.shape[-1] < x.shape[-1] else (x, d)
     transposed = jax.lax.optimization_barrier(narrow.T)

@@ -1,4 +1,4 @@
-"""Random network distillation: a fixed random network g and the predictor that learns it (Burda et al. 2018; NGU §2, Agent57 App. F)."""
+"""Random network distillation: a fixed random network g and its predictor (Burda et al. 2018; NGU §2, Agent57 App. F)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class _Features(nn.Module):
 
     @nn.compact
     def __call__(self, observation: jax.Array, features: jax.Array | None = None) -> jax.Array:
-        """`features` stands for what the torso makes of the observations, where that has been computed already."""
-        last = nn.Dense(self.size)  # made before the torso: names, and with them checkpoints, count in this order
+        """`features`: of the torso, if already computed."""
+        last = nn.Dense(self.size)  # before the torso: this order defines parameter names, and so checkpoints
         if features is None:
             features = build_torso(self.network, jnp.dtype("float32"))(observation)
         return last(features)
@@ -30,19 +30,19 @@ class _Features(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class DistillationNetwork:
-    """g and its predictor have one form; only their parameters differ."""
+    """The common architecture of g and its predictor."""
 
     network: NetworkSettings
     novelty: NoveltySettings
     spec: EnvironmentSpec
 
     def init(self, key: jax.Array) -> Parameters:
-        """Random parameters of one of the two networks."""
+        """Random parameters of one network."""
         observation = jnp.zeros((1, *self.spec.observation_shape), self.spec.observation_dtype)
         return _Features(self.network, self.novelty.distillation_size).init(key, observation)["params"]
 
     def error(self, predictor: Parameters, target: Parameters, observation: jax.Array) -> jax.Array:
-        """err(x) = ||g^(x) - g(x)||^2: [..., *observation_shape] -> [...]. No gradient reaches the random network."""
+        """err(x) = ||g^(x) - g(x)||^2: [..., *observation_shape] -> [...]. The random network gets no gradient."""
         module = _Features(self.network, self.novelty.distillation_size)
         torso = build_torso(self.network, jnp.dtype("float32"))
         seen: Sequence[jax.Array | None] = (None, None)

@@ -1,4 +1,4 @@
-"""The embedding of controllable states and the inverse-dynamics head that shapes it (NGU §2, Agent57 App. F)."""
+"""The embedding of controllable states, and the inverse dynamics that train it (NGU §2, Agent57 App. F)."""
 
 import dataclasses
 from typing import Any
@@ -35,7 +35,7 @@ class _InverseDynamics(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingNetwork:
-    """f and the head h that guesses the action between two embeddings. In float32 whatever the others are: distances are differences."""
+    """f and the head h that predicts the action between two embeddings. Always float32, for accurate distances."""
 
     network: NetworkSettings
     novelty: NoveltySettings
@@ -50,7 +50,7 @@ class EmbeddingNetwork:
         return _InverseDynamics(self.novelty.inverse_hidden_size, self.spec.num_actions)
 
     def init(self, key: jax.Array) -> Parameters:
-        """Random parameters {"embedding", "inverse"}; only the first part is needed to embed."""
+        """Random parameters {"embedding", "inverse"}; embedding needs only the first."""
         key_embedding, key_inverse = jax.random.split(key)
         observation = jnp.zeros((1, *self.spec.observation_shape), self.spec.observation_dtype)
         embedding = jnp.zeros((1, self.novelty.embedding_size))
@@ -60,7 +60,7 @@ class EmbeddingNetwork:
         }
 
     def embed(self, embedding_parameters: Parameters, observation: jax.Array) -> jax.Array:
-        """Controllable state f(x): [..., *observation_shape] -> [..., D]. Takes the part "embedding" of the parameters."""
+        """Controllable state f(x): [..., *observation_shape] -> [..., D], from the parameters "embedding"."""
         return self._embedding.apply({"params": embedding_parameters}, observation)
 
     def action_logits(self, parameters: Parameters, observations: jax.Array) -> jax.Array:

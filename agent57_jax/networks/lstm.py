@@ -1,7 +1,7 @@
-"""The LSTM of several networks along time, with a gradient written for long sequences (Hochreiter & Schmidhuber 1997).
+"""LSTMs of several networks along time, with a custom gradient for long sequences (Hochreiter & Schmidhuber 1997).
 
-All networks go through time together: a step is one batched matrix product a part. The derivative of the recurrent kernel is one product
-over all timesteps at the end; differentiated as it stands, the loop would add a matrix of the kernel's size at every timestep.
+All networks step together, with one batched matrix product per part. The gradient of the recurrent kernel is one product over all
+timesteps; automatic differentiation would add a matrix of the kernel's size at every timestep.
 """
 
 import functools
@@ -13,16 +13,16 @@ import numpy as np
 
 
 class Part(NamedTuple):
-    """V LSTMs whose arrays lie together."""
+    """V LSTMs with stacked arrays."""
 
-    gates: jax.Array  # [V, T, B, 4H], the input's part of the gates' pre-activations, in the order update, forget, candidate, output
-    kernel: jax.Array  # [V, H, 4H], of the same type
+    gates: jax.Array  # [V, T, B, 4H], the input's part of the pre-activations of update, forget, candidate and output
+    kernel: jax.Array  # [V, H, 4H], same dtype
     hidden: jax.Array  # [V, B, H] float32, before the first timestep
     cell: jax.Array  # [V, B, H] float32
 
 
 class Unrolled(NamedTuple):
-    """What a part gives."""
+    """Results of a part."""
 
     outputs: jax.Array  # [V, T, B, H] float32
     hidden: jax.Array  # [V, B, H] float32, after the last timestep
@@ -40,17 +40,14 @@ def unroll(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[Unrolled, .
     Args:
       parts: one or more.
       keep: [T, B] bool, False where the state is reset before the timestep.
-      num_trained: gradients are computed for so many of the first part's V, the first ones; all others are 0.
-
-    Returns:
-      For each part its outputs and states.
+      num_trained: number of LSTMs, the first ones of the first part, that get gradients; those of the others are 0.
     """
     return forward(parts, keep, num_trained)[0]
 
 
 def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:
     """[V, ..., H] where keep [...], else 0."""
-    # Selected, not multiplied: a state that overflowed in the old episode must not leak NaN into the new one.
+    # Not multiplied: NaN from an overflow must not leak into a new episode.
     return jnp.where(keep[None, ..., None], state, 0.0)
 
 
@@ -60,12 +57,12 @@ def _at(x: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def _put(x: jax.Array, value: jax.Array, t: jax.Array) -> jax.Array:
-    """The array [V, T, ...] with [V, ...] at timestep t."""
+    """Writes [V, ...] at timestep t of an array [V, T, ...]."""
     return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), t, axis=1)
 
 
 def forward(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[tuple[Unrolled, ...], Kept]:
-    """The results of `unroll`, and what its gradient needs beside them."""
+    """The results of `unroll`, and the arrays that its gradient needs."""
     length = keep.shape[0]
 
     def step(carry: tuple[tuple[Unrolled, ...], Kept], t: jax.Array) -> tuple[tuple[tuple[Unrolled, ...], Kept], None]:
@@ -75,7 +72,7 @@ def forward(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[tuple[Unro
         for i, (part, (outputs, hidden, cell)) in enumerate(zip(parts, before, strict=True)):
             recurrent = jnp.einsum("vbh,vhg->vbg", _reset(hidden, keep_now).astype(part.kernel.dtype), part.kernel)
             update, forget, candidate, output = jnp.split((_at(part.gates, t) + recurrent).astype(jnp.float32), 4, axis=-1)
-            # The forget gate starts open (Jozefowicz et al. 2015), so that gradients reach far back from the beginning.
+            # The forget gate starts open (Jozefowicz et al. 2015), so that early gradients reach far back.
             update, forget, output = jax.nn.sigmoid(update), jax.nn.sigmoid(forget + 1.0), jax.nn.sigmoid(output)
             candidate = jnp.tanh(candidate)
             new_cell = forget * _reset(cell, keep_now) + update * candidate

@@ -1,8 +1,7 @@
-"""The recurrent duelling Q-networks, one per value function, with their parameters stacked on a leading axis W (Agent57 App. F, R2D2).
+"""The recurrent duelling Q-networks, one per value function, with parameters stacked on a leading axis W (Agent57 App. F, R2D2).
 
-The first layers, the torso, are separate too, or one for all value functions (`network.shared_torso`): they are most of the arithmetic.
-With heads per policy (`network.policy_heads`) there is one network, W = 1: its torso and LSTM know nothing of the policy, and its last
-layers give the values of every value function and policy at once (MEME).
+The torso, which takes most of the arithmetic, is separate or shared (`network.shared_torso`). With `network.policy_heads` there is one
+network, W = 1, whose torso and LSTM do not depend on the policy, with a head per value function and policy (MEME).
 """
 
 import dataclasses
@@ -19,30 +18,30 @@ from agent57_jax.networks.torsos import Convolutions, build_torso
 from agent57_jax.types import EnvironmentSpec, RecurrentState
 
 Parameters = Any
-TORSO = "torso"  # key of the shared torso in the parameters; there only if there is one
-POLICY = "policy"  # key of the head whose outputs are the logits of a policy; there only if there is one
+TORSO = "torso"  # key of the shared torso's parameters, if there is one
+POLICY = "policy"  # key of the policy head's parameters, if there is one
 
 
 class QInputs(NamedTuple):
-    """What the Q-networks see along B streams of T timesteps."""
+    """Inputs of the Q-networks for B streams of T timesteps."""
 
     observation: jax.Array  # [B, T, *observation_shape]
     previous_action: jax.Array  # [B, T] int32, a_{t-1}; ignored at FIRST
     extrinsic_reward: jax.Array  # [B, T] float32, r^e_t; ignored at FIRST
-    intrinsic_reward: jax.Array | None  # [B, T] float32, r^i_t; ignored at FIRST; None for an agent without
+    intrinsic_reward: jax.Array | None  # [B, T] float32, r^i_t; ignored at FIRST; None without intrinsic reward
     policy: jax.Array  # [B, T] int32, j
     is_first: jax.Array  # [B, T] bool; the recurrent state is reset before such a timestep
 
 
 class _Encoder(nn.Module):
-    """Observation and context to the input part of the LSTM's gates. [..., 4 * lstm_size].
+    """Observation and context to the input part of the LSTM's gates, [..., 4 * lstm_size].
 
-    `features` [..., F] stands for what the torso makes of the observations, where that has been computed already.
+    `features` [..., F]: of the torso, if already computed.
     """
 
     settings: NetworkSettings
     num_actions: int
-    num_policies: int  # that the input tells apart; 0 for a network that is the same for all
+    num_policies: int  # size of the policy input; 0 without it
     dtype: jnp.dtype
 
     @nn.compact
@@ -55,7 +54,7 @@ class _Encoder(nn.Module):
         if self.settings.reward_inputs is RewardInputs.LOGARITHMIC:
             rewards = [jnp.sign(reward) * jnp.log1p(jnp.abs(reward)) for reward in rewards]
         context = [
-            # Selected, not multiplied: what stands at FIRST is no experience and must not matter, not even a NaN.
+            # Not multiplied: values at FIRST carry no information, and may be NaN.
             jnp.where(follows, jax.nn.one_hot(inputs.previous_action, self.num_actions), 0.0),
             *(jnp.where(follows, reward, 0.0) for reward in rewards),
             jax.nn.one_hot(inputs.policy, self.num_policies),
@@ -65,11 +64,11 @@ class _Encoder(nn.Module):
 
 
 class _DuellingHeads(nn.Module):
-    """LSTM output to action values, Q = V + A - mean(A), in float32. [..., A], or [..., N, A] with last layers for each policy."""
+    """LSTM output to action values, Q = V + A - mean(A), in float32: [..., A], or [..., N, A] with policy heads."""
 
     settings: NetworkSettings
     num_actions: int
-    num_policies: int | None  # N; None: one output for whichever policy the input names
+    num_policies: int | None  # N; None without policy heads
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -83,7 +82,7 @@ class _DuellingHeads(nn.Module):
 
 
 class _PolicyHead(nn.Module):
-    """LSTM output to the logits of a policy, in float32. [..., A], or [..., N, A]."""
+    """LSTM output to the logits of a policy, in float32: [..., A], or [..., N, A]."""
 
     settings: NetworkSettings
     num_actions: int
@@ -97,10 +96,9 @@ class _PolicyHead(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class QNetwork:
-    """W networks of one form, whose outputs have R rows: the V value functions and, with a policy head, the logits of the policy.
+    """W networks of the same architecture. Their outputs have R rows: the V value functions and, with a policy head, its logits.
 
-    Parameters are a dictionary whose every leaf has the leading axis W; only those under `TORSO`, which are there for a shared torso
-    alone, have not.
+    All parameters have the leading axis W, except those of a shared torso under `TORSO`.
     """
 
     settings: NetworkSettings
@@ -141,7 +139,7 @@ class QNetwork:
         return _PolicyHead(self.settings, self.spec.num_actions, self._heads_of)
 
     def init(self, key: jax.Array) -> Parameters:
-        """Random parameters, independent for each value function."""
+        """Random parameters, independent per network."""
         zeros = jnp.zeros((1, 1), jnp.float32)
         observation = jnp.zeros((1, 1, *self.spec.observation_shape), self.spec.observation_dtype)
         indices = zeros.astype(jnp.int32)
@@ -163,7 +161,7 @@ class QNetwork:
             policy = {POLICY: self._policy_head.init(jax.random.fold_in(key, 0), output)["params"]} if self.has_policy else {}
             return policy | {
                 "encoder": self._encoder.init(encoder, inputs, features)["params"],
-                # Not orthogonal: its decomposition, batched over value functions, can deadlock in the CPU backend's thread pool.
+                # Not orthogonal: a batched decomposition can deadlock in the CPU backend's thread pool.
                 "recurrent": nn.initializers.lecun_normal()(recurrent, (size, 4 * size)),
                 "heads": jax.vmap(init_heads)(jax.random.split(heads, self.num_values))
                 if self.settings.policy_heads
@@ -173,7 +171,7 @@ class QNetwork:
         return shared | jax.vmap(init_one)(jax.random.split(key, self.num_networks))
 
     def initial_state(self, num_envs: int) -> RecurrentState:
-        """The state before an episode; every field [E, ...]."""
+        """The state before an episode, every field [E, ...]."""
         zeros = jnp.zeros((num_envs, self.num_networks, self.settings.lstm_size), jnp.float32)
         return RecurrentState(zeros, zeros, jnp.zeros((num_envs,), jnp.int32))
 
@@ -181,13 +179,12 @@ class QNetwork:
         """Runs the networks along T timesteps.
 
         Args:
-          parameters: from `init`.
-          state: as it was before the first timestep, [B, ...].
+          state: before the first timestep, [B, ...].
           inputs: [B, T, ...].
 
         Returns:
-          Outputs [R, B, T, A] float32, or [R, B, T, N, A] with heads per policy: squashed action values, then logits of the policy, if
-          there is one. Hidden and cell state [B, W, lstm_size] after the last timestep.
+          Outputs [R, B, T, A] float32, or [R, B, T, N, A] with policy heads: squashed action values, then the policy's logits, if any.
+          Hidden and cell state [B, W, lstm_size] after the last timestep.
         """
         (outputs,), hidden, cell = self._unroll((parameters,), state, inputs)
         return outputs, hidden[0], cell[0]
@@ -195,19 +192,16 @@ class QNetwork:
     def of_policy(self, outputs: jax.Array, policy: jax.Array) -> jax.Array:
         """Outputs [R, B, T, A] of the policies j [B, T] int32."""
         if not self.settings.policy_heads:
-            return outputs  # they are those of the j that the input named
+            return outputs  # j was an input
         return jnp.take_along_axis(outputs, policy[None, :, :, None, None], axis=-2)[..., 0, :]
 
     def unroll_online_and_target(
         self, online: Parameters, target: Parameters, state: RecurrentState, inputs: QInputs, burn_in: int
     ) -> tuple[jax.Array, jax.Array]:
-        """Runs online and target networks side by side, both from the same state, each through a burn-in of its own (R2D2 §3).
+        """Runs online and target networks together, from the same state, each with its own burn-in (R2D2 §3).
 
-        Args:
-          burn_in: so many timesteps only bring the recurrent states up to date; no gradient flows through them.
-
-        Returns:
-          Outputs as `unroll` gives them, behind the burn-in: of the online networks, which gradients reach, and of the target networks.
+        The first `burn_in` timesteps of inputs [B, burn-in + T, ...] only update the recurrent states, without gradient. Returns outputs as
+        from `unroll` of the T timesteps after them, of the online networks, which get gradients, and of the target networks.
         """
         pair = (online, jax.lax.stop_gradient(target))
         states = None
@@ -227,17 +221,14 @@ class QNetwork:
         inputs: QInputs,
         states: tuple[Sequence[jax.Array], Sequence[jax.Array]] | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-        """Runs sets of W networks together; gradients reach the first set.
+        """Runs sets of W networks together; only the first set gets gradients.
 
-        Args:
-          state: of every set, unless `states` holds hidden and cell states [B, W, H] of each.
-
-        Returns:
-          For each set outputs [R, B, T, ...], hidden and cell state [B, W, H].
+        All start from `state`, or each from its own hidden and cell states [B, W, H] in `states`. Returns for each set outputs
+        [R, B, T, ...], hidden and cell states [B, W, H].
         """
         W = self.num_networks
         hidden, cell = states or ([state.hidden] * len(sets), [state.cell] * len(sets))
-        # Timesteps first, as one axis with the streams: what the recurrence reads and writes then needs no transposition.
+        # Time-major, with time and streams as one axis, so that the recurrence needs no transposition.
         shape = inputs.is_first.shape[::-1]  # T, B
         flat: QInputs = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), inputs)
         features = self._features(sets, flat.observation)
@@ -269,13 +260,13 @@ class QNetwork:
         values: jax.Array = apply(heads, x)
         if not self.has_policy:
             return values
-        # The policy follows the values; it is not to shape what they are computed from.
+        # The policy must not train the layers that it shares with the values.
         x = jax.lax.stop_gradient(x if self.settings.policy_heads else x[0])
         logits = self._policy_head.apply({"params": jax.tree.map(lambda leaf: leaf[0], parameters[POLICY])}, x)
         return jnp.concatenate([values, logits[None]])
 
     def _features(self, sets: Sequence[Parameters], observation: jax.Array) -> list[jax.Array | None]:
-        """What the torsos of each set make of the observations [n, ...]: [W, n, F], or [n, F] of a shared one; None: encoders find out."""
+        """Torso features [W, n, F] of each set, or [n, F] of a shared torso, for observations [n, ...]; None: encoders compute them."""
         torso, is_shared = self._torso, self.settings.shared_torso
         if not isinstance(torso, Convolutions):
             return [torso.apply({"params": tree[TORSO]}, observation) if is_shared else None for tree in sets]
@@ -286,6 +277,6 @@ class QNetwork:
             for v in range(number)
         ]
         trained, others = torso.of_networks(layers, observation, number)
-        # What the other sets give is constant: else its gradient would be computed all the way, only to be dropped.
+        # The other sets are constant; otherwise their gradients would be computed and dropped.
         features = [trained, *jax.lax.stop_gradient(others).reshape(len(sets) - 1, *trained.shape)]
         return [seen[0] for seen in features] if is_shared else list(features)

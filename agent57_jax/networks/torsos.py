@@ -1,4 +1,4 @@
-"""First layers of every network: from an observation to a flat feature vector (Agent57 App. F)."""
+"""The first layers of every network, from an observation to a flat feature vector (Agent57 App. F)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,11 +41,9 @@ class Convolutions(nn.Module):
         return self.of_networks([tuple(layers)], observation, num_trained=1)[0][0]
 
     def of_networks(self, networks: Sequence[Layers], observation: jax.Array, num_trained: int) -> Outputs:
-        """Several networks over the same images: [..., H, W, channels] -> [V, ..., features] of the trained ones and of the others.
+        """Features [V, ..., features] of the first `num_trained` networks, which get gradients, and of the others.
 
-        Args:
-          networks: `layers_of` each of the V networks.
-          num_trained: gradients are computed for so many of them, the first ones.
+        All see the same images [..., H, W, channels]; `networks` are the `layers_of` each.
         """
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
         images = observation.reshape((-1, *observation.shape[-3:]))
@@ -57,7 +55,7 @@ class Convolutions(nn.Module):
 
     @staticmethod
     def layers_of(parameters: Any) -> Layers:
-        """The layers of one network from its tree of parameters."""
+        """The layers of one network, from its parameters."""
         return tuple(Layer(**parameters[f"Conv_{i}"]) for i in range(len(parameters)))
 
 
@@ -83,7 +81,7 @@ def build_torso(settings: NetworkSettings, dtype: jnp.dtype) -> nn.Module:
 
 
 def torso_problem(settings: NetworkSettings, spec: EnvironmentSpec) -> str | None:
-    """One sentence when the torso cannot take the environment's observations, else None."""
+    """A sentence if the torso does not fit the environment's observations, else None."""
     shape = spec.observation_shape
     if settings.torso is Torso.DENSE:
         return None if len(shape) == 1 else f"network.torso=dense needs vector observations, this task has shape {shape}"

@@ -1,1 +1,1 @@
-"""A training: the loop, when it learns, what it saves, and what it measures on the way."""
+"""The training loop, its schedule, checkpoints and metrics."""

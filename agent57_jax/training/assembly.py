@@ -1,4 +1,4 @@
-"""What a training begins with: its environments, and what it says of itself."""
+"""What a run starts with: environments, recorder, header lines."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -17,10 +17,7 @@ from agent57_jax.types import HostEnvironment, JaxEnvironment
 def make_environments(settings: Settings, start: int, is_recorded: bool) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
     """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones).
 
-    Args:
-      settings: of the run.
-      start: how often the run was started before. Every start has seeds of its own, so that it does not play earlier episodes again.
-      is_recorded: whether the evaluator's environment renders its frames.
+    `start` is the number of earlier starts: each has its own seeds, so that it does not repeat episodes.
     """
     environment, count = settings.environment, settings.evaluation.num_envs
     if not settings.is_host_environment:
@@ -44,15 +41,7 @@ def make_recorder(
     warn: Callable[[str], None],
     animate: Callable[[bytes, int, int], None],
 ) -> video.Recorder | None:
-    """What records the evaluator's episodes: None, and a warning, if what makes videos is not installed.
-
-    Args:
-      settings: of the run.
-      workdir: of the run.
-      steps: says at which step of the run an episode ends.
-      warn: gets sentences.
-      animate: gets a GIF, its width and its height; only where there is a viewer of them.
-    """
+    """The recorder of evaluation episodes (see `video.Recorder`); None, and a warning, if a package is missing."""
     missing = video.missing_packages()
     if missing is not None:
         warn(f"no episodes are recorded: {missing}, or --config.video.period_episodes=0")
@@ -62,7 +51,7 @@ def make_recorder(
 
 
 def header(settings: Settings, mesh: Mesh, capacity: int, table: Mapping[str, int]) -> list[str]:
-    """Lines that say what is trained, with the bytes of each part on a device, shown in GiB."""
+    """Lines that describe the run; `table`: bytes per device of each part, shown in GiB."""
     name = settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
     width = max(len(part) for part in table)
     return [
@@ -74,7 +63,7 @@ def header(settings: Settings, mesh: Mesh, capacity: int, table: Mapping[str, in
 
 
 def thread_warning(settings: Settings) -> str | None:
-    """A sentence if the emulators have more threads than this process has CPUs."""
+    """A warning if there are more emulator threads than CPUs."""
     threads, available = settings.environment.num_threads, available_cpus()
     if not settings.is_host_environment or threads is None or threads <= available:
         return None

@@ -1,5 +1,6 @@
-"""Checkpoints of a run: arrays as Orbax items, everything else as JSON, nothing pickled. The only importer of Orbax."""
+"""Checkpoints of a run: arrays as Orbax items, the rest as JSON, no pickles. The only importer of Orbax."""
 
+import contextlib
 import ctypes
 import errno
 import glob
@@ -22,61 +23,44 @@ from jax.sharding import NamedSharding
 
 from agent57_jax.types import RunError
 
-FORMAT = 2  # raise it when items or fields change their meaning, so that an old checkpoint is refused in words and not misread
+FORMAT = 2  # raise it when items or fields change their meaning, so that old checkpoints are refused
 META = "meta"
-_ARRAY = "/.zarray"  # how the keys of arrays' metadata end
-
-
-# Waiting for a save is our choice, and each of the others comes with an exception, which `Checkpoints` raises in words of its own; so does
-# a message that has an exception with it.
-_TOLD_OTHERWISE = ("Waiting for previous save to complete", "[process=%d][thread=%s]", "Failed to write metadata=")
+_ARRAY = "/.zarray"  # suffix of the keys of arrays' metadata
+# Waiting for a save is intended. The other messages come with an exception, which `Checkpoints` reports.
+_REPORTED = ("Waiting for previous save to complete", "[process=%d][thread=%s]", "Failed to write metadata=")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Of Orbax' messages only warnings are, but for those that are told otherwise."""
+    """Keeps only Orbax warnings that are not reported otherwise."""
     if "/orbax/" not in record.pathname:
         return True
-    return record.levelno >= logging.WARNING and not record.exc_info and not str(record.msg).startswith(_TOLD_OTHERWISE)
+    return record.levelno >= logging.WARNING and not record.exc_info and not str(record.msg).startswith(_REPORTED)
 
 
-def _is_no_echo(record: logging.LogRecord) -> bool:
-    """Whether asyncio's message is about anything but the other arrays of a save that failed, of which each has an exception."""
-    return "orbax" not in record.getMessage()
-
-
-# Orbax tells some fifty lines a save at INFO, the level that absl's start-up sets, and all of absl shares one logger.
+# Orbax logs some fifty lines per save at INFO, the level that absl sets at start-up for its one logger.
 logging.getLogger("absl").addFilter(_is_news)
-logging.getLogger("asyncio").addFilter(_is_no_echo)
+# After a failed save asyncio logs the exceptions of the other arrays.
+logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 
 
 def _silence_late_writers() -> None:
-    """Threads of TensorStore that end after the save they were part of has failed find its event loop closed, and print so."""
-    told = sys.unraisablehook
+    """Hides messages of TensorStore threads that outlive a failed save and find its event loop closed."""
+    replaced = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-            told(unraisable)
+            replaced(unraisable)
 
     sys.unraisablehook = hook
 
 
 _silence_late_writers()
-
-
-def _no_statistics(metric_prefix: str = "", include_zero_metrics: bool = False) -> list[Any]:
-    """Stands for TensorStore's statistics of itself, of which it keeps every answer for ever (0.1.86): some 0.1 MiB for each save, in
-    which Orbax asks twice, for a line that is silenced above.
-    """
-    return []
-
-
-tensorstore.experimental_collect_matching_metrics = _no_statistics
+# TensorStore 0.1.86 never frees the answers to this query: some 0.1 MiB per save, for a log line that is filtered out above.
+tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
 
 
 def _glob_literally(folder: Any, pattern: str) -> Iterator[Any]:
-    """Stands for a path's `glob`, which takes the folder's own name for a part of the pattern (etils 1.14): in `zaxxon[seed0]` Orbax found
-    none of the pieces that it had written, and left checkpoints that nothing can read.
-    """
+    """Replaces `glob` of etils 1.14, which takes the folder's name for a pattern: Orbax would not find its files in `zaxxon[seed0]`."""
     return _glob(type(folder)(glob.escape(str(folder))), pattern)
 
 
@@ -89,65 +73,57 @@ class CheckpointError(RunError):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint that is there, but whose files cannot be read. An older one may serve."""
+    """An existing checkpoint whose files cannot be read; an older one may be readable."""
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
-    """Raises CheckpointError for a folder that a run's checkpoints cannot lie in."""
+    """Raises CheckpointError for a folder that cannot hold checkpoints."""
     if "\\" in str(Path(path).absolute()):
         raise CheckpointError(f"{path} has a backslash in its name, which TensorStore takes for a slash: choose another folder")
 
 
 class Checkpoints:
-    """The checkpoints under one directory, numbered in the order of their making.
+    """The numbered checkpoints in one directory.
 
-    Each named tree of arrays is an item of its own, so that a model is read without the replay that lies beside it. Restoring does not
-    depend on the number of devices that saved. A save that was cut off leaves only a temporary folder, which the next writer removes in
-    the background.
+    Each named tree of arrays is a separate item, so that a model can be read without the replay. The number of devices may differ
+    between saving and restoring. An interrupted save leaves only a temporary folder, which the next writer removes.
     """
 
     def __init__(self, directory: Path | str, keep: int, read_only: bool = False) -> None:
-        """Opens the directory.
+        """Opens the directory, which `check_folder` must accept.
 
         Args:
-          directory: made if missing, unless `read_only`.
-          keep: how many checkpoints stay; older ones are deleted after a newer one is complete.
-          read_only: for whoever looks at a run that may still be training: makes, removes and saves nothing.
-
-        Raises:
-          CheckpointError: for a directory that `check_folder` refuses.
+          directory: created if missing, unless `read_only`.
+          keep: number of checkpoints to keep; older ones are deleted once a newer one is complete.
+          read_only: creates, removes and saves nothing, for a run that may still be training.
         """
         check_folder(directory)
         self._directory = Path(directory).absolute()
         self._manager = None
-        self._unread: tuple[int, dict[str, dict[str, str]]] | None = None  # what was saved and not read back yet: kinds of its arrays
+        self._unread: tuple[int, dict[str, dict[str, str]]] | None = None  # saved but not read back yet: kinds of its arrays
         if not read_only:
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 cleanup_tmp_directories=True,
                 create=True,
-                # Folders made in the background are, when the disk is full, waited for in threads that keep the process from ending.
+                # On a full disk, threads that create folders in the background would keep the process alive.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> bool:
-        """Starts to write a checkpoint; waits first for the one before it.
+        """Waits for the previous save, copies the arrays to the host, and writes them in the background.
 
-        The caller may donate the arrays at once, while files are written in the background: they have been copied to the host. On the CPU
-        the host's copy is the array itself, held until it is written, and a program that it is donated to works on a copy instead.
+        The caller may donate the arrays at once. On a CPU the host's copy is the array itself, which is held until written, so that a
+        program to which it is donated works on a copy.
 
         Args:
-          step: its number; grows from one checkpoint to the next.
+          step: number of the checkpoint, larger than those before; returns False if it exists.
           arrays: name of the item -> pytree of JAX or NumPy arrays.
           meta: plain JSON values.
 
-        Returns:
-          False if a checkpoint of this number exists.
-
         Raises:
-          CheckpointError: if `step` lies below the latest checkpoint, a leaf is no array, `meta` is not plain JSON, or writing this one or
-            the one before it fails.
+          CheckpointError: if an argument is not as described, or writing this or the previous checkpoint fails.
         """
         manager = self._manager
         if manager is None:
@@ -181,11 +157,7 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Returns when every save is complete on disk and its metadata were read back.
-
-        Raises:
-          CheckpointError: if one failed, or cannot be read.
-        """
+        """Waits until every save is complete and its metadata were read back; raises CheckpointError if one failed."""
         if self._manager is None:
             return
         try:
@@ -193,56 +165,49 @@ class Checkpoints:
         except Exception as error:
             raise CheckpointError(f"a checkpoint could not be written to {self._directory}: {_reason(error)}") from error
         self._read_back()
-        _return_memory()
+        # Returns the memory freed by a save to the system; glibc would keep it.
+        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+            trim(0)
 
     def _read_back(self) -> None:
-        """Reads once what the last save says of its arrays: what cannot be read must not be found out when it is needed."""
+        """Reads the last save's metadata, so that damage shows at once and not when the checkpoint is needed."""
         unread, self._unread = self._unread, None
-        # A folder that a person has removed since is no failure, and other processes may see late what the first one has written.
+        # A user may have removed the folder, and other processes may see files of the first one late.
         if unread is None or jax.process_index() or not (self._directory / str(unread[0])).is_dir():
             return
         step, items = unread
         self.meta(step)
         for item, kinds in items.items():
-            try:
-                found = _written(self._directory / str(step) / item)
-            except Exception as error:  # TensorStore, JSON and the file system each raise their own
-                raise self._damaged(step, item, error) from error
-            if found != kinds:
-                raise self._damaged(step, item, ValueError("it holds other arrays than were saved"))
+            with self._reading(step, item) as folder:
+                if _written(folder) != kinds:
+                    raise ValueError("it holds other arrays than were saved")
 
     def close(self) -> None:
-        """Waits for saves, then ends the background threads.
-
-        Raises:
-          CheckpointError: if a save failed.
-        """
+        """Waits for saves and ends the background threads; raises CheckpointError if a save failed."""
         self.wait()
         if self._manager is not None:
             self._manager.close()
 
     def latest(self) -> int | None:
-        """The newest complete checkpoint, None if there is none. A save that still runs does not count."""
+        """The newest complete checkpoint; None if there is none."""
         return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """All complete checkpoints, oldest first. A save renames its folder to the number of steps when all is written."""
+        """All complete checkpoints, oldest first. A save renames its folder to the number once everything is written."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
     def set_aside(self, step: int) -> Path:
-        """Renames a damaged checkpoint, so that its number is free and it is not tried again; returns where it is now."""
-        number = itertools.count(1)
-        place = self._directory / f"{step}.damaged"
-        while place.exists():
-            place = self._directory / f"{step}.damaged{next(number)}"
+        """Renames a damaged checkpoint, so that it is not read again and its number is free; returns the new path."""
+        places = (self._directory / f"{step}.damaged{number or ''}" for number in itertools.count())
+        place = next(path for path in places if not path.exists())
         (self._directory / str(step)).rename(place)
         self.reread()
         return place
 
     def reread(self) -> None:
-        """Looks into the directory again, after someone has changed it."""
+        """Rereads the directory after another process has changed it."""
         if self._manager is not None:
             self._manager.reload()
 
@@ -251,62 +216,54 @@ class Checkpoints:
         return (self._directory / str(step) / name).is_dir()
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Reads the JSON part only.
-
-        Raises:
-          CheckpointError: if there is no such checkpoint or another version of this program wrote it; a DamagedCheckpointError if it
-            cannot be read.
-        """
+        """Reads only the JSON part; raises CheckpointError if it is missing, damaged or of another format."""
         self.wait()
         self._need_item(step, META)
-        try:
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-                record = reader.restore(self._directory / str(step) / META)
-        except Exception as error:  # Orbax, JSON and the file system each raise their own
-            raise self._damaged(step, META, error) from error
+        with self._reading(step, META) as folder, ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            record = reader.restore(folder)
         found = record.get("format") if isinstance(record, dict) else None
         if found != FORMAT:
             raise CheckpointError(
                 f"checkpoint {step} in {self._directory} has format {found}, but this version of agent57_jax reads format {FORMAT}"
             )
-        content: dict[str, Any] = record["content"]
-        return content
+        return record["content"]
 
     def restore(self, step: int, targets: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Reads the items that `targets` names, and the JSON part.
+        """Reads items, and the JSON part.
 
         Args:
-          targets: name of the item -> pytree of `jax.ShapeDtypeStruct`, each with the NamedSharding it shall have.
+          step: number of the checkpoint.
+          targets: name of the item -> pytree of `jax.ShapeDtypeStruct`, each with its NamedSharding.
 
         Returns:
-          The arrays, in the structure of `targets` and safe to donate, and the meta data.
+          The arrays, in the structure of `targets` and safe to donate, and the metadata.
 
         Raises:
-          CheckpointError: if there is no such checkpoint, the format is another one, or a leaf is missing, left over, or has another
-            shape or dtype than its target; a DamagedCheckpointError if an item is missing or cannot be read.
+          CheckpointError: if there is no such checkpoint, it has another format, or a leaf is missing, unexpected, or differs in shape or
+            dtype; DamagedCheckpointError: if an item is missing or cannot be read.
         """
         meta = self.meta(step)
         for name, target in targets.items():
             self._need_item(step, name)
             self._need_equal(step, name, target)
         restored: dict[str, Any] = {}
-        for name, target in targets.items():  # one after the other, for the peak of memory
-            try:
-                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-                    stored = reader.restore(self._directory / str(step) / name, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # Orbax, TensorStore and the file system each raise their own
-                raise self._damaged(step, name, error) from error
+        for name, target in targets.items():  # one by one, to limit the peak of memory
+            with self._reading(step, name) as folder, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                stored = reader.restore(folder, args=ocp.args.StandardRestore(target))
             shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-            # On GPUs a restored array may not be donatable; what comes out of a program is. Donating it to that program costs no memory
-            # where it works.
+            # On GPUs only outputs of programs are sure to be donatable. Where donation works, this copy takes no memory.
             own = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings, donate_argnums=0)
             restored[name] = own(stored)
         return restored, meta
 
-    def _damaged(self, step: int, name: str, error: Exception) -> DamagedCheckpointError:
-        return DamagedCheckpointError(
-            f"item '{name}' of checkpoint {step} in {self._directory} cannot be read: {type(error).__name__}: {_reason(error)}"
-        )
+    @contextlib.contextmanager
+    def _reading(self, step: int, name: str) -> Iterator[Path]:
+        """Yields the folder of an item; every error is a DamagedCheckpointError."""
+        try:
+            yield self._directory / str(step) / name
+        except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
+            reason = f"{type(error).__name__}: {_reason(error)}"
+            raise DamagedCheckpointError(f"item '{name}' of checkpoint {step} in {self._directory} cannot be read: {reason}") from error
 
     def _need_item(self, step: int, name: str) -> None:
         if not (self._directory / str(step)).is_dir():
@@ -315,11 +272,9 @@ class Checkpoints:
             raise DamagedCheckpointError(f"checkpoint {step} in {self._directory} has no item '{name}'")
 
     def _need_equal(self, step: int, name: str, target: Any) -> None:
-        """Orbax casts dtypes and reports other differences by the page, so they are compared before it reads a byte."""
-        try:
-            metadata = ocp.StandardCheckpointHandler().metadata(self._directory / str(step) / name)
-        except Exception as error:  # Orbax, JSON and the file system each raise their own
-            raise self._damaged(step, name, error) from error
+        """Compares shapes and dtypes before reading: Orbax would cast dtypes, and reports other differences in long texts."""
+        with self._reading(step, name) as folder:
+            metadata = ocp.StandardCheckpointHandler().metadata(folder)
         stored = _kinds(getattr(metadata, "tree", metadata))
         wanted = {_dotted(path): leaf for path, leaf in jax.tree.leaves_with_path(target)}
         where = f"checkpoint {step} does not fit this run's settings"
@@ -328,30 +283,21 @@ class Checkpoints:
                 raise CheckpointError(f"the target of {name}.{path} has no NamedSharding")
             if path not in stored:
                 raise CheckpointError(f"{where}: it has no {name}.{path}")
-            found, expected = stored[path], _kind(leaf)
-            if found != expected:
-                raise CheckpointError(f"{where}: {name}.{path} is {found}, but {expected} is expected")
-        for path in stored:
-            if path not in wanted:
-                raise CheckpointError(f"{where}: {name}.{path} is not expected")
+            if stored[path] != _kind(leaf):
+                raise CheckpointError(f"{where}: {name}.{path} is {stored[path]}, but {_kind(leaf)} is expected")
+        if unexpected := [path for path in stored if path not in wanted]:
+            raise CheckpointError(f"{where}: {name}.{unexpected[0]} is not expected")
 
 
 def _reason(error: Exception) -> str:
-    """What an exception says, in a line; TensorStore's fill pages, with the reason somewhere in them."""
+    """An exception's message in one line; TensorStore hides the reason in long texts."""
     text = " ".join(str(error).split())
     full = os.strerror(errno.ENOSPC)
     return full if full in text else text[:300]
 
 
-def _return_memory() -> None:
-    """Gives the system back what a save has freed; glibc would keep it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _dotted(path: tuple[Any, ...]) -> str:
-    """`parameters.q.0` for a path into a pytree; the same whether a NamedTuple is seen as itself or, as in metadata, as a dict."""
+    """A path into a pytree, such as `parameters.q.0`; equal for a NamedTuple and for the dict that stands for it in metadata."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
@@ -361,7 +307,7 @@ def _kinds(tree: Any) -> dict[str, str]:
 
 
 def _written(item: Path) -> dict[str, str]:
-    """`_kinds` of what an item holds, from TensorStore alone: what Orbax' own reader asks of it stays in memory for ever (0.1.86)."""
+    """`_kinds` of a stored item, read with TensorStore: Orbax's reader leaks memory (TensorStore 0.1.86)."""
     json.loads((item / "_METADATA").read_text())
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}
     store = tensorstore.KvStore.open(database).result()
@@ -376,11 +322,11 @@ def _kind(leaf: Any) -> str:
 
 
 def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks that JSON gives back exactly `meta`."""
+    """Checks that `meta` survives JSON unchanged."""
     try:
         copy: dict[str, Any] = json.loads(json.dumps(meta, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the meta data of a checkpoint must be plain JSON values: {error}") from error
+        raise CheckpointError(f"the metadata of a checkpoint must be plain JSON values: {error}") from error
     if copy != meta:
-        raise CheckpointError("the meta data of a checkpoint must be plain JSON values: string keys, and lists for sequences")
+        raise CheckpointError("the metadata of a checkpoint must be plain JSON values: string keys, and lists for sequences")
     return copy

@@ -1,7 +1,7 @@
-"""The evaluator: plays with the learner's parameters, for the score (Agent57 §4, App. D).
+"""The evaluator: plays with the learner's parameters for the score (Agent57 §4, App. D).
 
-It runs on one device, whatever the mesh: a few environments need no more, and its bandit is then the same for every number of devices.
-During training its acts are interleaved with those of the actors; `evaluate.py` runs it alone.
+It runs on one device of any mesh, so that its bandit does not depend on the number of devices. During training its acts are interleaved
+with those of the actors; `evaluate.py` runs it alone.
 """
 
 import dataclasses
@@ -27,29 +27,29 @@ class Episode(NamedTuple):
     """One finished episode of the evaluator."""
 
     environment: int
-    is_greedy: bool  # played the best arm; such episodes are the score
+    is_greedy: bool  # played the best arm, for the score
     policy: int
     episode_return: float  # undiscounted, raw rewards
     length: int  # agent steps
-    extras: dict[str, float]  # what else the environment reports about it
+    extras: dict[str, float]  # further numbers from the environment
 
 
 class Glimpse(NamedTuple):
-    """What the device knows about environment 0 at a timestep, for a spectator."""
+    """Environment 0 at a timestep, on the device, for a spectator."""
 
     observation: jax.Array | None  # [1, ...]; None for host environments, which draw their own picture
     step_type: jax.Array  # [1]
     action: jax.Array  # [1]
     intrinsic_reward: jax.Array | None  # [1]
     chosen: ChosenValues  # [1, ...]
-    report: EpisodeReport  # [1], with the return and the length so far
+    report: EpisodeReport  # [1]
 
 
 class Evaluator:
-    """A small fleet that plays but stores nothing and teaches only its own bandit."""
+    """A small fleet of actors that stores nothing and updates only its own bandit."""
 
     state: ActorState
-    embeddings: ActingEmbeddings | None  # its episodes are its own, and so is what they embed with
+    embeddings: ActingEmbeddings | None  # for its episodes
     simulation: programs.Simulation | None
 
     def __init__(
@@ -61,14 +61,14 @@ class Evaluator:
         acts: int = 0,
         spectator: Spectator | None = None,
     ) -> None:
-        """`root` is the run's key; `acts` continues the random streams of a restored run; `spectator` sees environment 0."""
+        """`root`: the run's key; `acts`: of a resumed run, to continue its random streams; `spectator` sees environment 0."""
         self._actor = actor
         self._environment: Any = environment
         self._host = cast(HostEnvironment, environment) if hasattr(environment, "recv") else None
         self._root: jax.Array = programs.one_device_copy(root)
         self.acts = acts
         self._spectator = spectator
-        self._pending: list[tuple[EpisodeReport, Glimpse | None, np.ndarray | None]] = []  # the last is a screen
+        self._pending: list[tuple[EpisodeReport, Glimpse | None, np.ndarray | None]] = []  # with screens
         self._action: jax.Array | None = None
         mesh = Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,))
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
@@ -78,43 +78,42 @@ class Evaluator:
         self.embeddings = parallel.sharded(lambda: actor.init_embeddings(1), mesh, (), everywhere)()
         self.simulation = None
         inputs: tuple[Any, ...] = (everywhere, by_env, everywhere, everywhere, everywhere, by_env, everywhere, everywhere)
+        donate = (1, 2) if self._host is not None else (1, 2, 5)
+        self._act = parallel.sharded(self._act_step, mesh, inputs, (by_env, everywhere, by_env, by_env, by_env), donate)
         if self._host is not None:
-            self._act = parallel.sharded(self._act_host, mesh, inputs, (by_env, everywhere, *(by_env,) * 3), donate=(1, 2))
             self._host.reset()
         else:
-            self._act = parallel.sharded(self._act_simulated, mesh, inputs, (by_env, everywhere, *(by_env,) * 3), donate=(1, 2, 5))
             self.simulation = parallel.sharded(self._init_simulation, mesh, (everywhere, by_env), by_env)(self._root, index)
 
     def step(self, parameters: ActingParameters, statistics: NoveltyStatistics | None, pooled: PooledArms | None = None) -> list[Episode]:
-        """One act in every environment; returns the episodes that it finds finished."""
+        """One act in every environment; returns the episodes that end."""
         self.dispatch(parameters, statistics, pooled)
         return self.complete()
 
     def dispatch(self, parameters: ActingParameters, statistics: NoveltyStatistics | None, pooled: PooledArms | None = None) -> None:
-        """Starts an act without waiting for it, so that updates can be queued behind it. Host environments need `complete` in between.
+        """Starts an act without waiting, so that updates can be queued behind it. With host environments `complete` must follow.
 
-        Args:
-          pooled: what the actors' bandits say of the arms; None: greedy episodes play the best arm of the evaluator's own bandit.
+        Greedy episodes play the best arm of `pooled`, the actors' bandits, or of the evaluator's own bandit if that is None.
         """
         parameters, statistics, pooled = programs.one_device_copy((parameters, statistics, pooled))
         counter = jax.device_put(np.uint32(self.acts % 2**32), self._everywhere)
         self.acts += 1
-        screen = None
+        screen, source = None, self.simulation
         if self._host is not None:
             received = self._host.recv()
             screen = self._look(lambda: received.observation[0], received.step_type[0] == FIRST)
-            timestep = jax.device_put(received, self._by_env)
-            self.state, self.embeddings, self._action, report, glimpse = self._act(
-                parameters, self.state, self.embeddings, statistics, pooled, timestep, self._root, counter
-            )
+            source = jax.device_put(received, self._by_env)
+        self.state, self.embeddings, result, report, glimpse = self._act(
+            parameters, self.state, self.embeddings, statistics, pooled, source, self._root, counter
+        )
+        if self._host is not None:
+            self._action = result
         else:
-            self.state, self.embeddings, self.simulation, report, glimpse = self._act(
-                parameters, self.state, self.embeddings, statistics, pooled, self.simulation, self._root, counter
-            )
+            self.simulation = result
         self._pending.append((report, glimpse, screen))
 
     def complete(self) -> list[Episode]:
-        """Waits for the acts that were started and lets the emulators run; returns the episodes that they find finished."""
+        """Waits for the started acts and lets the emulators step; returns the episodes that end."""
         if self._host is not None and self._pending:
             self._host.send(jax.device_get(self._action))
         reports = [jax.device_get(report) for report, _, _ in self._pending]
@@ -136,13 +135,13 @@ class Evaluator:
         ]
 
     def state_to_save(self) -> Any:
-        """All but the bandit, which is saved by itself; episodes of host environments start anew, with all that belongs to them."""
+        """Everything except the bandit, which is a separate item; episodes of host environments restart."""
         if self._host is not None:
             return {"episodes_started": self.state.episodes_started}
         return {"actor": self.state._replace(bandit=None), "embeddings": self.embeddings, "simulation": self.simulation}
 
     def load(self, bandit: BanditState | None, state: Any) -> None:
-        """Continues from a bandit and a tree of the form of `state_to_save`."""
+        """Continues from a bandit and a result of `state_to_save`."""
         if jax.process_count() > 1:
             bandit, state = programs.one_device_copy((bandit, state))
         if self._host is not None:
@@ -152,7 +151,7 @@ class Evaluator:
             self.embeddings = state["embeddings"]
 
     def close(self) -> None:
-        """Ends the emulators."""
+        """Closes host environments."""
         if self._host is not None:
             self._host.close()
 
@@ -162,13 +161,13 @@ class Evaluator:
             return None
         try:
             return screen_of(self._environment, observation())
-        except Exception as error:  # a renderer is anybody's code, and no picture is worth a run
+        except Exception as error:  # renderers are arbitrary code, and must not end a run
             self._spectator.give_up(f"{type(error).__name__}: {error}")
             return None
 
     def _show(self, spectator: Spectator, glimpse: Any, screen: np.ndarray | None) -> None:
         if self._host is None:
-            # What is seen lies on the device: of an episode that nobody watches only the type of step is fetched.
+            # The observation is on the device, and is fetched only when wanted.
             starts = jax.device_get(glimpse.step_type)[0] == FIRST
             screen = self._look(lambda: jax.device_get(glimpse.observation)[0], starts)
         if screen is None:
@@ -196,43 +195,31 @@ class Evaluator:
             )
         )
 
-    def _act_host(
+    def _act_step(
         self,
         parameters: ActingParameters,
         state: ActorState,
         embeddings: ActingEmbeddings | None,
         statistics: NoveltyStatistics | None,
         pooled: PooledArms | None,
-        timestep: TimeStep,
+        source: TimeStep | programs.Simulation,
         root: jax.Array,
         counter: jax.Array,
-    ) -> tuple[ActorState, ActingEmbeddings | None, jax.Array, EpisodeReport, Glimpse | None]:
+    ) -> tuple[ActorState, ActingEmbeddings | None, jax.Array | programs.Simulation, EpisodeReport, Glimpse | None]:
+        """One act, and the step of a simulation. Returns the actions of host environments or the simulation third."""
         key = parallel.fold_counter(root, programs.EVALUATION_STREAM, counter)
+        timestep = source if isinstance(source, TimeStep) else source.timestep
         out = self._actor.act(parameters, state, statistics, self._actor.init_metrics(), timestep, key, embeddings, pooled=pooled)
-        glimpse = None
+        glimpse, experience = None, out.experience
         if self._spectator is not None:
-            experience = out.experience
             observation = experience.observation if self._host is None else None
             seen = Glimpse(observation, experience.step_type, experience.action, experience.intrinsic_reward, out.chosen, out.report)
             glimpse = jax.tree.map(lambda leaf: leaf[:1], seen)
-        return out.state, out.embeddings, out.experience.action, out.report, glimpse
-
-    def _act_simulated(
-        self,
-        parameters: ActingParameters,
-        state: ActorState,
-        embeddings: ActingEmbeddings | None,
-        statistics: NoveltyStatistics | None,
-        pooled: PooledArms | None,
-        simulation: programs.Simulation,
-        root: jax.Array,
-        counter: jax.Array,
-    ) -> tuple[ActorState, ActingEmbeddings | None, programs.Simulation, EpisodeReport, Glimpse | None]:
-        state, embeddings, action, report, glimpse = self._act_host(
-            parameters, state, embeddings, statistics, pooled, simulation.timestep, root, counter
-        )
-        key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
-        return state, embeddings, programs.step_simulation(self._environment, simulation, key, action), report, glimpse
+        result: jax.Array | programs.Simulation = experience.action
+        if isinstance(source, programs.Simulation):
+            key = parallel.fold_counter(root, programs.EVALUATION_ENVIRONMENT_STREAM, counter)
+            result = programs.step_simulation(self._environment, source, key, experience.action)
+        return out.state, out.embeddings, result, out.report, glimpse
 
     def _init_simulation(self, root: jax.Array, index: jax.Array) -> programs.Simulation:
         key = parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(2))
@@ -240,7 +227,7 @@ class Evaluator:
 
 
 def greedy_only(actor: Actor, num_envs: int) -> Actor:
-    """The evaluator's actor for `evaluate.py`: every episode plays the bandit's best arm."""
+    """The evaluator's actor for `evaluate.py`: every episode plays the best arm."""
     return dataclasses.replace(
         actor, mode=dataclasses.replace(actor.mode, num_actors=num_envs, group_size=num_envs, bandit_episodes=0, greedy_episodes=1)
     )

@@ -1,4 +1,4 @@
-"""One training to a folder: a lock that the system takes back from a process that is gone, however it ended."""
+"""A lock that admits one training run to a folder; the system releases it when the process ends, however it ends."""
 
 import fcntl
 import os
@@ -11,26 +11,18 @@ from typing import IO
 from agent57_jax.types import RunError
 
 NAME = "lock"
-WAIT_SECONDS = 120.0  # as long as schedulers let a training that they stop save: the next one may start before it has ended
+WAIT_SECONDS = 120.0  # the time that schedulers give a stopped run to save; the next start may overlap with it
 PERIOD_SECONDS = 0.5
 
 
 class FolderInUseError(RunError):
-    """Another process trains in the folder; the message says which."""
+    """Another process trains in the folder; the message names it."""
 
 
 def hold(folder: pathlib.Path, say: Callable[[str], None], is_stopped: Callable[[], bool]) -> IO[str]:
-    """Takes the folder, which stays taken until the result is closed; waits for a training that is about to end.
+    """Locks an existing folder until the result is closed, if its file system has locks.
 
-    File systems without locks are taken as they are.
-
-    Args:
-      folder: of the run; exists.
-      say: tells a person that it waits, and for whom.
-      is_stopped: whether to wait no longer.
-
-    Raises:
-      FolderInUseError: if another process has held it for WAIT_SECONDS, or it is stopped.
+    Waits for a run that is about to end, which `say` shows; raises FolderInUseError after WAIT_SECONDS, or when `is_stopped`.
     """
     file = (folder / NAME).open("a+")
     begun, owner = time.monotonic(), ""
@@ -43,7 +35,7 @@ def hold(folder: pathlib.Path, say: Callable[[str], None], is_stopped: Callable[
             if not owner:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
-                say(f"{owner} trains in {folder}: waiting up to {WAIT_SECONDS:.0f} s for its end")
+                say(f"{owner} trains in {folder}: waiting up to {WAIT_SECONDS:.0f} s for it to end")
             if waited >= WAIT_SECONDS or is_stopped():
                 file.close()
                 raise FolderInUseError(f"{owner} trains in {folder}: stop it first, or choose another --workdir") from None

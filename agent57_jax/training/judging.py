@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agent57_jax import parallel
+from agent57_jax import parallel, paths
 from agent57_jax.agent import programs
 from agent57_jax.agent.learner import LearnerState, evaluation_parameters
 from agent57_jax.agent.novelty import NoveltyStatistics
@@ -33,21 +33,19 @@ class Restored(NamedTuple):
     environment: Any  # a HostEnvironment or JaxEnvironment of the run's task
     parts: programs.Parts
     learner: LearnerState
-    statistics: NoveltyStatistics | None  # None for an agent without intrinsic reward
-    bandit: BanditState | None  # the evaluator's; None for an agent that has none
-    pooled: PooledArms | None  # what the actors' bandits say of the arms; None where greedy episodes do not ask them
+    statistics: NoveltyStatistics | None  # None without intrinsic reward
+    bandit: BanditState | None  # the evaluator's; None if it has none
+    pooled: PooledArms | None  # statistics of the actors' bandits; None where greedy episodes do not use them
     step: int  # number of the checkpoint
     meta: dict[str, Any]  # counters
 
 
 def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings], Any]) -> Restored:
-    """Reads the last checkpoint of a run.
-
-    Args:
-      make_environment: of the run's task, from its settings.
+    """Reads the last checkpoint of a run; `make_environment` makes its environment from the settings.
 
     Raises:
-      SettingsError: if the folder holds no run or no checkpoint; CheckpointError: if it cannot be read; DeviceError: without a device.
+      SettingsError: if the folder holds no run or no checkpoint.
+      RunError: if the checkpoint cannot be read or there is no device.
     """
     folder = pathlib.Path(folder)
     settings = run_folder.read_settings(folder)
@@ -85,26 +83,18 @@ def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings
 
 
 def root_key(seed: int) -> np.ndarray:
-    """The data of the key from which an evaluation or a run draws."""
+    """The root key of an evaluation or a run, as raw data."""
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def quotas(episodes: int) -> np.ndarray:
-    """How many of the episodes each environment plays: [E] int.
-
-    A fixed number each, so that short episodes are not preferred over long ones.
-    """
+    """Episodes per environment, [E] int. Fixed numbers, so that short episodes are not preferred over long ones."""
     num_envs = min(episodes, MAX_ENVIRONMENTS)
     return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
 
 
 def open_run(workdir: str | os.PathLike[str], num_envs: int, seed: int, is_watched: bool) -> Restored:
-    """A run's last checkpoint with environments to judge it in; their pictures can be had if it `is_watched`.
-
-    Raises:
-      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read; HostEnvironmentError: if an
-        environment fails.
-    """
+    """A run's last checkpoint with evaluation environments, which render frames if `is_watched`. Raises the errors of `restore`."""
 
     def make_environment(settings: Settings) -> Any:
         if settings.is_host_environment:
@@ -116,14 +106,14 @@ def open_run(workdir: str | os.PathLike[str], num_envs: int, seed: int, is_watch
 
 
 def play(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | None = None) -> Iterator[evaluator.Episode]:
-    """Plays greedy episodes: `quota[e]` of them in environment e. A spectator sees environment 0."""
+    """Plays `quota[e]` greedy episodes in environment e. A spectator sees environment 0."""
     with contextlib.closing(acts(run, quota, seed, spectator)) as played:
         for ended in played:
             yield from ended
 
 
 def acts(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | None = None) -> Generator[list[evaluator.Episode], None, None]:
-    """Yields for each act of `play` the episodes that it ends."""
+    """Like `play`, but yields a list of the finished episodes after each act."""
     left = quota.copy()
     root = parallel.upload(parallel.make_mesh(1), parallel.REPLICATED, root_key(seed))
     actor = evaluator.greedy_only(run.parts.evaluation_actor, len(left))
@@ -133,7 +123,7 @@ def acts(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | Non
     try:
         while left.any():
             ended = [episode for episode in judge.step(parameters, run.statistics, run.pooled) if left[episode.environment]]
-            for episode in ended:  # an act ends at most one of each environment
+            for episode in ended:  # at most one per environment
                 left[episode.environment] -= 1
             yield ended
     finally:
@@ -141,25 +131,14 @@ def acts(run: Restored, quota: np.ndarray, seed: int, spectator: Spectator | Non
 
 
 def game_name(settings: Settings) -> str:
-    """The task, in a word."""
+    """A short name of the task."""
     return settings.environment.task_id if settings.is_host_environment else settings.environment.kind.value
 
 
 def evaluate(
     workdir: str | os.PathLike[str], episodes: int, seed: int, make_spectator: Callable[[str, int], Spectator] | None = None
 ) -> dict[str, Any]:
-    """Plays `episodes` greedy episodes with the last checkpoint and writes evaluation.json.
-
-    Args:
-      make_spectator: of the game's name and the number of episodes in environment 0, which it then sees; None: nobody looks.
-
-    Returns:
-      The content of evaluation.json and its "path"; that is None, with the "problem" beside it, if the file could not be written: what
-      was played is not lost.
-
-    Raises:
-      SettingsError: if the folder holds no run; CheckpointError: if its checkpoint cannot be read; DeviceError: without a device.
-    """
+    """Plays greedy episodes with the last checkpoint and writes evaluation.json; see `interface.Run.evaluate`."""
     folder = pathlib.Path(workdir)
     quota = quotas(episodes)
     run = open_run(folder, len(quota), seed, is_watched=make_spectator is not None)
@@ -183,13 +162,9 @@ def evaluate(
         "checkpoint": run.step,
         "seed": seed,
     }
-    path = folder / FILE
-    temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
-        temporary.replace(path)
+        with paths.replaced(folder / FILE) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         return result | {"path": None, "problem": str(error)}
-    return result | {"path": str(path)}
+    return result | {"path": str(folder / FILE)}

@@ -1,4 +1,4 @@
-"""Bytes before anything is allocated: the table that a run prints, and the replay's capacity when it is to fit by itself."""
+"""Computes memory before anything is allocated: the table that a run prints, and the replay's automatic capacity."""
 
 import math
 from typing import Any
@@ -11,17 +11,17 @@ from agent57_jax.agent.programs import Parts
 from agent57_jax.agent.replay import Replay
 from agent57_jax.config import IntrinsicReward, SettingsError, Torso
 
-DEVICE_SHARE = 0.92  # of the device's limit; the allocator needs room for fragments
-HOST_SHARE = 0.6  # of free host memory when the CPU is the device: emulators, the compiler and checkpoints need theirs
+DEVICE_SHARE = 0.92  # of the device's limit; the rest is left to fragmentation
+HOST_SHARE = 0.6  # of free host memory on a CPU; the rest is for emulators, compiler and checkpoints
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of the arrays of a tree, or of shapes that stand for them."""
+    """Bytes of a tree of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
 
 
 def make_replay(parts: Parts, capacity: int) -> Replay:
-    """A replay for `capacity` timesteps of all environments together."""
+    """A replay for `capacity` timesteps over all environments."""
     settings = parts.settings
     groups, per_env = settings.environment.num_groups, settings.capacity_per_env(capacity)
     has_intrinsic_reward = settings.novelty.reward is not IntrinsicReward.NONE
@@ -38,13 +38,13 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     """The replay's capacity in timesteps and a table of bytes per device.
 
     Args:
-      kept: capacity of the run that is resumed; None for a new run, which takes what the settings say.
+      kept: capacity of a resumed run; None: as the settings say.
 
     Returns:
-      Capacity, and name of a row -> bytes. "free" is what is left of the device, and "host ..." lies outside of it.
+      Capacity; row name -> bytes, where "free" is the rest of the device and "host ..." lies outside it.
 
     Raises:
-      SettingsError: when it does not fit; the message names the largest capacity that does, or what else to make smaller.
+      SettingsError: if it does not fit; the message gives the largest capacity that does, and what else to lower.
     """
     settings = parts.settings
     groups = settings.environment.num_groups
@@ -66,23 +66,21 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     device = parallel.device_memory_bytes()
     host = parallel.host_memory_available_bytes()
     free = int(device[1] * DEVICE_SHARE) - device[0] if device else int(host * HOST_SHARE) // num_devices
-    free = parallel.least_bytes(free)  # every process must come to the same plan
+    free = parallel.least_bytes(free)  # all processes need the same plan
     room = (free - sum(table.values())) * num_devices
     unit = settings.environment.num_envs * settings.replay.period
-    # Bytes grow linearly with whole periods: two sizes give the line.
+    # Bytes are linear in whole periods, so two sizes determine them.
     small = -(-(settings.replay.span + settings.replay.period) // settings.replay.period) * unit
-    # On the CPU a replay that is being saved is held by the writer, and training goes on in a copy.
+    # On a CPU the writer holds the replay that is being saved, and training continues in a copy.
     copies = 2 if device is None and saves else 1
     first = replay_bytes(parts, small)
     per_unit = replay_bytes(parts, small + unit) - first
     fits = max(0, (room - copies * first) // (copies * per_unit) * unit + small)
     advice = "replay.capacity, replay.min_sequences, environment.num_envs, novelty.memory_capacity or learner.batch_size"
-    place = f"{free / 2**30:.2f} GiB are free per device, of which " + ", ".join(
-        f"{name} {size / 2**30:.2f} GiB" for name, size in table.items()
-    )
-    place += " go elsewhere"
+    others = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in table.items())
+    place = f"{free / 2**30:.2f} GiB are free per device, of which {others} go elsewhere"
     if device is not None and saves:
-        # A device's replay passes through the memory of its host.
+        # A device's replay is saved through host memory.
         host_room = parallel.least_bytes(int(host * HOST_SHARE)) * jax.process_count()
         through_host = max(0, (host_room - first) // per_unit * unit + small)
         if through_host < fits:
@@ -107,7 +105,7 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
 
 
 def update_bytes(parts: Parts) -> int:
-    """What the activations of one update take, over all devices: frames as float32 and every convolution's output, forward and backward."""
+    """Estimated bytes of one update's activations over all devices: float32 frames and all layer outputs, forward and backward."""
     settings = parts.settings
     shape = parts.spec.observation_shape
     per_frame = math.prod(shape) * 5  # uint8 and float32
@@ -118,7 +116,7 @@ def update_bytes(parts: Parts) -> int:
         ):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             per_frame += 2 * 4 * height * width * features
-    # The LSTM's gates before and after their functions and the gates' gradients are 12 sizes; cell, its tanh, output and their gradients 5.
+    # LSTM: 12 sizes for the gates before and after activation and their gradients; 5 for cell, its tanh, output and gradients.
     per_frame += 4 * (17 * settings.network.lstm_size + 4 * settings.network.head_size + settings.network.torso_size)
     timesteps = settings.learner.batch_size * (settings.replay.span + 1)
     return int(2 * settings.num_networks * timesteps * per_frame)

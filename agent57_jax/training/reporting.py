@@ -1,4 +1,4 @@
-"""From the sums that programs keep on the device to the values of one line of metrics."""
+"""Turns the sums on the device into the values of one line of metrics."""
 
 import resource
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Values = dict[str, float]
 
 
 def drawable_sequences(store: Replay, appended: Sequence[int], envs_per_group: int) -> int:
-    """Sequences that can be drawn, from the timesteps that each group has appended in each of its environments."""
+    """Number of sequences that can be sampled; `appended`: timesteps per environment of each group."""
     return sum(store.drawable_sequences(timesteps) for timesteps in appended) * envs_per_group
 
 
@@ -36,7 +36,7 @@ def replay_values(store: Replay, appended: Sequence[int], envs_per_group: int) -
 
 
 def speed_values(settings: Settings, counters: Counters, before: tuple[int, int, int], elapsed: float) -> Values:
-    """Rates since the last line, whose frames, steps and updates are `before`, `elapsed` seconds ago."""
+    """Rates over the `elapsed` seconds since the last line; `before`: its frames, steps and updates."""
     now = zip(("frames", "steps", "updates"), (counters.frames, counters.steps, counters.updates), before, strict=True)
     values = {f"throughput/{name}_per_second": (count - earlier) / elapsed for name, count, earlier in now}
     inserted = (counters.timesteps - (counters.learning_since_timesteps or 0)) / settings.replay.period
@@ -47,10 +47,10 @@ def speed_values(settings: Settings, counters: Counters, before: tuple[int, int,
 
 
 def not_finite(parts: Parts, acts: ActMetrics, updates: UpdateMetrics, timesteps: int) -> str | None:
-    """Says what is not finite in the sums (NumPy) of acts and updates, `timesteps` into the run; None if nothing is."""
+    """Names what is not finite in the sums (NumPy) of acts and updates, `timesteps` into the run; None if nothing is."""
     bad = {name: float(acts.clean[name]) for name in parts.actor.checked_names if acts.non_finite[name]}
     if bad:
-        # One spreads to the others: the first are nearest to the cause.
+        # Non-finite values spread: the earliest are closest to the cause.
         first = min(bad.values())
         names = [name for name, since in bad.items() if since == first]
         return f"{', '.join(names)} not finite at timestep {timesteps - int(acts.timesteps) + int(first)} of this run"
@@ -58,12 +58,12 @@ def not_finite(parts: Parts, acts: ActMetrics, updates: UpdateMetrics, timesteps
         return None
     names = [name for name, total in updates.total.items() if not np.isfinite(total)]
     if PRIORITY_SUM in names:
-        names = [PRIORITY_SUM]  # the cause of all others
+        names = [PRIORITY_SUM]  # causes the others
     return f"update {int(updates.non_finite_update)} was not finite in {', '.join(names)}; the parameters were left as they were"
 
 
 def act_values(parts: Parts, sums: ActMetrics, statistics: NoveltyStatistics | None) -> Values:
-    """Means over the timesteps and the episodes that the sums (NumPy) hold; nothing for a mean over nothing."""
+    """Means over timesteps and over episodes, from sums (NumPy); empty where there were none."""
     values: Values = {}
     timesteps, episodes = float(sums.timesteps), float(sums.episodes)
     if timesteps:
@@ -102,21 +102,20 @@ def _novelty_values(sums: NoveltyMetrics, statistics: NoveltyStatistics, timeste
 
 
 def update_values(sums: UpdateMetrics) -> Values:
-    """Means of the learner's metrics (NumPy) over the updates; nothing if there was none."""
+    """Means of the learner's metrics (NumPy) over the updates; empty if there were none."""
     updates = float(sums.updates)
     return {name: float(total) / updates for name, total in sums.total.items()} if updates else {}
 
 
 def evaluation_values(parts: Parts, episodes: Sequence[Episode], greedy_so_far: int) -> Values:
-    """Score of the evaluator's episodes: the mean return of the greedy ones."""
+    """Means over the evaluator's finished episodes; the score is the mean return of the greedy ones."""
     values: Values = {}
     greedy = [episode for episode in episodes if episode.is_greedy]
     if greedy:
         values["evaluation/return"] = float(np.mean([episode.episode_return for episode in greedy]))
         values["evaluation/length"] = float(np.mean([episode.length for episode in greedy]))
         values["evaluation/arm"] = float(greedy[-1].policy)
-        for name in greedy[0].extras:
-            values[f"evaluation/{name}"] = float(np.mean([episode.extras[name] for episode in greedy]))
+        values |= {f"evaluation/{name}": float(np.mean([episode.extras[name] for episode in greedy])) for name in greedy[0].extras}
         values["evaluation/episodes"] = float(greedy_so_far)
         values |= score_values(parts, "evaluation/hns", values["evaluation/return"])
     others = [episode.episode_return for episode in episodes if not episode.is_greedy]
@@ -128,29 +127,29 @@ def evaluation_values(parts: Parts, episodes: Sequence[Episode], greedy_so_far: 
 def score_values(parts: Parts, key: str, score: float) -> Values:
     """The human-normalised score under `key`, for the 57 games that have one."""
     environment = parts.settings.environment
-    if environment.kind is not EnvironmentKind.ENVPOOL:  # others may give the same name to a game with other rules
+    if environment.kind is not EnvironmentKind.ENVPOOL:  # the same name may mean other rules elsewhere
         return {}
     normalised = atari57.human_normalised_score(environment.task_id, score)
     return {} if normalised is None else {key: normalised}
 
 
 def histograms(priorities: np.ndarray) -> dict[str, Histogram]:
-    """Of the replay's counts [K] of priorities. The outer buckets, which have no end, get one like the others."""
+    """Histogram of the replay's counts [K] of priorities. The open outer buckets get the width of the others."""
     step = float(PRIORITY_EDGES[1] / PRIORITY_EDGES[0])
     edges = np.concatenate([[PRIORITY_EDGES[0] / step], PRIORITY_EDGES, [PRIORITY_EDGES[-1] * step]])
     return {"replay/priorities": Histogram(edges, priorities)}
 
 
 def time_values(elapsed: float, sums: Mapping[str, float]) -> Values:
-    """Shares of the wall time, from the stopwatch's sums by label; what has no label is the host's own work."""
+    """Shares of wall time, from the stopwatch's sums by label; the rest is the host's work."""
     values = {f"throughput/share_{label}": sums.get(label, 0.0) / elapsed for label in ("learning", "acting", "evaluation", "saving")}
-    if "environment" in sums:  # else they are a part of acting
+    if "environment" in sums:  # else part of acting
         values["throughput/share_environment"] = sums["environment"] / elapsed
     return values | {"throughput/share_host": max(0.0, 1.0 - sum(values.values()))}
 
 
 def memory_values() -> Values:
-    """Memory of this process and of its first device, bytes."""
+    """Memory of this process and its first device, bytes."""
     values = {"memory/host_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
     device = parallel.device_memory_bytes()
     if device is not None:

@@ -1,4 +1,4 @@
-"""The run's counters and the arithmetic that says when to learn: counts, never the clock, so that a seed repeats exactly."""
+"""The run's counters and when to learn. Only counts matter, never the clock, so that a seed repeats exactly."""
 
 import dataclasses
 from typing import NamedTuple
@@ -8,44 +8,39 @@ from agent57_jax.config import LearnerSettings, ReplaySettings
 
 @dataclasses.dataclass
 class Counters:
-    """Where a run is. Python integers: the paper's budget is 42 times what 32 bits hold."""
+    """The progress of a run, in Python integers: the paper's budget is 42 times what 32 bits hold."""
 
     steps: int = 0  # agent steps of all environments
     frames: int = 0  # emulator frames
-    episodes: int = 0  # training episodes that ended
+    episodes: int = 0  # finished training episodes
     acts: int = 0  # acts of one group
-    timesteps: int = 0  # timesteps written to the replay; steps and the FIRST of every episode
+    timesteps: int = 0  # written to the replay: steps and the FIRST of every episode
     updates: int = 0
     evaluation_acts: int = 0
     greedy_episodes: int = 0  # of the evaluator
-    checkpoints: int = 0  # written so far; the number of the last one
-    starts: int = 0  # processes that have worked on this run
+    checkpoints: int = 0  # number of the last one
+    starts: int = 0  # of this run, with resumes
     seconds: float = 0.0  # wall time in the training loop
-    learning_since_timesteps: int | None = None  # when the replay was first full enough
+    learning_since_timesteps: int | None = None  # when the replay first held `min_sequences`
     learning_since_updates: int = 0
 
     def progress(self) -> dict[str, int | float]:
-        """The counters that every line of metrics carries."""
-        return {
-            "frames": self.frames,
-            "steps": self.steps,
-            "updates": self.updates,
-            "episodes": self.episodes,
-            "seconds": round(self.seconds, 3),
-        }
+        """The counters in every line of metrics."""
+        counts = {name: getattr(self, name) for name in ("frames", "steps", "updates", "episodes")}
+        return {**counts, "seconds": round(self.seconds, 3)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """`samples_per_insert` as arithmetic: an inserted sequence is sampled so many times."""
+    """Keeps the ratio `samples_per_insert` between sampled and inserted sequences."""
 
     replay: ReplaySettings
     learner: LearnerSettings
 
     def updates_due(self, counters: Counters, drawable_sequences: int) -> int:
-        """Updates owed by now. Notes in `counters` when learning starts: when `min_sequences` can be drawn.
+        """Updates owed by now. Learning starts once `min_sequences` can be drawn, which is noted in `counters`.
 
-        Sequences are counted as timesteps / period, which spreads evenly what completes in bursts.
+        Inserted sequences are counted as timesteps / period, which spreads the bursts in which they complete.
         """
         if counters.learning_since_timesteps is None:
             if drawable_sequences < self.replay.min_sequences:
@@ -58,7 +53,7 @@ class Schedule:
 
 
 class Requests(NamedTuple):
-    """Actions after an act, requested by any process and executed by all."""
+    """Actions requested by any process and executed by all, after an act."""
 
     stop: bool
     report: bool

@@ -1,4 +1,4 @@
-"""Signals that end a training."""
+"""Signals that end a run."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ from typing import Self
 
 
 class Shutdown:
-    """SIGINT, SIGTERM and SIGHUP: the first asks the loop to save and exit, a second one ends the process at once.
+    """Handles SIGINT, SIGTERM and SIGHUP: the first asks the loop to save and exit, a second one ends the process at once.
 
-    A repeat within `REPEAT_SECONDS` is the same request: launchers signal a process and its group, and both arrive here. SIGHUP comes when
-    a terminal or a connection is gone: nobody is impatient then, so it never is the second one.
+    A repeat within `REPEAT_SECONDS` counts as the same request: launchers signal both a process and its group. SIGHUP, from a lost
+    terminal, never counts as the second one.
 
-    Calling it tells whether a signal has come. As a context manager it gives back at its end the handlers that it replaced.
+    Calling it tells whether a signal has arrived. As a context manager it restores the replaced handlers.
     """
 
     REPEAT_SECONDS = 2.0
@@ -22,7 +22,7 @@ class Shutdown:
         self.requested = False
         self._first = 0.0
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, so that the run outlives its terminal
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
             numbers.append(signal.SIGHUP)
         self._replaced = {number: signal.signal(number, self._handle) for number in numbers}
 
@@ -34,7 +34,7 @@ class Shutdown:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._replaced.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

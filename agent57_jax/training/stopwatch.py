@@ -1,4 +1,4 @@
-"""Where the wall time of the training loop goes."""
+"""Wall time of the training loop, by label."""
 
 import time
 from collections import defaultdict
@@ -15,7 +15,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, label: str) -> Iterator[None]:
-        """Adds the time of a with-block to a label."""
+        """Adds the time of a `with` block to a label."""
         start = time.monotonic()
         try:
             yield
@@ -23,7 +23,7 @@ class Stopwatch:
             self._sums[label] += time.monotonic() - start
 
     def read(self) -> tuple[float, dict[str, float]]:
-        """Seconds since the last read and the sums; starts anew."""
+        """Seconds since the last read, and the sums; resets both."""
         now = time.monotonic()
         elapsed, sums = now - self._since, dict(self._sums)
         self._since = now

@@ -1,4 +1,4 @@
-"""The training loop: act, learn by the schedule, evaluate, report, save; resumes and stops cleanly."""
+"""The training loop: acts, learns on schedule, evaluates, reports, saves, resumes and stops cleanly."""
 
 import contextlib
 import functools
@@ -29,13 +29,9 @@ from agent57_jax.training.schedule import Counters, Requests, Schedule
 from agent57_jax.training.stopwatch import Stopwatch
 from agent57_jax.types import ActingParameters, HostEnvironmentError, RunError
 
-SAVED_COUNTERS = "counters"  # keys of a checkpoint's JSON part
-SAVED_APPENDED = "appended"
-SAVED_CAPACITY = "capacity"
-
 
 class TrainingError(RunError):
-    """Training cannot go on; the message says why and which checkpoint is good."""
+    """Training cannot continue; the message says why and names the last good checkpoint."""
 
 
 class LostProcessError(TrainingError):
@@ -43,23 +39,17 @@ class LostProcessError(TrainingError):
 
 
 class Trainer:
-    """One run in one folder, in one process or in several of which the first writes, shows and evaluates."""
+    """One run in one folder. Of several processes only the first writes, shows progress and evaluates."""
 
     replay: ReplayState
     learner: LearnerState
     update_metrics: programs.UpdateMetrics
-    schedule: Schedule
 
     def __init__(self, settings: Settings, workdir: str | os.PathLike[str], should_stop: Callable[[], bool]) -> None:
-        """Builds environments, programs and states, or restores them from the folder's last checkpoint.
-
-        Args:
-          settings: finalised.
-          workdir: of the run; made if missing.
-          should_stop: asked at every act; True saves and ends the training.
+        """Builds environments, programs and states, or restores them from the last checkpoint; arguments as of `interface.train`.
 
         Raises:
-          SettingsError: for settings that the task, the devices or the memory cannot serve.
+          SettingsError: for settings that do not work with the task, the devices or the memory.
           CheckpointError: for a checkpoint that does not fit the settings.
         """
         check_folder(workdir)
@@ -77,7 +67,7 @@ class Trainer:
         self._requests = Requests(stop=False, report=False, save=False)
         self._lock = None
         try:
-            if self._is_first:  # the others write only when it does
+            if self._is_first:  # the others write only together with it
                 self._lock = folder_lock.hold(self.workdir, self.console.say, should_stop)
             self.checkpoints = Checkpoints(self.workdir / "checkpoints", settings.checkpoint.keep)
             if self.checkpoints.steps():
@@ -92,7 +82,7 @@ class Trainer:
             raise
 
     def _start(self) -> None:
-        """Opens what the folder holds and says what that is."""
+        """Opens the run, its recorder and its metrics, and shows what was found."""
         settings = self.settings
         self.recorder: video.Recorder | None = None
         if self._is_first and settings.video.period_episodes:
@@ -117,17 +107,16 @@ class Trainer:
             )
         for sentence in damaged:
             self.console.say(sentence, warning=True)
-        self.console.say(
-            f"resumed from checkpoint {resumed} of {self.workdir}: {self.counters.updates} updates"
-            if resumed is not None
-            else f"new run in {self.workdir}"
-        )
-        if resumed is not None and not self.checkpoints.has_item(resumed, "replay"):
-            wanted = self.settings.replay.min_sequences
-            self.console.say(f"checkpoint {resumed} has no replay: acting until {wanted} sequences are stored, then learning goes on")
+        if resumed is None:
+            self.console.say(f"new run in {self.workdir}")
+            return
+        self.console.say(f"resumed from checkpoint {resumed} of {self.workdir}: {self.counters.updates} updates")
+        if not self.checkpoints.has_item(resumed, "replay"):
+            wanted = settings.replay.min_sequences
+            self.console.say(f"checkpoint {resumed} has no replay: acting until {wanted} sequences are stored, then learning continues")
 
     def run(self) -> None:
-        """Trains until `total_steps` or until it should stop; either way the last thing done is a checkpoint.
+        """Trains until `total_steps` or until it should stop, and saves a checkpoint at the end.
 
         Raises:
           TrainingError: on a non-finite loss or gradient, or when an environment fails; LostProcessError when another process is gone.
@@ -136,22 +125,25 @@ class Trainer:
         try:
             self._train()
         except HostEnvironmentError as error:
-            raise TrainingError(f"{error}. Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}") from error
+            raise self._failure(str(error)) from error
         except (jax.errors.JaxRuntimeError, ValueError, CheckpointError) as error:
             has_lost = parallel.may_have_lost_a_process(error) or (isinstance(error, CheckpointError) and jax.process_count() > 1)
             if not has_lost:
                 raise
-            # What failed is whatever needed the others first: a sum over the devices, a barrier of the checkpoint.
+            # Whatever needed the other processes first has failed: a sum over the devices, or a checkpoint's barrier.
             raise LostProcessError(
                 f"process {jax.process_index()} lost another one, or failed alone: {' '.join(str(error).split())[:200]}. "
                 f"Start all processes again: they go on from checkpoint {self.checkpoints.latest()} in {self.workdir}"
             ) from error
         finally:
-            # Files and emulators of a run that has lost a process would wait for it.
+            # Closing files and emulators would wait for a lost process.
             self._end() if has_lost else self.close()
 
+    def _failure(self, reason: str) -> TrainingError:
+        return TrainingError(f"{reason}. Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}")
+
     def _train(self) -> None:
-        self._ask()()
+        self._gather_requests()()
         while self.counters.steps < self.settings.total_steps and not self._requests.stop:
             self._act_and_learn()
             self._report_when_due()
@@ -163,7 +155,7 @@ class Trainer:
         self.console.say(f"{'stopped by signal' if self._requests.stop else 'finished'}; saved checkpoint {path}")
 
     def close(self) -> None:
-        """Waits for files, ends emulators, gives the terminal back: each of them whatever the others raise."""
+        """Ends emulators, completes files, restores the terminal: each of them even if another one fails."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._end)
             stack.callback(self.checkpoints.close)
@@ -174,46 +166,46 @@ class Trainer:
             stack.callback(self._end_environments)
 
     def _end(self) -> None:
-        """Gives back the terminal and the folder."""
+        """Restores the terminal and releases the folder."""
         self.console.close()
         if self._lock is not None:
             self._lock.close()
 
     @property
     def is_finished(self) -> bool:
-        """Whether all is done, the last evaluation too, and nothing has stopped it before."""
+        """Whether the run is complete, with its last evaluation, rather than stopped."""
         return self.counters.steps >= self.settings.total_steps and not self._requests.stop
 
     def _end_environments(self) -> None:
         self.driver.close()
         self.evaluator.close()
 
-    def _ask(self) -> Callable[[], None]:
-        """Starts to gather what the processes want; the result waits for it."""
-        # One process need not ask before the act what it can see behind it.
-        gathered = parallel.start_sum(self.mesh, self._wishes()) if jax.process_count() > 1 else self._wishes
+    def _gather_requests(self) -> Callable[[], None]:
+        """Starts to sum up the requests of all processes; the result waits for them and applies them."""
+        # A single process asks later, for its latest state.
+        gathered = parallel.start_sum(self.mesh, self._local_requests()) if jax.process_count() > 1 else self._local_requests
 
-        def wait() -> None:
+        def apply() -> None:
             self._requests = Requests(*map(bool, gathered()))
 
-        return wait
+        return apply
 
-    def _wishes(self) -> Sequence[int]:
-        """Fields of `Requests`. Any process may stop all, since a signal may reach only one; time is that of the first one's clock."""
+    def _local_requests(self) -> Sequence[int]:
+        """Fields of `Requests`. Any process may request a stop, as a signal may reach only one; only the first one's clock counts."""
         now = time.monotonic()
         report = now - self._last_report >= self.settings.logging.period_seconds
         save = now - self._last_save >= self.settings.checkpoint.period_seconds
         return self.should_stop(), self._is_first and report, self._is_first and save
 
     def _act_and_learn(self) -> None:
-        """One group's act (or one scan of acts), the evaluator's when it is due and, behind both on the device, updates that are due."""
+        """One group's act (or one scan of acts), the evaluator's act if due, then the updates that are due."""
         counters = self.counters
-        hear = self._ask()
+        apply_requests = self._gather_requests()
         if counters.acts // self._acts_per_dispatch % self.settings.actor.refresh_period == 0:
             self.acting = self._current_parameters()
         self.replay = self.driver.dispatch(self.acting, self.replay, counters)
         self._start_evaluation()
-        learnt = self.update_metrics.updates  # of updates that are in the queue before this act
+        learnt = self.update_metrics.updates  # of the updates queued before this act
         drawable = reporting.drawable_sequences(self.store, self.driver.appended, self.settings.envs_per_group)
         due = self.schedule.updates_due(counters, drawable)
         if due:
@@ -223,14 +215,13 @@ class Trainer:
             counters.updates += due
         self.driver.complete(counters, learnt)
         self._count_evaluation()
-        hear()
+        apply_requests()
 
     def _current_parameters(self) -> ActingParameters:
         """The learner's parameters for the actors."""
         current = acting_parameters(self.learner)
-        # The learner's buffers are donated by its next update; parameters that lag behind need memory of their own.
-        copied: ActingParameters = current if self.settings.actor.refresh_period == 1 else self.programs.copy(current)
-        return copied
+        # The next update consumes the learner's buffers, so lagging parameters need a copy.
+        return current if self.settings.actor.refresh_period == 1 else self.programs.copy(current)
 
     def _start_evaluation(self) -> None:
         """One act of the evaluator after every `period_acts` acts, in the first process."""
@@ -249,11 +240,8 @@ class Trainer:
         self.counters.evaluation_acts = self.evaluator.acts
 
     def _pooled_arms(self) -> PooledArms | None:
-        """What the actors' bandits say of the arms, by all processes together; None where the evaluator does not ask them."""
-        if not self.settings.asks_actors:
-            return None
-        pooled: PooledArms = self.programs.pool_arms([state.bandit for state in self.driver.states])
-        return pooled
+        """Statistics of the actors' bandits over all processes; None where the evaluator does not use them."""
+        return self.programs.pool_arms([state.bandit for state in self.driver.states]) if self.settings.asks_actors else None
 
     def _count_evaluation(self) -> None:
         with self.stopwatch("evaluation"):
@@ -262,24 +250,24 @@ class Trainer:
         self._evaluated.extend(episodes)
 
     def _finish_evaluation(self) -> None:
-        """A finished run has a score: the evaluator plays on until it has one block of greedy episodes, but not for ever."""
+        """Continues the evaluation until there is a score, one block of greedy episodes, or a limit is reached."""
         evaluation = self.settings.evaluation
-        # The episode that is under way, the one that teaches the bandit, and the block.
+        # The current episode, one bandit episode, and the block.
         acts = (evaluation.greedy_episodes + 2) * (self.settings.environment.max_episode_steps + 1)
         pooled = self._pooled_arms()
         while not self._requests.stop:
             wants_more = self._is_first and self.counters.greedy_episodes < evaluation.greedy_episodes
             if wants_more and not acts:
                 self.console.say("there is no score: evaluation episodes last longer than environment.max_episode_steps", warning=True)
-            # The others wait with the first process: they save together.
+            # All processes stay in this loop, since they save together.
             if not any(parallel.start_sum(self.mesh, [wants_more and acts > 0])()):
                 return
             acts -= 1
-            hear = self._ask()
+            apply_requests = self._gather_requests()
             if self._is_first:
                 self._start_evaluation_act(pooled)
                 self._count_evaluation()
-            hear()
+            apply_requests()
             self._report_when_due()
 
     @property
@@ -297,9 +285,7 @@ class Trainer:
         counters = self.counters
         acts, statistics, updates = jax.device_get((self.driver.shared.metrics, self.driver.shared.statistics, self.update_metrics))
         self._stop_if_not_finite(acts, updates)
-        now = time.monotonic()
-        counters.seconds += now - self._loop_since
-        self._loop_since = self._last_report = now
+        self._last_report = self._count_seconds()
         elapsed, shares = self.stopwatch.read()
         values = {
             **reporting.speed_values(self.settings, counters, self._reported, elapsed),
@@ -313,16 +299,23 @@ class Trainer:
         self._evaluated.clear()
         self.driver.shared = self.driver.shared._replace(metrics=self.programs.init_act_metrics())
         self.update_metrics = self.programs.init_update_metrics()
-        priorities = jax.device_get(self.programs.count_priorities(self.replay))  # by all processes together
+        priorities = jax.device_get(self.programs.count_priorities(self.replay))  # needs all processes
         if self.metrics is not None:
             self.metrics.write(counters.progress(), values, reporting.histograms(priorities))
         self.console.update(counters.progress(), values)
 
+    def _count_seconds(self) -> float:
+        """Adds the time in the loop to the counters; returns the current time."""
+        now = time.monotonic()
+        self.counters.seconds += now - self._loop_since
+        self._loop_since = now
+        return now
+
     def _stop_if_not_finite(self, acts: ActMetrics, updates: programs.UpdateMetrics) -> None:
-        """Before anything is saved: what is not finite must not be what a run resumes from."""
+        """Called before saving, so that no run resumes from non-finite values."""
         found = reporting.not_finite(self.parts, acts, updates, self.counters.timesteps)
         if found is not None:
-            raise TrainingError(f"{found}. Last good checkpoint: {self.checkpoints.latest()} in {self.workdir}")
+            raise self._failure(found)
 
     def _save(self) -> str:
         """Writes a checkpoint of everything that a resumed run needs; returns its path."""
@@ -330,35 +323,29 @@ class Trainer:
         arrays = self._state()
         if not self.settings.checkpoint.save_replay:
             del arrays["replay"]
-        now = time.monotonic()
-        self.counters.seconds += now - self._loop_since
-        self._loop_since = self._last_save = now
+        self._last_save = self._count_seconds()
         self.counters.checkpoints += 1
-        meta = {SAVED_COUNTERS: vars(self.counters), SAVED_APPENDED: self.driver.appended, SAVED_CAPACITY: self.capacity}
+        meta = {"counters": vars(self.counters), "appended": self.driver.appended, "capacity": self.capacity}
         with self.stopwatch("saving"):
             is_new = self.checkpoints.save(self.counters.checkpoints, arrays, meta)
         if not is_new:
-            raise CheckpointError(f"checkpoint {self.counters.checkpoints} of {self.workdir} is there already: somebody else writes to it")
+            raise CheckpointError(f"checkpoint {self.counters.checkpoints} of {self.workdir} already exists: another program writes to it")
         return f"{self.workdir}/checkpoints/{self.counters.checkpoints}"
 
     def _open(self) -> tuple[int | None, list[str]]:
-        """Builds the run from its newest checkpoint that can be read, or anew if there is none.
+        """Builds the run from its newest readable checkpoint, or a new run if there is none.
 
-        Returns:
-          The number of that checkpoint; a sentence for each newer one that is damaged, which is set aside.
-
-        Raises:
-          CheckpointError: if none of several can be read. A run is not begun anew over what may be mended.
+        Returns the number of that checkpoint, and a sentence for each newer, damaged one, which is set aside. Raises CheckpointError if
+        none of several can be read, since a new run would overwrite what may be repaired.
         """
-        steps = self.checkpoints.steps()
         found: list[tuple[int, DamagedCheckpointError]] = []
-        for step in reversed(steps):
+        for step in reversed(self.checkpoints.steps()):
             error: DamagedCheckpointError | None = None
             try:
                 self._build(step)
             except DamagedCheckpointError as damage:
                 error = damage
-            # What one process cannot read none of them goes on with.
+            # All processes must be able to read it.
             if any(parallel.start_sum(self.mesh, [error is not None])()):
                 if error is None:
                     self._end_environments()
@@ -367,19 +354,19 @@ class Trainer:
                 continue
             return step, self._set_aside(found)
         if found:
-            raise CheckpointError(f"no checkpoint can be read: {found[0][1]}. To begin anew choose another --workdir")
+            raise CheckpointError(f"no checkpoint can be read: {found[0][1]}. To start a new run choose another --workdir")
         self._build(None)
         return None, []
 
     def _build(self, resumed: int | None) -> None:
-        """Environments, programs and states, those of a checkpoint if there is one. The table of bytes is shown before any is taken."""
+        """Makes environments, programs and states, and restores a checkpoint. Shows the table of bytes before allocating any."""
         settings = self.settings
         saved = self.checkpoints.meta(resumed) if resumed is not None else {}
-        self.counters = Counters(**saved.get(SAVED_COUNTERS, {}))
+        self.counters = Counters(**saved.get("counters", {}))
         self.counters.starts += 1
         environments, evaluation, simulated = assembly.make_environments(settings, self.counters.starts - 1, self.recorder is not None)
         self.parts = programs.build(settings, evaluation.spec)
-        self.capacity, table = memory.plan(self.parts, self.mesh.size, saved.get(SAVED_CAPACITY))
+        self.capacity, table = memory.plan(self.parts, self.mesh.size, saved.get("capacity"))
         self.console.show(assembly.header(settings, self.mesh, self.capacity, table))
         self.store = memory.make_replay(self.parts, self.capacity)
         self.programs = programs.Programs(self.parts, self.mesh, self.store, simulated)
@@ -403,9 +390,9 @@ class Trainer:
                 raise
 
     def _set_aside(self, damaged: list[tuple[int, DamagedCheckpointError]]) -> list[str]:
-        """Renames checkpoints that cannot be read; returns a sentence for each."""
+        """Renames unreadable checkpoints; returns a sentence for each."""
         names = [self.checkpoints.set_aside(step).name for step, _ in damaged] if self._is_first else []
-        parallel.start_sum(self.mesh, [0])()  # until the first process has renamed them
+        parallel.start_sum(self.mesh, [0])()  # waits until the first process has renamed them
         if damaged:
             self.checkpoints.reread()
         return [f"{error}; it is now {name}" for (_, error), name in zip(damaged, names, strict=False)]
@@ -417,7 +404,7 @@ class Trainer:
             del fresh["replay"]
         targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), fresh)
         if "replay" in fresh:
-            jax.tree.map(lambda leaf: leaf.delete(), self.replay)  # else it would lie in memory beside the restored one
+            jax.tree.map(lambda leaf: leaf.delete(), self.replay)  # frees memory for the restored one
         arrays, _ = self.checkpoints.restore(step, targets)
         self.learner, self.driver.shared = arrays["learner"], arrays["shared"]
         self.driver.load(arrays["actors"])
@@ -425,12 +412,12 @@ class Trainer:
         self.acting = arrays.get("acting", self._current_parameters())
         if "replay" in arrays:
             self.replay = arrays["replay"]
-            self.driver.appended = list(saved[SAVED_APPENDED])
+            self.driver.appended = list(saved["appended"])
         else:
-            self.counters.learning_since_timesteps = None  # the replay fills again before learning goes on
+            self.counters.learning_since_timesteps = None  # the replay must fill before learning continues
 
     def _state(self) -> dict[str, Any]:
-        """The items of a checkpoint. To play with an agent, "learner", "shared", "evaluator_bandit" and "pooled_arms" are enough."""
+        """The items of a checkpoint. Playing needs only "learner", "shared", "evaluator_bandit" and "pooled_arms"."""
         items = {
             "learner": self.learner,
             "shared": self.driver.shared,
@@ -443,7 +430,7 @@ class Trainer:
         if self.evaluator.state.bandit is not None:
             items["evaluator_bandit"] = parallel.from_first_process(self.mesh, self.evaluator.state.bandit)
         if self.settings.asks_actors:
-            items["pooled_arms"] = self._pooled_arms()  # for who judges; a resumed run asks the bandits themselves
+            items["pooled_arms"] = self._pooled_arms()  # for evaluation; a resumed run computes them from the bandits
         return items
 
     def _animate(self, gif: bytes, width: int, height: int) -> None:
