@@ -24,7 +24,7 @@ GAMMA = 0.97
 
 
 class Stream(NamedTuple):
-    """What a return may depend on."""
+    """What a return may depend on; the last three end the arguments of every estimator and its twin."""
 
     values: Any  # [T + 1, A] of the target network
     online: Any  # [T + 1, A] of the online network
@@ -72,24 +72,22 @@ def bootstrapped_return(stream: Stream, value: float) -> np.ndarray:
 
 def n_step_targets(stream: Stream, number: int, transform: ValueTransform) -> jax.Array:
     """n-step double Q-learning."""
-    rest = stream.rewards, stream.discounts, stream.valid
-    return transformed_n_step_targets(stream.values, stream.online, *rest, number, transform)
+    return transformed_n_step_targets(stream.values, stream.online, *stream[5:], number, transform)
 
 
 def retrace_targets(stream: Stream, trace_lambda: float, transform: ValueTransform) -> jax.Array:
     """Traces with the coefficients of Retrace, as the learner composes them."""
     coefficients = retrace_coefficients(stream.policy, stream.actions, stream.mu, trace_lambda)
-    rest = stream.rewards, stream.discounts, stream.valid
-    return transformed_trace_targets(stream.values, stream.policy, stream.actions, coefficients, *rest, transform)
+    return transformed_trace_targets(stream.values, stream.policy, stream.actions, coefficients, *stream[5:], transform)
 
 
 def n_step_twin(stream: Stream, number: int, transform: Transform) -> np.ndarray:
-    rest = stream.rewards, stream.discounts, stream.valid
-    return n_step.n_step_targets(stream.values, stream.online, *rest, number, transform.apply, transform.invert)
+    return n_step.n_step_targets(stream.values, stream.online, *stream[5:], number, transform.apply, transform.invert)
 
 
 def retrace_twin(stream: Stream, trace_lambda: float, transform: Transform) -> np.ndarray:
-    return retrace.retrace_targets(stream.values, *stream[2:], trace_lambda, transform.apply, transform.invert)
+    coefficients = retrace.retrace_coefficients(stream.policy, stream.actions, stream.mu, trace_lambda)
+    return retrace.trace_targets(stream.values, stream.policy, stream.actions, coefficients, *stream[5:], transform.apply, transform.invert)
 
 
 def n_step_of_rlax(stream: Stream, number: int, pair: Any) -> np.ndarray:
@@ -130,8 +128,6 @@ class Estimator(NamedTuple):
     targets: Callable[[Stream, Any, ValueTransform], jax.Array]  # compiled
     twin: Callable[[Stream, Any, Transform], np.ndarray]  # NaN where a transition has no target
     rlax: Callable[[Stream, Any, Any], np.ndarray]  # knows no border
-    own: Callable[[Stream], np.ndarray]  # which of `values` is learnt, [T]
-    next: Callable[[Stream], np.ndarray]  # of which of them a step is bootstrapped, as weights [T + 1, A]
     shortest: Any
     usual: Any
     longest: Any
@@ -146,8 +142,6 @@ N_STEP = Estimator(
     jax.jit(n_step_targets, static_argnums=(1, 2)),
     n_step_twin,
     n_step_of_rlax,
-    own=lambda stream: greedy(stream)[:-1],
-    next=lambda stream: np.eye(A)[greedy(stream)],
     shortest=1,
     usual=5,
     longest=T,
@@ -157,8 +151,6 @@ RETRACE = Estimator(
     jax.jit(retrace_targets, static_argnums=2),
     retrace_twin,
     retrace_of_rlax,
-    own=lambda stream: stream.actions,
-    next=lambda stream: stream.policy,
     shortest=0.0,
     usual=0.95,
     longest=1.0,

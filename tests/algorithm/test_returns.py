@@ -21,7 +21,6 @@ from tests.algorithm.streams import (
     Stream,
     T,
     assert_equals_twin,
-    at_actions,
     bootstrapped_return,
     make_stream,
     on_policy,
@@ -34,7 +33,6 @@ END = 5  # of the first episode, where a stream has two
 
 each = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 each_case = pytest.mark.parametrize(("estimator", "parameter"), CASES, ids=NAMES)
-unsquash = np.vectorize(oracle.unsquash)
 
 
 @each
@@ -56,17 +54,6 @@ def test_equals_its_twin_for_any_borders(estimator: Estimator, length: int, data
 
 @each
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_shortest_return_is_the_one_step_backup(name: str, estimator: Estimator) -> None:
-    transform, apply, invert = TRANSFORMS[name]
-    stream = make_stream(20)
-    values = (estimator.next(stream) * np.vectorize(invert)(stream.values.astype(np.float64))).sum(-1)
-    expected = np.vectorize(apply)(stream.rewards + stream.discounts * values[1:])
-    actual = np.asarray(estimator.targets(stream, estimator.shortest, transform))
-    np.testing.assert_allclose(actual[stream.valid], expected[stream.valid], rtol=1e-5, atol=1e-5)
-
-
-@each
-@pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_longest_return_is_all_rewards_with_bootstrap_at_the_end(name: str, estimator: Estimator) -> None:
     """With traces, where the policy is deterministic and the actions are its own: every value in between cancels."""
     transform, apply, invert = TRANSFORMS[name]
@@ -81,17 +68,6 @@ def test_the_longest_returns_of_both_are_one_on_policy(borders: bool) -> None:
         stream = on_policy(make_stream(seed, borders))
         found = [np.asarray(one.targets(stream, one.longest, SQUASHED))[stream.valid] for one in ESTIMATORS.values()]
         np.testing.assert_allclose(*found, rtol=2e-5, atol=2e-5)
-
-
-@each_case
-def test_values_that_satisfy_the_bellman_equation_stay(estimator: Estimator, parameter: Any) -> None:
-    """No number of steps, behaviour, trace or lambda moves the target."""
-    stream = make_stream(29)
-    q = unsquash(stream.values.astype(np.float64))
-    own = estimator.own(stream)
-    rewards = at_actions(q, own) - stream.discounts * (estimator.next(stream) * q).sum(-1)[1:]
-    actual = np.asarray(estimator.targets(stream._replace(rewards=rewards.astype(np.float32)), parameter, SQUASHED))
-    np.testing.assert_allclose(actual[stream.valid], at_actions(stream.values, own)[stream.valid], rtol=1e-4, atol=1e-4)
 
 
 # Borders

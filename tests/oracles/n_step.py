@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.oracles import value_transform
-
 
 def steps_ahead(t: int, n_step: int, valid: np.ndarray) -> int:
     """m: n, or as many transitions as follow transition t before one that is no experience or the stream's end; 0 if t is none itself."""
@@ -23,8 +21,8 @@ def n_step_targets(
     discounts: np.ndarray,
     valid: np.ndarray,
     n_step: int,
-    apply: Callable[[float], float] = value_transform.squash,
-    invert: Callable[[float], float] = value_transform.unsquash,
+    apply: Callable[[float], float],
+    invert: Callable[[float], float],
 ) -> np.ndarray:
     """y_t = h(sum_{k=1..m} gamma^{k-1} (prod_{i<k} d_{t+i}) r_{t+k} + gamma^m (prod_{i<=m} d_{t+i}) h^-1(Q^-(x_{t+m}, a*_{t+m}))).
 

@@ -5,25 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.oracles import value_transform
-
-
-def retrace_targets(
-    target_action_values: np.ndarray,
-    target_policy: np.ndarray,
-    actions: np.ndarray,
-    behaviour_probabilities: np.ndarray,
-    rewards: np.ndarray,
-    discounts: np.ndarray,
-    valid: np.ndarray,
-    trace_lambda: float,
-    apply: Callable[[float], float] = value_transform.squash,
-    invert: Callable[[float], float] = value_transform.unsquash,
-) -> np.ndarray:
-    """Targets with the coefficients of Retrace."""
-    coefficients = retrace_coefficients(target_policy, actions, behaviour_probabilities, trace_lambda)
-    return trace_targets(target_action_values, target_policy, actions, coefficients, rewards, discounts, valid, apply, invert)
-
 
 def retrace_coefficients(
     target_policy: np.ndarray, actions: np.ndarray, behaviour_probabilities: np.ndarray, trace_lambda: float
@@ -56,8 +37,8 @@ def trace_targets(
     rewards: np.ndarray,
     discounts: np.ndarray,
     valid: np.ndarray,
-    apply: Callable[[float], float] = value_transform.squash,
-    invert: Callable[[float], float] = value_transform.unsquash,
+    apply: Callable[[float], float],
+    invert: Callable[[float], float],
 ) -> np.ndarray:
     """y_t = h(q(x_t, a_t) + sum_{s >= t} gamma^{s-t} (prod_{i=t+1..s} d_i c_i) delta_s) of one stream.
 

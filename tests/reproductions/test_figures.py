@@ -53,7 +53,7 @@ def record_of(figure: Figure, runs: list[Run], profile: str = "cpu", partial: bo
         "profile": profile,
         "partial": partial,
         "machine": {"device": "cpu", "cores": 2},
-        "settings": {"runs": {run.training.name: {} for run in runs}},
+        "settings": {"runs": {run.training.name: {"steps": run.steps} for run in runs}},
         "expectations": data.pop("expectations"),
         "data": records.rounded(data),
     }
