@@ -25,11 +25,12 @@ def test_a_share_of_the_sequences_trains_the_others_equally(num_policies: int) -
     np.testing.assert_allclose(shares, [0.5, *[0.5 / (num_policies - 1)] * (num_policies - 1)], atol=0.03)
 
 
-def test_ends() -> None:
+def test_none_or_all_may_train_others_and_one_policy_has_none() -> None:
     before, key = policies(3), jax.random.key(1)
     np.testing.assert_array_equal(mixed_policies(key, before, 3, 0.0), before)
     assert np.all(np.asarray(mixed_policies(key, before, 3, 1.0)) != before)
     np.testing.assert_array_equal(mixed_policies(key, policies(1), 1, 1.0), policies(1))
+    np.testing.assert_array_equal(mixture_shares(policies(1), 1, 0.5), np.ones((1, B, T)))
 
 
 def literal_mixture(losses: np.ndarray, policy: np.ndarray, eta: float) -> float:
@@ -49,10 +50,6 @@ def test_shares_give_the_mixture(num_policies: int, eta: float) -> None:
     shares = np.asarray(mixture_shares(policy, num_policies, 1.0 - eta))
     np.testing.assert_allclose(np.sum(shares * losses), literal_mixture(losses, policy, eta), rtol=1e-5)
     np.testing.assert_allclose(shares.sum(axis=0), 1.0, rtol=1e-6)
-
-
-def test_with_one_policy_there_is_nothing_to_mix() -> None:
-    np.testing.assert_array_equal(mixture_shares(policies(1), 1, 0.5), np.ones((1, B, T)))
 
 
 def test_drawing_a_policy_for_each_sequence_expects_the_mixture() -> None:

@@ -1,44 +1,44 @@
 """The scale of TD errors."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from agent57_jax.algorithm import error_scale as scale
+from tests.algorithm.twins import assert_equals_twin, choices, floats, masks
 from tests.oracles import error_scale as oracle
 
 V, B, T, N = 2, 3, 5, 3
 
-errors = hnp.arrays(np.float32, (V, B, T), elements=st.floats(-50, 50, width=32))
-masks = hnp.arrays(np.bool_, (B, T))
-policies = hnp.arrays(np.int32, (B, T), elements=st.integers(0, N - 1))
-variances = hnp.arrays(np.float32, (V, N), elements=st.sampled_from([0.0, 1e-3, 1.0, 400.0]))
 
-
-@jax.jit
-def both(errors: jax.Array, valid: jax.Array, policy: jax.Array, running: jax.Array) -> tuple[jax.Array, jax.Array]:
+def both(running: jax.Array, errors: jax.Array, valid: jax.Array, policy: jax.Array) -> jax.Array:
+    """The scale and the new running variance, [2, V, N]."""
     sums = scale.error_sums(errors, valid, policy, N)
-    return scale.error_scale(running, sums), scale.update_variance(running, sums)
+    return jnp.stack([scale.error_scale(running, sums), scale.update_variance(running, sums)])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(errors=errors, valid=masks, policy=policies, running=variances)
-def test_equals_its_twin(errors: np.ndarray, valid: np.ndarray, policy: np.ndarray, running: np.ndarray) -> None:
-    sigma, variance = both(errors, valid, policy, running)
+@pytest.mark.parametrize(
+    ("index", "twin", "atol"),
     # The variance as a difference of means keeps an error of the size of the squares' rounding.
-    np.testing.assert_allclose(sigma, oracle.error_scale(running, errors, valid, policy, N), rtol=1e-4, atol=2e-2)
-    np.testing.assert_allclose(variance, oracle.update_variance(running, errors, valid, policy, N), rtol=1e-4, atol=1e-3)
+    [(0, oracle.error_scale, 2e-2), (1, oracle.update_variance, 1e-3)],
+    ids=["scale", "variance"],
+)
+def test_equals_its_twin(index: int, twin: Callable[..., np.ndarray], atol: float) -> None:
+    policies = hnp.arrays(np.int32, (B, T), elements=st.integers(0, N - 1))
+    arguments = choices([0.0, 1e-3, 1.0, 400.0], V, N), floats(-50, 50, V, B, T), masks(B, T), policies
+    assert_equals_twin(lambda *drawn: both(*drawn)[index], lambda *drawn: twin(*drawn, N), *arguments, rtol=1e-4, atol=atol)
 
 
 def test_dividing_by_it_makes_the_deviation_of_every_policy_one() -> None:
     rng = np.random.default_rng(0)
     policy = np.repeat(np.arange(N, dtype=np.int32), 200)[None]
     errors = (rng.normal(size=(V, 1, 200 * N)) * np.array([0.1, 3.0, 40.0])[policy] + 5.0).astype(np.float32)
-    sigma = np.asarray(both(errors, np.ones_like(policy, bool), policy, np.zeros((V, N), np.float32))[0])
+    sigma = np.asarray(both(np.zeros((V, N), np.float32), errors, np.ones_like(policy, bool), policy)[0])
     for v, j in np.ndindex(V, N):
         np.testing.assert_allclose(np.std((errors / sigma[:, policy])[v][policy == j]), 1.0, rtol=1e-3)
 
@@ -49,16 +49,14 @@ def test_what_is_no_experience_does_not_count(content: float) -> None:
     policy, running = np.zeros((B, T), np.int32), np.zeros((V, N), np.float32)
     valid = np.arange(B * T).reshape(B, T) % 3 > 0
     odd = np.where(valid[None], errors, np.float32(content))
-    for found, wanted in zip(both(odd, valid, policy, running), both(errors, valid, policy, running), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(both(running, odd, valid, policy), both(running, errors, valid, policy))
 
 
 def test_a_policy_without_experience_keeps_its_variance_and_the_floor_holds() -> None:
-    policy, valid = np.ones((B, T), np.int32), np.ones((B, T), bool)
     running = np.array([[4.0, 0.0, 9.0]] * V, np.float32)
-    sigma, variance = both(np.zeros((V, B, T), np.float32), valid, policy, running)
+    sigma, variance = both(running, np.zeros((V, B, T), np.float32), np.ones((B, T), bool), np.ones((B, T), np.int32))
     np.testing.assert_allclose(sigma, [[2.0, scale.MIN_SCALE, 3.0]] * V, rtol=1e-6)
-    np.testing.assert_allclose(variance, [[4.0, 0.0, 9.0]] * V, rtol=1e-6)
+    np.testing.assert_allclose(variance, running, rtol=1e-6)
 
 
 def test_actors_divide_by_the_running_deviation_and_by_one_before_there_is_any() -> None:

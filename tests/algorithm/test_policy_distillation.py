@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from agent57_jax.algorithm.policy_distillation import distillation_losses, tempered_policy
 from agent57_jax.algorithm.policy_family import epsilon_greedy_probabilities
+from tests.algorithm.twins import assert_equals_twin, floats
 from tests.oracles import policy_distillation as oracle
 
 ROWS, A = 6, 4
 EPSILON = 0.1
-logits = hnp.arrays(np.float32, (ROWS, A), elements=st.floats(-8, 8, width=32))
+LOGITS = floats(-8, 8, ROWS, A)
 
 losses_of = jax.jit(distillation_losses)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(new=logits, old=logits, values=logits, limit=st.sampled_from([0.0, 0.3, 2.0]))
+@settings(max_examples=60)
+@given(new=LOGITS, old=LOGITS, values=LOGITS, limit=st.sampled_from([0.0, 0.3, 2.0]))
 def test_equals_its_twin(new: np.ndarray, old: np.ndarray, values: np.ndarray, limit: float) -> None:
     found, near = losses_of(new, old, values, EPSILON, limit)
     for row in range(ROWS):
@@ -32,12 +32,10 @@ def test_equals_its_twin(new: np.ndarray, old: np.ndarray, values: np.ndarray, l
         np.testing.assert_allclose(found[row], loss, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(new=logits, temperature=st.sampled_from([0.25, 0.5, 1.0, 3.0]))
-def test_the_tempered_policy_equals_its_twin_and_at_one_it_is_the_policy(new: np.ndarray, temperature: float) -> None:
-    expected = [oracle.policy(row, temperature) for row in new]
-    np.testing.assert_allclose(tempered_policy(new, temperature), expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(tempered_policy(new, 1.0), jax.nn.softmax(new), rtol=1e-6)
+def test_the_tempered_policy_equals_its_twin_and_at_one_it_is_the_policy() -> None:
+    twin = np.vectorize(oracle.policy, signature="(a),()->(a)")
+    assert_equals_twin(tempered_policy, twin, LOGITS, st.sampled_from([0.25, 0.5, 1.0, 3.0]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(tempered_policy(random(0), 1.0), jax.nn.softmax(random(0)), rtol=1e-6)
 
 
 def random(seed: int) -> np.ndarray:

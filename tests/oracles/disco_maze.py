@@ -4,6 +4,7 @@ import numpy as np
 
 from agent57_jax.types import FIRST, LAST, MID, TimeStep
 
+MOVES = [(-1, 0), (0, 1), (1, 0), (0, -1)]  # upwards, to the right, downwards, to the left
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
 
 
@@ -12,7 +13,7 @@ class DiscoMazeTwin:
         self.max_episode_steps = max_episode_steps
 
     def reset(self, corridor: np.ndarray, agent: tuple[int, int], colours: np.ndarray) -> TimeStep:
-        self.corridor = {(int(row), int(column)) for row, column in zip(*np.nonzero(corridor), strict=True)}
+        self.corridor = cells_of(corridor)
         self.size = len(corridor)
         self.agent = agent
         self.visited = {agent}
@@ -20,8 +21,7 @@ class DiscoMazeTwin:
         return self._timestep(colours, 1.0, FIRST)
 
     def step(self, action: int, colours: np.ndarray) -> TimeStep:
-        row, column = self.agent
-        target = {0: (row - 1, column), 1: (row, column + 1), 2: (row + 1, column), 3: (row, column - 1)}[action]
+        target = neighbours(self.agent)[action]
         self.steps += 1
         if target not in self.corridor:
             return self._timestep(colours, 0.0, LAST)
@@ -39,6 +39,16 @@ class DiscoMazeTwin:
                     image[row, column] = COLOURS[colours[row, column]]
         extras = {"visited_fraction": np.float32(len(self.visited) / len(self.corridor))}
         return TimeStep(image, np.float32(0), np.float32(discount), np.int32(step_type), np.float32(0), np.int32(self.steps), extras)
+
+
+def neighbours(cell: tuple[int, int]) -> list[tuple[int, int]]:
+    """The cells that the actions lead to."""
+    return [(cell[0] + down, cell[1] + right) for down, right in MOVES]
+
+
+def cells_of(corridor: np.ndarray) -> set[tuple[int, int]]:
+    """The cells of a mask."""
+    return {(int(row), int(column)) for row, column in zip(*np.nonzero(corridor), strict=True)}
 
 
 def wall_colours(image: np.ndarray) -> np.ndarray:
@@ -78,7 +88,7 @@ def is_perfect(corridor: np.ndarray) -> bool:
     """Whether rooms on odd coordinates and passages between them form one tree, with wall everywhere else."""
     size = len(corridor)
     n = size // 2
-    cells = {(int(row), int(column)) for row, column in zip(*np.nonzero(corridor), strict=True)}
+    cells = cells_of(corridor)
     rooms = {(row, column) for row in range(1, size, 2) for column in range(1, size, 2)}
     passages = cells - rooms
     if not rooms <= cells or len(passages) != n * n - 1:
@@ -87,9 +97,7 @@ def is_perfect(corridor: np.ndarray) -> bool:
         return False
     reached, frontier = {(1, 1)}, [(1, 1)]
     while frontier:
-        row, column = frontier.pop()
-        for cell in ((row - 1, column), (row, column + 1), (row + 1, column), (row, column - 1)):
-            if cell in cells and cell not in reached:
-                reached.add(cell)
-                frontier.append(cell)
+        new = [cell for cell in neighbours(frontier.pop()) if cell in cells and cell not in reached]
+        reached.update(new)
+        frontier += new
     return reached == cells  # connected by one passage less than rooms: no cycle

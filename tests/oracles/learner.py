@@ -57,31 +57,32 @@ def finite_differences(loss: Callable[[Tree], float], parameters: Tree, step: fl
     return gradients
 
 
-def actions_of(q: Tree, num_policies: int) -> int:
-    """A, from the last layer of the advantages."""
-    return int(q["heads"]["Dense_2"]["bias"].shape[-1]) // (num_policies if has_policy_heads(q) else 1)
+def unrolled(
+    q: Tree, state: RecurrentState, x: Experience, num_policies: int, logarithmic_rewards: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What networks q give along sequences, and the state behind them; A is read from the last layer of the advantages."""
+    previous = np.concatenate([state.previous_action[:, None], x.action[:, :-1]], axis=1)
+    inputs = x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST
+    num_actions = int(q["heads"]["Dense_2"]["bias"].shape[-1]) // (num_policies if has_policy_heads(q) else 1)
+    return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies, logarithmic_rewards)
 
 
 def q_values(q: Tree, state: RecurrentState, x: Experience, num_policies: int, logarithmic_rewards: bool = False) -> np.ndarray:
     """Action values [V, B, T + 1, A] along the sequences of a batch."""
-    previous = np.concatenate([state.previous_action[:, None], x.action[:, :-1]], axis=1)
-    inputs = x.observation, previous, x.extrinsic_reward, x.intrinsic_reward, x.policy, x.step_type == FIRST
-    num_actions = actions_of(q, num_policies)
-    return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies, logarithmic_rewards)[0]
+    return unrolled(q, state, x, num_policies, logarithmic_rewards)[0]
+
+
+def map_fields(function: Callable[[np.ndarray], np.ndarray], x: Experience) -> Experience:
+    """The experience with every field that it has changed."""
+    return Experience(*(None if field is None else function(field) for field in x))
 
 
 def behind_burn_in(q: Tree, batch: Batch, length: int, num_policies: int) -> Batch:
     """The batch without its first `length` timesteps, and the state to which these bring the networks q (R2D2 §3)."""
     if length == 0:
         return batch
-    x, state = batch.experience, batch.recurrent_state
-    before, after = (
-        Experience(*(None if field is None else field[:, part] for field in x)) for part in (slice(length), slice(length, None))
-    )
-    previous = np.concatenate([state.previous_action[:, None], before.action[:, :-1]], axis=1)
-    inputs = before.observation, previous, before.extrinsic_reward, before.intrinsic_reward, before.policy, before.step_type == FIRST
-    num_actions = actions_of(q, num_policies)
-    _, hidden, cell = unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies)
+    before, after = (map_fields(lambda field, part=part: field[:, part], batch.experience) for part in (slice(length), slice(length, None)))
+    _, hidden, cell = unrolled(q, batch.recurrent_state, before, num_policies)
     return batch._replace(experience=after, recurrent_state=RecurrentState(hidden, cell, before.action[:, -1]))
 
 
@@ -140,7 +141,7 @@ class LearnerTwin:
         if self.mixture is None:
             return batch
         x, number = batch.experience, len(self.betas)
-        tiled = Experience(*(None if field is None else np.concatenate([field] * number) for field in x))
+        tiled = map_fields(lambda field: np.concatenate([field] * number), x)
         policy = np.concatenate([np.full_like(x.policy, n) for n in range(number)])
         return batch._replace(experience=tiled._replace(policy=policy), importance_weight=np.tile(batch.importance_weight, number))
 
@@ -155,10 +156,7 @@ class LearnerTwin:
         logits = None if self.distillation is None else outputs[-1]
         values = outputs if self.distillation is None else outputs[:-1]
         if self.combined_loss:
-            combined = np.zeros(values.shape[1:])
-            for row, t in np.ndindex(x.policy.shape):
-                combined[row, t] = self.combined(values[:, row, t], x.policy[row, t])
-            values = combined[None]
+            values = self.combined_values(values, x.policy)[None]
         return values, logits
 
     def shares(self, num_rows: int, length: int) -> np.ndarray:
@@ -201,6 +199,13 @@ class LearnerTwin:
         mix = value_transform.combine_unsquashed if self.squashed_mix else value_transform.combine
         return np.array([mix(e, i, self.betas[int(policy)]) for e, i in zip(*values, strict=True)])
 
+    def combined_values(self, values: np.ndarray, policy: np.ndarray) -> np.ndarray:
+        """The same of all timesteps, [rows, T + 1, A] from [V, rows, T + 1, A]."""
+        result = np.zeros(values.shape[1:])
+        for row, t in np.ndindex(policy.shape):
+            result[row, t] = self.combined(values[:, row, t], policy[row, t])
+        return result
+
     def rewards(self, x: Experience, num_values: int) -> np.ndarray:
         """What each value function learns from, [V, B, T]; numbers at FIRST are not defined."""
         extrinsic = np.asarray(x.extrinsic_reward, np.float64)[:, 1:]
@@ -222,28 +227,20 @@ class LearnerTwin:
     def targets(self, online: np.ndarray, target: np.ndarray, x: Experience, logits: np.ndarray | None = None) -> np.ndarray:
         """Targets [V, B, T] from values [V, B, T + 1, A] of the online and of the target network; NaN where n-step targets have none."""
         num_values, num_streams, length, _ = online.shape
-        rewards, valid = self.rewards(x, num_values), self.valid(x)
-        apply, invert = (
-            (value_transform.squash, value_transform.unsquash)
-            if self.squashed_values
-            else (value_transform.identity, value_transform.identity)
-        )
+        rewards, valid, gammas = self.rewards(x, num_values), self.valid(x), np.asarray(self.gammas, np.float64)[x.policy[:, :-1]]
+        squashed = value_transform.squash, value_transform.unsquash
+        transform = squashed if self.squashed_values else (value_transform.identity, value_transform.identity)
+        bootstrap, combined = online if self.online_bootstrap else target, self.combined_values(online, x.policy)
         result = np.zeros((num_values, num_streams, length - 1))
-        for b in range(num_streams):
-            combined = np.array([self.combined(online[:, b, t], x.policy[b, t]) for t in range(length)])
-            policy = self.target_policy(combined, None if logits is None else logits[b])
-            bootstrap = online if self.online_bootstrap else target
-            for v in range(num_values):
-                ends = v == 0 or self.ends_with_episode
-                discounts = [self.gammas[int(x.policy[b, t])] * (float(x.discount[b, t + 1]) if ends else 1.0) for t in range(length - 1)]
-                if self.n_step is not None:
-                    result[v, b] = n_step.n_step_targets(
-                        bootstrap[v, b], combined, rewards[v, b], np.array(discounts), valid[b], self.n_step, apply, invert
-                    )
-                    continue
-                coefficients = self.coefficients(combined, x, b, None if logits is None else logits[b])
-                shared = (x.action[b, :-1], coefficients, rewards[v, b], np.array(discounts), valid[b])
-                result[v, b] = retrace.trace_targets(bootstrap[v, b], np.array(policy), *shared, apply, invert)
+        for v, b in np.ndindex(num_values, num_streams):
+            discounts = gammas[b] * (x.discount[b, 1:] if v == 0 or self.ends_with_episode else 1.0)
+            given = rewards[v, b], discounts, valid[b]
+            if self.n_step is not None:
+                result[v, b] = n_step.n_step_targets(bootstrap[v, b], combined[b], *given, self.n_step, *transform)
+                continue
+            own_logits = None if logits is None else logits[b]
+            policy, coefficients = self.target_policy(combined[b], own_logits), self.coefficients(combined[b], x, b, own_logits)
+            result[v, b] = retrace.trace_targets(bootstrap[v, b], policy, x.action[b, :-1], coefficients, *given, *transform)
         return result
 
     def errors(self, online: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
@@ -318,28 +315,30 @@ class LearnerTwin:
         x, names = batch.experience, ("combined",) if self.combined_loss else ("extrinsic", "intrinsic")
         held = self.held(online, target, targets, x)
         errors, valid, losses = self.errors(online, targets, x), self.valid(x), self.q_losses(online, targets, batch, held=held)
-        where = [(b, t) for b in range(valid.shape[0]) for t in range(valid.shape[1]) if valid[b, t]]
-        preferred = [self.combined(online[:, b, t], x.policy[b, t]) if logits is None else logits[b, t] for b, t in where]
-        greedy = [np.argmax(row) == x.action[b, t] for row, (b, t) in zip(preferred, where, strict=True)]
+        combined = self.combined_values(online, x.policy)
+        greedy = np.argmax(combined if logits is None else logits, axis=-1)[:, :-1] == x.action[:, :-1]
+
+        def mean(of_transitions: np.ndarray) -> float:
+            return float(np.mean(of_transitions[valid]))
+
         result = {
-            "learner/valid_share": len(where) / valid.size,
+            "learner/valid_share": float(np.mean(valid)),
             "learner/priority": float(np.mean(self.priorities(online, targets, x))),
-            "learner/on_policy_share": float(np.mean(greedy)),
+            "learner/on_policy_share": mean(greedy),
         }
         if self.n_step is None:
-            streams = range(valid.shape[0])
-            combined = [np.array([self.combined(online[:, b, t], x.policy[b, t]) for t in range(online.shape[2])]) for b in streams]
-            coefficients = [self.coefficients(combined[b], x, b, None if logits is None else logits[b]) for b in streams]
-            result["learner/trace"] = float(np.mean([coefficients[b][t] for b, t in where]))
-        for v in range(len(online)):
-            result[f"loss/{names[v]}"] = float(losses[v])
-            result[f"learner/value_{names[v]}"] = float(np.mean([online[v, b, t, x.action[b, t]] for b, t in where]))
-            result[f"learner/td_error_{names[v]}"] = float(np.mean([abs(errors[v, b, t]) for b, t in where]))
+            rows = range(len(valid))
+            result["learner/trace"] = mean(
+                np.array([self.coefficients(combined[b], x, b, None if logits is None else logits[b]) for b in rows])
+            )
+        for v, name in enumerate(names[: len(online)]):
+            result[f"loss/{name}"] = float(losses[v])
+            result[f"learner/value_{name}"] = mean(at_actions(online, x)[v])
+            result[f"learner/td_error_{name}"] = mean(np.abs(errors[v]))
             if self.error_variance is not None:
-                scale = self.scale(online, targets, x)
-                result[f"learner/error_scale_{names[v]}"] = float(np.mean([scale[v, b, t] for b, t in where]))
+                result[f"learner/error_scale_{name}"] = mean(self.scale(online, targets, x)[v])
             if self.trust_region is not None:
-                result[f"learner/held_{names[v]}"] = float(np.mean([held[v, b, t] for b, t in where]))
+                result[f"learner/held_{name}"] = mean(held[v])
         return result
 
 

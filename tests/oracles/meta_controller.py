@@ -2,7 +2,17 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+
+def mean_of(returns: Sequence[float]) -> float:
+    """Mean return; 0 without a pull."""
+    return math.fsum(returns) / len(returns) if returns else 0.0
+
+
+def best_of(arms: Sequence[int], value: Callable[[int], float]) -> int:
+    """The arm with the largest value, the first of equals; 0 if there is none."""
+    return max(arms, key=lambda arm: (value(arm), -arm), default=0)
 
 
 class Bandit:
@@ -23,14 +33,12 @@ class Bandit:
         return [episode_return for played, episode_return in self.episodes if played == arm]
 
     def mean(self, arm: int) -> float:
-        """Mean return of an arm over the window; 0 without a pull."""
-        returns = self.returns_of(arm)
-        return math.fsum(returns) / len(returns) if returns else 0.0
+        """Mean return of an arm over the window."""
+        return mean_of(self.returns_of(arm))
 
     def greedy_arm(self) -> int:
-        """The pulled arm with the largest mean, the first of equals; 0 if none was pulled."""
-        pulled = [arm for arm in range(self.num_arms) if self.returns_of(arm)]
-        return max(pulled, key=lambda arm: (self.mean(arm), -arm), default=0)
+        """The pulled arm with the largest mean."""
+        return best_of([arm for arm in range(self.num_arms) if self.returns_of(arm)], self.mean)
 
     def upper_bound(self, arm: int, ucb_bonus: float = 1.0) -> float:
         """mean + bonus sqrt(1 / count); unbounded without a pull in the window."""
@@ -43,7 +51,7 @@ class Bandit:
         self.started += 1
         if episode < self.num_arms:
             return (first_arm + episode) % self.num_arms
-        return max(range(self.num_arms), key=lambda arm: (self.upper_bound(arm, ucb_bonus), -arm))
+        return best_of(range(self.num_arms), lambda arm: self.upper_bound(arm, ucb_bonus))
 
 
 class Pool:
@@ -51,26 +59,22 @@ class Pool:
 
     def __init__(self, bandits: Sequence[Bandit], num_arms: int) -> None:
         """Takes the episodes in their windows."""
-        self.num_arms = num_arms
         self.returns = [[r for bandit in bandits for r in bandit.returns_of(arm)] for arm in range(num_arms)]
 
     def mean(self, arm: int) -> float:
-        """Mean return of an arm; 0 without a pull."""
-        return math.fsum(self.returns[arm]) / len(self.returns[arm]) if self.returns[arm] else 0.0
+        """Mean return of an arm."""
+        return mean_of(self.returns[arm])
 
     def deviation(self) -> float:
         """Standard deviation of all returns; 0 without any."""
         every = [r for returns in self.returns for r in returns]
-        if not every:
-            return 0.0
-        mean = math.fsum(every) / len(every)
-        return math.sqrt(math.fsum((r - mean) ** 2 for r in every) / len(every))
+        mean = mean_of(every)
+        return math.sqrt(mean_of([(r - mean) ** 2 for r in every]))
 
     def lower_bound(self, arm: int) -> float:
         """mean - deviation / sqrt(count), of an arm that was pulled."""
         return self.mean(arm) - self.deviation() / math.sqrt(len(self.returns[arm]))
 
     def reliable_arm(self) -> int:
-        """The pulled arm with the largest lower bound, the first of equals; 0 if none was pulled."""
-        pulled = [arm for arm in range(self.num_arms) if self.returns[arm]]
-        return max(pulled, key=lambda arm: (self.lower_bound(arm), -arm), default=0)
+        """The pulled arm with the largest lower bound."""
+        return best_of([arm for arm, returns in enumerate(self.returns) if returns], self.lower_bound)

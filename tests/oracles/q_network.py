@@ -16,7 +16,7 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0.0)
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
+def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x))."""
     return 1.0 / (1.0 + np.exp(-x))
 
@@ -53,15 +53,8 @@ def lstm(gates: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sigmoid(output) * np.tanh(cell), cell
 
 
-def heads(parameters: Tree, hidden: np.ndarray) -> np.ndarray:
-    """Q = V + A - mean(A), [A]. An output layer comes before its hidden layer in the names."""
-    value = dense(parameters["Dense_0"], relu(dense(parameters["Dense_1"], hidden)))
-    advantage = dense(parameters["Dense_2"], relu(dense(parameters["Dense_3"], hidden)))
-    return value + advantage - advantage.mean()
-
-
-def heads_of_policies(parameters: Tree, hidden: np.ndarray, num_policies: int) -> np.ndarray:
-    """The same for every policy, [N, A]: the last layers' outputs lie side by side."""
+def heads(parameters: Tree, hidden: np.ndarray, num_policies: int = 1) -> np.ndarray:
+    """Q = V + A - mean(A), [N, A]; outputs for N policies lie side by side. An output layer comes before its hidden layer in the names."""
     values = dense(parameters["Dense_0"], relu(dense(parameters["Dense_1"], hidden)))
     advantages = dense(parameters["Dense_2"], relu(dense(parameters["Dense_3"], hidden))).reshape(num_policies, -1)
     return np.array([value + advantage - advantage.mean() for value, advantage in zip(values, advantages, strict=True)])
@@ -79,10 +72,10 @@ def has_policy_heads(parameters: Tree) -> bool:
 
 def rows(one: Tree, hidden: np.ndarray, per_policy: bool, num_policies: int) -> list[np.ndarray]:
     """What a network gives at a timestep: action values, then the policy's logits if it has such; [A] each, or [N, A]."""
-    found = [heads(one["heads"], hidden)] if not per_policy else []
     if per_policy:
-        num_values = len(one["heads"]["Dense_0"]["bias"])
-        found = [heads_of_policies(network(one["heads"], v), hidden, num_policies) for v in range(num_values)]
+        found = [heads(network(one["heads"], v), hidden, num_policies) for v in range(len(one["heads"]["Dense_0"]["bias"]))]
+    else:
+        found = [heads(one["heads"], hidden)[0]]
     if "policy" in one:
         found.append(policy_head(one["policy"], hidden).reshape(found[0].shape))
     return found
@@ -114,42 +107,32 @@ def unroll(
     Arguments as in the package: parameters with a leading axis W, the state before the first timestep [B, W, H], inputs [B, T, ...]; an
     agent without intrinsic reward has None for it.
     """
-    batch, num_networks = hidden.shape[:2]
-    length = is_first.shape[1]
     per_policy = has_policy_heads(parameters)
-    outputs: list[list[list[list[np.ndarray]]]] = []  # by network, stream, timestep and row
+    outputs = []  # by network, stream, timestep and row
     new_hidden, new_cell = np.zeros(hidden.shape), np.zeros(cell.shape)
-    for v in range(num_networks):
-        outputs.append([])
+    for v in range(hidden.shape[1]):
         one = network(parameters, v)
         encoder = one["encoder"]
-        for b in range(batch):
-            outputs[v].append([])
+        # A torso of the networks' own comes first in the names.
+        first = 0 if "torso" in parameters else 1
+        seen_by = parameters["torso"] if "torso" in parameters else encoder["Dense_0"]
+        streams = []
+        for b in range(len(hidden)):
+            timesteps = []
             h, c = np.asarray(hidden[b, v], np.float64), np.asarray(cell[b, v], np.float64)
-            for t in range(length):
+            for t in range(is_first.shape[1]):
                 if is_first[b, t]:
                     h, c = np.zeros(len(h)), np.zeros(len(c))
-                if "torso" in parameters:
-                    seen, behind = torso(parameters["torso"], observation[b, t]), ("Dense_0", "Dense_1")
-                else:
-                    seen, behind = torso(encoder["Dense_0"], observation[b, t]), ("Dense_1", "Dense_2")
-                features = relu(dense(encoder[behind[0]], seen))
+                features = relu(dense(encoder[f"Dense_{first}"], torso(seen_by, observation[b, t])))
                 rewards = [float(reward[b, t]) for reward in (extrinsic_reward, intrinsic_reward) if reward is not None]
                 if logarithmic_rewards:
                     rewards = [math.copysign(math.log(1.0 + abs(reward)), reward) for reward in rewards]
-                given = context(
-                    int(previous_action[b, t]),
-                    rewards,
-                    int(policy[b, t]),
-                    bool(is_first[b, t]),
-                    num_actions,
-                    num_policies,
-                )
+                given = context(int(previous_action[b, t]), rewards, int(policy[b, t]), bool(is_first[b, t]), num_actions, num_policies)
                 if per_policy:  # j is no input
                     given = given[:-num_policies]
-                gates = dense(encoder[behind[1]], np.concatenate([features, given])) + h @ one["recurrent"]
-                h, c = lstm(gates, c)
-                outputs[v][b].append(rows(one, h, per_policy, num_policies))
+                h, c = lstm(dense(encoder[f"Dense_{first + 1}"], np.concatenate([features, given])) + h @ one["recurrent"], c)
+                timesteps.append(rows(one, h, per_policy, num_policies))
+            streams.append(timesteps)
             new_hidden[b, v], new_cell[b, v] = h, c
-    result = np.concatenate([np.moveaxis(np.array(of_network), 2, 0) for of_network in outputs])
-    return result, new_hidden, new_cell
+        outputs.append(np.moveaxis(np.array(streams), 2, 0))
+    return np.concatenate(outputs), new_hidden, new_cell

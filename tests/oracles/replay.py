@@ -25,58 +25,52 @@ class Replay:
         eta: float | None = None,
     ) -> None:
         """An empty replay. With `eta` a new sequence has the priority of the actor's errors, else the largest so far."""
-        self.eta = eta
-        self.errors: dict[tuple[int, int], list[float]] = {(g, e): [] for g in range(num_groups) for e in range(envs_per_group)}
-        self.num_groups, self.envs_per_group = num_groups, envs_per_group
+        actors = [(group, environment) for group in range(num_groups) for environment in range(envs_per_group)]
+        self.envs_per_group, self.eta = envs_per_group, eta
         self.capacity_per_env, self.trace, self.period, self.burn_in = capacity_per_env, trace, period, burn_in
-        self.timesteps: dict[tuple[int, int], list[Any]] = {(g, e): [] for g in range(num_groups) for e in range(envs_per_group)}
-        self.states: dict[tuple[int, int], list[Any]] = {(g, e): [] for g in range(num_groups) for e in range(envs_per_group)}
+        self.timesteps: dict[tuple[int, int], list[Any]] = {actor: [] for actor in actors}
+        self.states: dict[tuple[int, int], list[Any]] = {actor: [] for actor in actors}
+        self.errors: dict[tuple[int, int], list[float]] = {actor: [] for actor in actors}
         self.priorities: dict[Name, float] = {}  # of the sequences that may be drawn, and of no other
         self.largest_priority = 1.0
 
     def append(self, group: int, timesteps: list[Any], states: list[Any], errors: Sequence[float] | None = None) -> None:
         """One timestep of every environment of a group, the state with which the actor entered it, the error of what led to it."""
         for environment in range(self.envs_per_group):
-            self.timesteps[group, environment].append(timesteps[environment])
-            self.states[group, environment].append(states[environment])
+            actor = group, environment
+            self.timesteps[actor].append(timesteps[environment])
+            self.states[actor].append(states[environment])
             if errors is not None:
-                self.errors[group, environment].append(float(errors[environment]))
-            for number in self._started(group, environment):
-                name = (group, environment, number)
-                if not self._is_whole(name):
-                    self.priorities.pop(name, None)
-                elif name not in self.priorities:
-                    self.priorities[name] = self._first_priority(name)
+                self.errors[actor].append(float(errors[environment]))
+            length = len(self.timesteps[actor])
+            for number in range((length - 1) // self.period + 1):
+                first, last = self._range((*actor, number))
+                # All of its timesteps have come, and none of them has left the last C.
+                if not (last < length and first >= length - self.capacity_per_env):
+                    self.priorities.pop((*actor, number), None)
+                elif (*actor, number) not in self.priorities:
+                    self.priorities[*actor, number] = self._first_priority((*actor, number))
+
+    def _range(self, name: Name) -> tuple[int, int]:
+        """First and last timestep of a sequence: its burn-in and T + 1 behind that."""
+        first = name[2] * self.period
+        return first, first + self.burn_in + self.trace
 
     def _first_priority(self, name: Name) -> float:
         """Of a sequence whose last timestep has just come. Transition t -> t + 1 is part of the trace unless t lies in the burn-in."""
         if self.eta is None:
             return self.largest_priority
-        group, environment, number = name
-        start = number * self.period + self.burn_in
-        arrivals = range(start + 1, start + self.trace + 1)
-        errors = [self.errors[group, environment][t] for t in arrivals]
-        valid = [self.timesteps[group, environment][t].step_type != FIRST for t in arrivals]
+        first, last = self._range(name)
+        arrivals = range(first + self.burn_in + 1, last + 1)
+        errors = [self.errors[name[:2]][t] for t in arrivals]
+        valid = [self.timesteps[name[:2]][t].step_type != FIRST for t in arrivals]
         priority = sequence_priority(errors, valid, self.eta)
         return priority if np.isfinite(priority) else self.largest_priority
 
-    def _started(self, group: int, environment: int) -> range:
-        """Numbers of the sequences that have begun so far."""
-        return range((len(self.timesteps[group, environment]) - 1) // self.period + 1)
-
-    def _is_whole(self, name: Name) -> bool:
-        """Whether the timesteps of the burn-in and all T + 1 behind it have come and none of them has left the last C."""
-        group, environment, number = name
-        length = len(self.timesteps[group, environment])
-        first, last = number * self.period, number * self.period + self.burn_in + self.trace
-        return last < length and first >= length - self.capacity_per_env
-
     def sequence(self, name: Name) -> tuple[list[Any], Any]:
-        """The timesteps of a sequence, its burn-in and T + 1 behind that, and the state with which the actor entered the first."""
-        group, environment, number = name
-        first = number * self.period
-        last = first + self.burn_in + self.trace
-        return self.timesteps[group, environment][first : last + 1], self.states[group, environment][first]
+        """The timesteps of a sequence, and the state with which the actor entered the first."""
+        first, last = self._range(name)
+        return self.timesteps[name[:2]][first : last + 1], self.states[name[:2]][first]
 
     def write_priorities(self, names: list[Name], priorities: list[float]) -> None:
         """Sets the priorities of sequences that may still be drawn; of a name that comes twice the last one counts."""

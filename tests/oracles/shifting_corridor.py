@@ -46,24 +46,20 @@ def end_reward(cell: int, size: int) -> float:
 def start_probabilities(size: int) -> np.ndarray:
     """How often an episode starts at each cell. [size]."""
     probabilities = np.zeros(size)
-    for cell in range(1, size - 1):
-        probabilities[cell] += 0.1 / (size - 2)
-        if cell <= size // 5:
-            probabilities[cell] += 0.9 / (size // 5)
+    probabilities[1:-1] = 0.1 / (size - 2)
+    probabilities[1 : size // 5 + 1] += 0.9 / (size // 5)
     return probabilities
 
 
 def action_values(size: int, gamma: float) -> np.ndarray:
     """Optimal action values without any limit, by value iteration. [size, 2]; 0 at the ends."""
-    values = np.zeros((size, 2))
-    while True:
-        new = np.zeros_like(values)
+    new, values = np.zeros((size, 2)), np.full((size, 2), np.inf)
+    while np.max(np.abs(new - values)) >= 1e-14:
+        values, new = new, np.zeros((size, 2))
         for cell in range(1, size - 1):
             for action, successor in enumerate((cell - 1, cell + 1)):
                 new[cell, action] = end_reward(successor, size) + gamma * values[successor].max()
-        if np.max(np.abs(new - values)) < 1e-14:
-            return new
-        values = new
+    return new
 
 
 def best_actions(size: int, gamma: float) -> np.ndarray:

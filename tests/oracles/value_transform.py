@@ -1,7 +1,6 @@
 """Twin of the value transform: the textbook forms, in 50 digits so that their cancellation does no harm, rounded to float64."""
 
 import decimal
-from collections.abc import Callable
 from decimal import Decimal
 
 _DIGITS = decimal.Context(prec=50)
@@ -34,12 +33,6 @@ def combine(extrinsic: float, intrinsic: float, beta: float) -> float:
     return float(extrinsic) + float(beta) * float(intrinsic)
 
 
-def combine_unsquashed(
-    extrinsic: float,
-    intrinsic: float,
-    beta: float,
-    apply: Callable[[float], float] = squash,
-    invert: Callable[[float], float] = unsquash,
-) -> float:
+def combine_unsquashed(extrinsic: float, intrinsic: float, beta: float) -> float:
     """Q = h(h^-1(Q^e) + beta h^-1(Q^i))."""
-    return apply(invert(extrinsic) + float(beta) * invert(intrinsic))
+    return squash(unsquash(extrinsic) + float(beta) * unsquash(intrinsic))

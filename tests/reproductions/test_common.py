@@ -1,11 +1,12 @@
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,25 +17,15 @@ from reproductions import common, folders, records
 from reproductions.common import Run, Training
 from reproductions.folders import ReproductionError
 from reproductions.jobs import Supervisor, shares
+from tests.reproductions.fakes import programs
 
-ROOT = pathlib.Path(__file__).parents[2]
-FAKES = pathlib.Path(__file__).parent / "fakes"
 TRAINING = Training("a", "configs/random_coin.py:smoke,ngu", {"policy.beta_max": 0.5, "total_steps": 1000}, seed=3)
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(FAKES / "figure.py"), *arguments]
-
-
-def environment(home: pathlib.Path, **extra: str) -> dict[str, str]:
-    return {**os.environ, "FAKE_HOME": str(home), "PYTHONPATH": str(ROOT), **extra}
-
-
-def make(home: pathlib.Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Makes the figure of fakes/figure.py."""
-    return subprocess.run(
-        command(*arguments), env=environment(home, **extra), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+@pytest.fixture
+def make(program: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the figure of fakes/programs.py."""
+    return functools.partial(program, "figure")
 
 
 def write_run(folder: pathlib.Path, steps: int, saved: int | None, total: int | None = None, **changes: Any) -> None:
@@ -53,24 +44,19 @@ def write_run(folder: pathlib.Path, steps: int, saved: int | None, total: int | 
 
 
 def test_a_training_is_a_command_line() -> None:
-    training = Training("a", "configs/random_coin.py:laptop,ngu", {"policy.beta_max": 0.3, "novelty.embedding": "random"}, seed=2)
+    overrides = {"novelty.embedding": "random", "network.conv_features": (8, 16), "logging.tensorboard": False}
+    training = Training("a", "configs/random_coin.py:smoke,ngu", overrides, seed=3)
     assert common.train_command(training, common.RUNS / "coin" / "cpu" / "a") == [
         sys.executable,
         "train.py",
-        "--config=configs/random_coin.py:laptop,ngu",
-        "--config.policy.beta_max=0.3",
+        "--config=configs/random_coin.py:smoke,ngu",
         "--config.novelty.embedding=random",
-        "--config.seed=2",
+        "--config.network.conv_features=(8,16)",
+        "--config.logging.tensorboard=false",
+        "--config.seed=3",
         "--workdir=runs/reproductions/coin/cpu/a",
     ]
-    odd = Training("a", "configs/atari.py", {"network.conv_features": (8, 16), "logging.tensorboard": False}, seed=0)
-    assert "--config.network.conv_features=(8,16)" in common.train_command(odd, common.RUNS)
-    assert "--config.logging.tensorboard=false" in common.train_command(odd, common.RUNS)
-
-
-def test_settings_are_those_of_the_command_line() -> None:
-    training = Training("a", "configs/random_coin.py:smoke,ngu", {"novelty.embedding": "random", "network.conv_features": (8,)}, seed=3)
-    settings = common.settings_of(training)
+    settings = common.settings_of(Training("a", "configs/random_coin.py:smoke,ngu", {**overrides, "network.conv_features": (8,)}, seed=3))
     assert (settings.seed, settings.environment.grid_size, settings.policy.separate_networks) == (3, 5, False)
     assert settings.novelty.embedding is config.Embedding.RANDOM and settings.network.conv_features == (8,)
 
@@ -108,22 +94,25 @@ def test_a_run_is_finished_when_its_end_is_saved(steps: int, saved: int | None, 
     assert folders.finished(tmp_path / "a", settings) is expected
 
 
-def test_a_run_with_other_settings_is_not_taken_for_ours(tmp_path: pathlib.Path) -> None:
-    settings = common.settings_of(TRAINING)
-    write_run(tmp_path / "other", 1008, 1008, beta_max=0.3)
-    with pytest.raises(ReproductionError, match=r"other settings \(policy.beta_max was 0.3, is 0.5\)"):
-        folders.finished(tmp_path / "other", settings)
-    write_run(tmp_path / "unsaved", 500, None, beta_max=0.3)
-    assert folders.finished(tmp_path / "unsaved", settings) is False  # train.py starts anew in it
-    write_run(tmp_path / "longer", 2000, 2000, total=2000)
-    with pytest.raises(ReproductionError, match="total_steps was 2000, is 1000"):
-        folders.finished(tmp_path / "longer", settings)
-    write_run(tmp_path / "shorter", 500, 500, total=500)
-    assert folders.finished(tmp_path / "shorter", settings) is False  # goes on
+@pytest.mark.parametrize(
+    ("steps", "saved", "changes", "message"),
+    [
+        (1008, 1008, {"beta_max": 0.3}, r"other settings \(policy.beta_max was 0.3, is 0.5\)"),
+        (500, None, {"beta_max": 0.3}, None),  # train.py starts anew in it
+        (2000, 2000, {"total": 2000}, "total_steps was 2000, is 1000"),
+        (500, 500, {"total": 500}, None),  # goes on
+    ],
+)
+def test_a_run_with_other_settings_is_not_taken_for_ours(
+    steps: int, saved: int | None, changes: dict[str, Any], message: str | None, tmp_path: pathlib.Path
+) -> None:
+    write_run(tmp_path / "a", steps, saved, **changes)
+    with contextlib.nullcontext() if message is None else pytest.raises(ReproductionError, match=message):
+        assert folders.finished(tmp_path / "a", common.settings_of(TRAINING)) is False
 
 
 def test_an_evaluation_is_made_once_for_a_checkpoint(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "EVALUATE", FAKES / "evaluate.py")
+    monkeypatch.setattr(common, "EVALUATE", programs.FAKES / "evaluate.py")
     write_run(tmp_path / "a", 1008, 1008)
     made = tmp_path / "a" / "evaluations.txt"
     for episodes, seed, checkpoint, times in ((3, 0, 2, 1), (3, 0, 2, 1), (4, 0, 2, 2), (4, 1, 2, 3), (4, 1, 3, 4)):
@@ -136,18 +125,15 @@ def test_an_evaluation_is_made_once_for_a_checkpoint(tmp_path: pathlib.Path, mon
 
 
 def test_a_measurement_is_remembered_for_a_checkpoint(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     calls: list[int] = []
 
     def compute() -> dict[str, Any]:
         calls.append(1)
         return {"value": len(calls)}
 
-    assert folders.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
-    assert folders.remembered(tmp_path, "visits", {"episodes": 3}, compute) == {"value": 1}
-    assert folders.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 2}
-    (tmp_path / "checkpoints" / "2").mkdir()
-    assert folders.remembered(tmp_path, "visits", {"episodes": 4}, compute) == {"value": 3}
+    for episodes, checkpoint, times in ((3, 1, 1), (3, 1, 1), (4, 1, 2), (4, 2, 3)):
+        (tmp_path / "checkpoints" / str(checkpoint)).mkdir(parents=True, exist_ok=True)
+        assert folders.remembered(tmp_path, "visits", {"episodes": episodes}, compute) == {"value": times}
 
 
 def test_curves_leave_out_missing_values_and_are_thinned() -> None:
@@ -171,84 +157,79 @@ def test_curves_leave_out_missing_values_and_are_thinned() -> None:
         (["--redraw"], "there is no record"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:
-    done = make(tmp_path, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+def test_mistakes_end_in_one_line(arguments: list[str], message: str, make: Callable[..., Any]) -> None:
+    done = make(*arguments)
+    assert done.code == 2, done.errors
+    assert message in done.errors and len(done.errors.splitlines()) == 1 and done.errors.startswith("error: ")
 
 
-def test_a_figure_is_made_in_pieces(tmp_path: pathlib.Path) -> None:
-    failed = make(tmp_path, FAKE_FAIL="2")
-    assert failed.returncode == 1
-    assert "seed2 failed (exit code 1)" in failed.stderr and "the loss was not finite" in failed.stderr
-    assert "The same command goes on with what is missing: python -m reproductions.fake --profile=cpu" in failed.stderr
+def test_a_figure_is_made_in_pieces(make: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+    failed = make(FAKE_FAIL="2")
+    assert failed.code == 1
+    assert "seed2 failed (exit code 1)" in failed.errors and "the loss was not finite" in failed.errors
+    assert "The same command goes on with what is missing: python -m reproductions.fake --profile=cpu" in failed.errors
     assert not (tmp_path / "results").exists()
 
-    partial = make(tmp_path, "--partial")
-    assert partial.returncode == 0, partial.stderr
+    assert make("--partial").code == 0
     path = tmp_path / "results" / "fake_cpu.json"
     record = json.loads(path.read_text())
     assert record["partial"] is True and list(record["settings"]["runs"]) == ["seed0", "seed1", "seed3"]
 
-    done = make(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "3 of 4 runs are finished already" in done.stdout and "[4/4] seed2 finished in" in done.stdout
-    assert "holds: all is well: expected 1, measured 1.0" in done.stdout
+    done = make()
+    assert done.code == 0, done.errors
+    assert "3 of 4 runs are finished already" in done.output and "[4/4] seed2 finished in" in done.output
+    assert "holds: all is well: expected 1, measured 1.0" in done.output
     home = tmp_path / "runs" / "fake" / "cpu"
     starts = {name: (home / name / "starts.txt").read_text().splitlines() for name in ("seed0", "seed2")}
     assert [len(lines) for lines in starts.values()] == [1, 2]
     assert starts["seed0"][0] in map(str, shares(sorted(os.sched_getaffinity(0)), 2))
     assert (tmp_path / "results" / "fake_cpu.png").read_text() == "picture"
 
-    record = json.loads(path.read_text())
-    assert set(record) == {
-        *("figure", "profile", "command", "partial", "date", "hours", "git", "machine", "sessions", "seeds"),
-        *("expectations", "data", "settings"),
+    text = path.read_text()
+    assert str(tmp_path) not in text and str(common.ROOT) not in text
+    record = json.loads(text)
+    wanted = {
+        "figure": "fake",
+        "profile": "cpu",
+        "command": "python -m reproductions.fake --profile=cpu",
+        "partial": False,
+        "seeds": [0, 1, 2, 3],
+        "data": {"returns": [1.0] * 4},
+        "expectations": {"all is well": {"expected": "1", "measured": 1.0, "holds": True}},
     }
-    assert record["figure"] == "fake" and record["profile"] == "cpu" and record["partial"] is False
-    assert record["command"] == "python -m reproductions.fake --profile=cpu"
-    assert record["seeds"] == [0, 1, 2, 3] and record["data"] == {"returns": [1.0] * 4}
-    assert record["expectations"]["all is well"] == {"expected": "1", "measured": 1.0, "holds": True}
+    assert set(record) == {*wanted, "date", "hours", "git", "machine", "sessions", "settings"}
+    assert {name: record[name] for name in wanted} == wanted
     assert record["machine"]["device"] == "fake device" and len(record["sessions"]) == 2
     assert record["hours"]["training"] == records.rounded(4 * 6.0 / 3600) and record["hours"]["wall"] > 0
-    run = record["settings"]["runs"]["seed2"]
+    run, shared = record["settings"]["runs"]["seed2"], record["settings"]["shared"]
     assert run["config"] == "configs/random_coin.py:smoke,ngu" and run["overrides"] == {"policy.beta_max": 0.5}
     assert run["settings"] == {"seed": 2} and run["finished"] is True
-    flat = config.flatten(config.to_dict(config.Settings()))
-    assert set(record["settings"]["shared"]) | {"seed"} == set(flat) and record["settings"]["shared"]["policy.beta_max"] == 0.5
-    text = path.read_text()
-    assert str(tmp_path) not in text and str(ROOT) not in text
+    assert set(shared) | {"seed"} == set(config.flatten(config.to_dict(config.Settings()))) and shared["policy.beta_max"] == 0.5
 
     (tmp_path / "results" / "fake_cpu.png").unlink()
-    assert make(tmp_path, "--redraw").returncode == 0
+    assert make("--redraw").code == 0
     assert (tmp_path / "results" / "fake_cpu.png").exists() and path.read_text() == text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_the_runs_and_the_same_command_goes_on(number: signal.Signals, tmp_path: pathlib.Path) -> None:
+def test_a_signal_reaches_the_runs_and_the_same_command_goes_on(
+    make: Callable[..., Any], stopped_program: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    """That of all games sends the other signal."""
     home = tmp_path / "runs" / "fake" / "cpu"
-    with subprocess.Popen(
-        command(), env=environment(tmp_path, FAKE_SLOW="1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            deadline = time.monotonic() + 30
-            while not all("training" in _text(home / name / "train.log") for name in ("seed0", "seed1")):
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.05)
-            second = make(tmp_path)
-            assert second.returncode == 2 and "another process is at work" in second.stderr
-            process.send_signal(number)
-            output, errors = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + number, errors
-    assert output.splitlines()[-1] == (
-        f"stopped by {number.name}; the same command goes on from here: python -m reproductions.fake --profile=cpu"
+    running = [f"seed{i}" for i, _ in enumerate(shares(sorted(os.sched_getaffinity(0)), 2))]
+
+    def start_another() -> None:
+        second = make()
+        assert second.code == 2 and "another process is at work" in second.errors
+
+    stopped = stopped_program(signal.SIGINT, [home / name / "train.log" for name in running], start_another, "figure")
+    assert stopped.code == 128 + signal.SIGINT, stopped.errors
+    assert stopped.output.splitlines()[-1] == (
+        "stopped by SIGINT; the same command goes on from here: python -m reproductions.fake --profile=cpu"
     )
-    assert folders.saved_steps(home / "seed0") > 0 and folders.saved_steps(home / "seed1") > 0
+    assert all(folders.saved_steps(home / name) > 0 for name in running)
     assert not (home / "seed2").exists()
-    done = make(tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert make().code == 0
     assert len((home / "seed0" / "starts.txt").read_text().splitlines()) == 2
 
 
@@ -288,7 +269,3 @@ def test_a_folder_stays_locked_while_a_child_lives(tmp_path: pathlib.Path) -> No
         child.wait()
     with common.locked(tmp_path):
         pass
-
-
-def _text(path: pathlib.Path) -> str:
-    return path.read_text() if path.exists() else ""

@@ -9,9 +9,10 @@ import pytest
 
 from agent57_jax.environments.disco_maze import AGENT_COLOUR, WALL_COLOURS
 from reproductions import controllable_states as figure
-from reproductions import records, rollouts
+from reproductions import rollouts
 from reproductions.common import Run
 from tests import tiny
+from tests.reproductions.test_figures import record_of
 from tests.reproductions.test_rollouts import save_run
 
 LEARNT, UNTRAINED, AGENT, OTHER = figure.LEARNT, figure.UNTRAINED, figure.AGENT, figure.OTHER
@@ -191,13 +192,7 @@ def test_a_picture_of_all_tasks(endings: bool, tmp_path: pathlib.Path) -> None:
     summary = figure.summarise(runs)
     assert all(outcome["holds"] for outcome in summary["expectations"].values()) and len(summary["expectations"]) == 9
     assert (summary["tasks"][figure.ZAXXON]["most_common_action"] is None) != endings
-    record = {
-        "profile": "cpu",
-        "partial": False,
-        "settings": {"runs": {run.training.name: {"steps": run.steps} for run in runs}},
-        "data": records.rounded({"tasks": summary["tasks"]}),
-    }
-    figure.draw(record, tmp_path / "picture.png")
+    figure.draw(record_of(figure.FIGURE, runs), tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 

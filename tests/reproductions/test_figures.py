@@ -14,6 +14,8 @@ from reproductions.common import Figure, Run, Training
 ROOT = pathlib.Path(__file__).parents[2]
 FIGURES = {module.FIGURE.name: module.FIGURE for module in (random_coin, disco_maze, lunar_lander, atari)}
 PNG = b"\x89PNG\r\n\x1a\n"
+each_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
+each_profile = pytest.mark.parametrize("profile", common.PROFILES)
 
 
 def made_up(training: Training, score: float, further: dict[str, Any] | None = None, finished: bool = True, points: int = 12) -> Run:
@@ -51,7 +53,7 @@ def record_of(figure: Figure, runs: list[Run], profile: str = "cpu", partial: bo
         "profile": profile,
         "partial": partial,
         "machine": {"device": "cpu", "cores": 2},
-        "settings": {"runs": {run.training.name: {} for run in runs}},
+        "settings": {"runs": {run.training.name: {"steps": run.steps} for run in runs}},
         "expectations": data.pop("expectations"),
         "data": records.rounded(data),
     }
@@ -68,12 +70,33 @@ def coin_score(degrades: bool, separate: float) -> Callable[[Training], float]:
     return score
 
 
+def game_score(pong: float, boxing: float, zaxxon: float) -> Callable[[Training], float]:
+    return lambda training: {"Pong-v5": pong, "Boxing-v5": boxing, "Zaxxon-v5": zaxxon}[training.labels["game"]]
+
+
 @pytest.mark.parametrize(
-    ("degrades", "separate", "expected"),
-    [(True, 0.97, [True, True]), (False, 0.97, [True, False]), (True, 0.94, [False, True])],
+    ("figure", "profile", "score", "finished", "expected"),
+    [
+        (random_coin.FIGURE, "cpu", coin_score(True, 0.97), True, [True, True]),
+        (random_coin.FIGURE, "cpu", coin_score(False, 0.97), True, [True, False]),
+        (random_coin.FIGURE, "cpu", coin_score(True, 0.94), True, [False, True]),
+        (lunar_lander.FIGURE, "gpu", lambda training: 200.0, True, [True]),
+        (lunar_lander.FIGURE, "gpu", lambda training: 190.0 if training.seed else 300.0, True, [False]),  # every seed counts
+        (atari.FIGURE, "gpu", game_score(18.0, 90.0, 9174.0), True, [True, True, True]),
+        (atari.FIGURE, "gpu", game_score(17.9, 89.0, 9173.0), True, [False, False, False]),
+        (atari.FIGURE, "gpu", game_score(17.9, 90.0, 100.0), False, [None, True, None]),
+        (atari.FIGURE, "cpu", lambda training: 5.0, True, []),
+    ],
 )
-def test_random_coin(degrades: bool, separate: float, expected: list[bool]) -> None:
-    assert outcomes(random_coin.FIGURE, runs_of(random_coin.FIGURE, coin_score(degrades, separate))) == expected
+def test_claims_hold_or_fail(
+    figure: Figure, profile: str, score: Callable[[Training], float], finished: bool, expected: list[bool | None]
+) -> None:
+    assert outcomes(figure, runs_of(figure, score, profile, finished=finished)) == expected
+
+
+def test_lunar_lander_needs_enough_episodes() -> None:
+    run = made_up(lunar_lander.FIGURE.profiles["cpu"].trainings[0], 250.0)
+    assert outcomes(lunar_lander.FIGURE, [Run(run.training, True, run.metrics, {**run.evaluation, "episodes": 4})]) == [None]
 
 
 def test_random_coin_counts_a_mean_over_seeds_and_every_beta() -> None:
@@ -128,35 +151,9 @@ def test_the_mazes_arms_differ_in_nothing_else() -> None:
     assert differing == [{"novelty.embedding"}, {"novelty.reward"}]
 
 
-def test_lunar_lander_needs_every_seed_and_enough_episodes() -> None:
-    figure = lunar_lander.FIGURE
-    assert outcomes(figure, runs_of(figure, lambda training: 200.0, "gpu")) == [True]
-    assert outcomes(figure, runs_of(figure, lambda training: 190.0 if training.seed else 300.0, "gpu")) == [False]
-    few = made_up(figure.profiles["cpu"].trainings[0], 250.0)
-    assert outcomes(figure, [Run(few.training, True, few.metrics, {**few.evaluation, "episodes": 4})]) == [None]
-
-
-@pytest.mark.parametrize(
-    ("score", "finished", "expected"),
-    [
-        ({"Pong-v5": 18.0, "Boxing-v5": 90.0, "Zaxxon-v5": 9174.0}, True, [True, True, True]),
-        ({"Pong-v5": 17.9, "Boxing-v5": 89.0, "Zaxxon-v5": 9173.0}, True, [False, False, False]),
-        ({"Pong-v5": 17.9, "Boxing-v5": 90.0, "Zaxxon-v5": 100.0}, False, [None, True, None]),
-    ],
-)
-def test_atari(score: dict[str, float], finished: bool, expected: list[bool | None]) -> None:
-    runs = runs_of(atari.FIGURE, lambda training: score[training.labels["game"]], "gpu", finished=finished)
-    assert outcomes(atari.FIGURE, runs) == expected
-
-
-def test_atari_on_a_cpu_claims_nothing() -> None:
-    assert outcomes(atari.FIGURE, runs_of(atari.FIGURE, lambda training: 5.0)) == []
-
-
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_picture_can_be_drawn(name: str, profile: str, tmp_path: pathlib.Path) -> None:
-    figure = FIGURES[name]
+@each_profile
+@each_figure
+def test_every_picture_can_be_drawn(figure: Figure, profile: str, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a.png"
     further = {"first": 2.0, "repeated": 0.5, "visited_fraction": 0.5}
     figure.draw(record_of(figure, runs_of(figure, lambda training: 0.5, profile, further=further), profile), path)
@@ -164,9 +161,8 @@ def test_every_picture_can_be_drawn(name: str, profile: str, tmp_path: pathlib.P
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_picture_of_one_run_that_has_not_come_far(name: str, tmp_path: pathlib.Path) -> None:
-    figure = FIGURES[name]
+@each_figure
+def test_a_picture_of_one_run_that_has_not_come_far(figure: Figure, tmp_path: pathlib.Path) -> None:
     run = made_up(figure.profiles["cpu"].trainings[0], 0.5, points=1)
     bare = Run(run.training, False, [{**run.metrics[0], "evaluation/return": None, "evaluation/visited_fraction": None}], run.evaluation)
     for each in (run, bare):
@@ -174,10 +170,10 @@ def test_a_picture_of_one_run_that_has_not_come_far(name: str, tmp_path: pathlib
         assert (tmp_path / "a.png").read_bytes().startswith(PNG)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_runs_of_every_profile_can_start(name: str, profile: str) -> None:
-    trainings = FIGURES[name].profiles[profile].trainings
+@each_profile
+@each_figure
+def test_the_runs_of_every_profile_can_start(figure: Figure, profile: str) -> None:
+    trainings = figure.profiles[profile].trainings
     assert len({training.name for training in trainings}) == len(trainings)
     settings = [common.settings_of(training) for training in trainings]
     if profile == "smoke":

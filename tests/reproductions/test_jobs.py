@@ -1,5 +1,6 @@
 import os
 import pathlib
+import re
 import sys
 
 import pytest
@@ -7,8 +8,8 @@ import pytest
 from reproductions.jobs import Job, JobError, Supervisor, shares, tail
 
 
-def job(folder: pathlib.Path, name: str, code: str, is_done: bool = True) -> Job:
-    return Job(name, [sys.executable, "-c", code], folder / f"{name}.log", lambda: is_done)
+def job(folder: pathlib.Path, name: str, code: str = "pass", is_done: bool = True, then: Job | None = None) -> Job:
+    return Job(name, [sys.executable, "-c", code], folder / f"{name}.log", lambda: is_done, then)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_jobs_run_on_their_share_and_leave_ours_alone(tmp_path: pathlib.Path, ca
 def test_a_failure_shows_its_log_and_the_others_go_on(tmp_path: pathlib.Path) -> None:
     jobs = [
         job(tmp_path, "bad", "for i in range(50): print('line', i)\nraise SystemExit(3)"),
-        job(tmp_path, "idle", "pass", is_done=False),
+        job(tmp_path, "idle", is_done=False),
         job(tmp_path, "good", "print('well')"),
     ]
     with Supervisor(1, tmp_path) as supervisor, pytest.raises(JobError) as caught:
@@ -50,3 +51,11 @@ def test_a_failure_shows_its_log_and_the_others_go_on(tmp_path: pathlib.Path) ->
     assert "idle failed (it ended before it was done)" in message
     assert "2 of 3" in message and "good" not in message
     assert tail(tmp_path / "good.log").splitlines()[-1] == "    well"
+
+
+def test_what_follows_a_job_runs_only_where_it_was_done(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = job(tmp_path, "bad", "raise SystemExit(1)", then=job(tmp_path, "never"))
+    good = job(tmp_path, "good", then=job(tmp_path, "next"))
+    with Supervisor(1, tmp_path) as supervisor, pytest.raises(JobError, match="1 of 5 commands failed"):
+        supervisor.run([bad, good, job(tmp_path, "last")])
+    assert re.findall(r"^(\w+) starts", capsys.readouterr().out, re.MULTILINE) == ["bad", "good", "next", "last"]

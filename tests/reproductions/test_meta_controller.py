@@ -1,6 +1,5 @@
 """The simulation against the bandit's twin, and the figure's numbers on bandits and runs that are known by heart."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from reproductions import common, records, synthetic_bandits
+from reproductions import common, synthetic_bandits
 from reproductions import meta_controller as figure
 from reproductions.common import Run, Training
 from reproductions.synthetic_bandits import Bandit, Pulls
 from tests.oracles import meta_controller as oracle
+from tests.reproductions.test_figures import PNG, record_of
 
 GAMMAS = np.array([0.98, 0.95, 0.8, 0.5])
 RETURNS = {True: np.array([1.0, 0.97, 0.5, 0.5]), False: np.array([0.0, 0.1, 0.5, 0.45])}  # of the arms by limit, long or short
@@ -42,9 +42,8 @@ def numbers_of(delay: int) -> dict[str, Any]:
 
 
 def corridors_of(**delays: int) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"seed": 0, "windowed": name != "wide", "gammas": GAMMAS.tolist(), "numbers": numbers_of(d)} for name, d in delays.items()
-    }
+    shared = {"seed": 0, "gammas": GAMMAS.tolist()}
+    return {name: {**shared, "windowed": name != "wide", "numbers": numbers_of(delay)} for name, delay in delays.items()}
 
 
 def holds(expectations: dict[str, Any], word: str) -> Any:
@@ -198,13 +197,9 @@ def test_the_record_is_drawn(tmp_path: pathlib.Path) -> None:
         Run(Training(name, "configs/shifting_corridor.py:laptop", {}, 0, {"windowed": name == "window"}), True, metrics, {}, further)
         for name, further in (("window", simulated), ("wide", {}))
     ]
-    summary = figure.summarise(runs)
-    assert len(summary["expectations"]) == 4 + 1 + 4
-    record: dict[str, Any] = {"profile": "cpu", "partial": False, "settings": {"runs": {"window": {}, "wide": {}}}}
-    record = json.loads(records.to_text({**record, "data": records.rounded(summary)}))
-    figure.draw(record, tmp_path / "picture.png")
-    nothing = figure.summarise([Run(runs[0].training, False, metrics[:3], {}, {})])
-    assert {outcome["holds"] for outcome in nothing["expectations"].values()} == {None}
-    figure.draw({**record, "data": json.loads(records.to_text(nothing))}, tmp_path / "empty.png")
-    for name in ("picture.png", "empty.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    nothing = [Run(runs[0].training, False, metrics[:3], {}, {})]
+    assert len(figure.summarise(runs)["expectations"]) == 4 + 1 + 4
+    assert {outcome["holds"] for outcome in figure.summarise(nothing)["expectations"].values()} == {None}
+    for some in (runs, nothing):
+        figure.draw(record_of(figure.FIGURE, some), tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes().startswith(PNG)

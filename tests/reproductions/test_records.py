@@ -16,13 +16,7 @@ def git(folder: pathlib.Path, *arguments: str) -> None:
 
 
 def test_text_is_json_with_a_line_for_each_list_of_numbers() -> None:
-    record = {
-        "curve": [[1, 0.5], [2, -1e-07]],
-        "names": ["a", "b [ 1, 2 ]"],
-        "empty": [],
-        "none": None,
-        "nested": {"x": [1.0]},
-    }
+    record = {"curve": [[1, 0.5], [2, -1e-07]], "names": ["a", "b [ 1, 2 ]"], "empty": [], "none": None, "nested": {"x": [1.0]}}
     text = records.to_text(record)
     assert json.loads(text) == record
     assert "[2, -1e-07]" in text

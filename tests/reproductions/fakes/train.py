@@ -28,7 +28,7 @@ def main() -> None:
     (folder / "config.json").write_text(config.to_json(settings))
     with (folder / "starts.txt").open("a") as file:
         file.write(f"{sorted(os.sched_getaffinity(0))}\n")
-    print("GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    print("GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("XLA_CLIENT_MEM_FRACTION"), flush=True)
     if os.environ.get("FAKE_FAIL") in (str(settings.seed), settings.environment.task_id):
         print("the loss was not finite")
         raise SystemExit(1)
