@@ -1,18 +1,19 @@
 """Bad input, as a person would give it: one line that says what to do, exit code 2, and nothing is started or lost."""
 
+import json
 import pathlib
+import re
 import subprocess
-import time
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from tests.test_command_line import ZAXXON, run
+import agent57_jax
+from tests.test_command_line import ROOT, ZAXXON, environment, run
 
-SMOKE = f"{ZAXXON}:smoke"
 COIN = "--config=configs/random_coin.py:smoke"
-LANDER = "--config=configs/lunar_lander.py:smoke"
-MAZE = "--config=configs/disco_maze.py:smoke"
-GYMNASIUM = "--config=configs/gymnasium.py:smoke"
 
 
 def expect_refusal(done: subprocess.CompletedProcess[str], message: str, problems: int = 1) -> None:
@@ -42,151 +43,144 @@ COMMAND_LINES = [
     ([ZAXXON, "--config.seed"], "seed"),
 ]
 
-# Overrides that the settings themselves refuse.
+# What a value in `--config.NAME=VALUE` may not be. tests/test_config.py has all that the settings themselves refuse.
 OVERRIDES = [
     ("replay.capcity=5", "no setting 'replay.capcity'. Did you mean replay.capacity?"),
     ("sede=1", "no setting 'sede'. Did you mean seed?"),
     ("environment=5", "environment"),
     ("seed=1e6", "invalid literal for int() with base 10: '1e6'"),
     ("seed=1.5", "1.5"),
-    ("seed=-1", "seed is -1, but must lie in [0, 4294967295]"),
-    ("seed=4294967296", "seed is 4294967296, but must lie in [0, 4294967295]"),
     ("seed=99999999999999999999", "seed is 99999999999999999999, but must lie in [0, 4294967295]"),
-    ("environment.max_episode_steps=2147483648", "environment.max_episode_steps is 2147483648, but must be at most 2147483647"),
     ("network.conv_features=(32,64,99999999999)", "network.conv_features is [32, 64, 99999999999], but must be at most 2147483647"),
-    ("total_steps=0", "total_steps is 0, but must be at least 1"),
-    ("num_devices=0", "num_devices is 0, but must be at least 1"),
-    ("environment.kind=atari", "value should be one of <envpool|"),
-    ("environment.num_envs=0", "environment.num_envs is 0, but must be at least 1"),
-    ("environment.num_groups=0", "environment.num_groups is 0, but must be at least 1"),
-    ("environment.num_groups=3", "is not divisible by environment.num_groups 3"),
-    ("environment.num_groups=512", "environment.num_groups is 512, more than environment.num_envs 256"),
-    ("environment.num_threads=-2", "environment.num_threads is -2, but must be at least 1"),
-    ("environment.max_episode_steps=0", "environment.max_episode_steps is 0, but must be at least 1"),
-    ("environment.action_repeat_frames=0", "environment.action_repeat_frames is 0, but must be at least 1"),
-    ("environment.noop_max=0", "environment.noop_max is 0, but must be at least 1"),
-    ("environment.repeat_action_probability=1.5", "environment.repeat_action_probability is 1.5, but must lie in [0, 1]"),
-    ("network.lstm_size=0", "network.lstm_size is 0, but must be at least 1"),
-    ("network.conv_features=(32,64)", "must have the same length"),
-    ("network.conv_strides=(4,0,1)", "network.conv_strides is (4, 0, 1), but must be at least 1 in every layer"),
     ("network.conv_kernels=large", "conv_kernels"),
     ("network.torso=transformer", "value should be one of <convolutions|dense>"),
-    ("policy.num_policies=0", "policy.num_policies is 0, but must be at least 1"),
-    ("policy.num_policies=300", "the replay stores at most 255"),
-    ("policy.beta_max=-0.1", "policy.beta_max is -0.1, but must be at least 0"),
-    ("policy.beta_max=nan", "policy.beta_max is nan"),
-    ("policy.beta_max=inf", "policy.beta_max is inf"),
-    ("policy.gamma_0=1.0", "all below 1"),
-    ("policy.gamma_1=0.99995", "policy.gamma_0 >= gamma_1 >= gamma_2 must hold"),
-    ("policy.gamma_2=-0.5", "policy.gamma_2 is -0.5, but must lie in [0, 1]"),
+    ("num_devices=0", "num_devices is 0, but must be at least 1"),
+    ("environment.kind=atari", "value should be one of <envpool|"),
     ("policy.discounts=fast", "value should be one of <agent57|ngu>"),
     ("policy.separate_networks=perhaps", "perhaps"),
-    ("bandit.window_episodes=0", "bandit.window_episodes is 0, but must be at least 1"),
-    ("bandit.exploration=1.01", "bandit.exploration is 1.01, but must lie in [0, 1]"),
-    ("bandit.group_size=3", "are not divisible by bandit.group_size 3"),
-    ("actor.epsilon_base=-1", "actor.epsilon_base is -1"),
-    ("actor.refresh_period=0", "actor.refresh_period is 0, but must be at least 1"),
-    ("novelty.memory_capacity=0", "novelty.memory_capacity is 0, but must be at least 1"),
-    ("novelty.num_neighbours=0", "novelty.num_neighbours is 0, but must be at least 1"),
-    ("novelty.kernel_epsilon=0", "novelty.kernel_epsilon is 0.0, but must be positive"),
-    ("novelty.max_factor=0.5", "novelty.max_factor is 0.5, but must be at least 1"),
-    ("novelty.train_timesteps=200", "exceeds replay.trace 160"),
-    ("replay.capacity=many", "replay.capacity is 'many', but must be a whole number of timesteps or 'auto'"),
-    ("replay.capacity=5", "replay.capacity 5 cannot hold replay.min_sequences 6250"),
-    ("replay.capacity=-5", "replay.capacity -5 cannot hold"),
-    ("replay.trace=0", "replay.trace is 0, but must be at least 1"),
-    ("replay.period=200", "replay.period 200 is larger than replay.trace 160: timesteps would be lost"),
-    ("replay.burn_in=-1", "replay.burn_in is -1, but must be at least 0"),
-    ("replay.samples_per_insert=0", "replay.samples_per_insert is 0.0, but must be positive"),
-    ("replay.samples_per_insert=inf", "replay.samples_per_insert is inf"),
-    ("replay.priority_exponent=-1", "replay.priority_exponent is -1"),
-    ("replay.eta=2", "replay.eta is 2"),
-    ("learner.batch_size=0", "learner.batch_size is 0, but must be at least 1"),
-    ("learner.learning_rate=0", "learner.learning_rate is 0.0, but must be positive"),
-    ("learner.learning_rate=nan", "learner.learning_rate"),
-    ("learner.learning_rate=inf", "learner.learning_rate is inf"),
-    ("learner.adam_b1=1", "learner.adam_b1 and adam_b2 must be below 1"),
-    ("learner.trace_lambda=1.5", "learner.trace_lambda is 1.5, but must lie in [0, 1]"),
-    ("learner.target_period_updates=0", "learner.target_period_updates is 0, but must be at least 1"),
-    ("evaluation.num_envs=0", "evaluation.num_envs is 0, but must be at least 1"),
-    ("evaluation.epsilon=-0.1", "evaluation.epsilon is -0.1, but must lie in [0, 1]"),
-    ("checkpoint.keep=0", "checkpoint.keep is 0, but must be at least 1"),
-    ("checkpoint.period_seconds=-1", "checkpoint.period_seconds is -1"),
     ("logging.period_seconds=nan", "logging.period_seconds is nan"),
     ("logging.tensorboard=2", "2"),
     ("precision.compute=float8", "value should be one of <float32|bfloat16>"),
 ]
-
-# Overrides that are more than one problem at once.
-PROBLEMS = {
-    "environment.num_envs=0": 2,
-    "environment.num_groups=512": 2,
-    "bandit.window_episodes=0": 2,
-    "policy.beta_max=nan": 2,
-    "learner.learning_rate=nan": 2,
-    "replay.trace=0": 3,
-}
-
-# What only the task or the machine can tell.
+# What only the task or the machine can tell: (preset, setting, value, part of the message).
 TASKS = [
-    ([SMOKE, "--config.environment.task_id=Zaxon-v5"], "EnvPool has no task 'Zaxon-v5'; did you mean Zaxxon-v5"),
-    ([SMOKE, "--config.environment.task_id="], "EnvPool has no task ''"),
-    ([SMOKE, "--config.environment.task_id=Pendulum-v1"], "Pendulum-v1"),
-    ([SMOKE, "--config.num_devices=64"], "num_devices is 64, but JAX sees only"),
-    ([SMOKE, "--config.network.torso=dense"], "needs vector observations"),
-    ([SMOKE, "--config.network.conv_kernels=(80,40,30)"], "network.conv_"),
-    ([SMOKE, "--config.replay.capacity=1000000000000"], "timesteps fit"),
-    ([LANDER, "--config.network.torso=convolutions"], "set network.torso=dense"),
-    ([GYMNASIUM, "--config.environment.task_id=CartPoll-v1"], "Gymnasium has no environment 'CartPoll-v1'; did you mean CartPole-v1"),
-    ([GYMNASIUM, "--config.environment.task_id=corridr:Corridor"], "corridr:Corridor needs module 'corridr'"),
-    ([GYMNASIUM, "--config.environment.task_id=tests.environments.toys:Picture"], "network.torso=dense needs vector observations"),
-    ([COIN, "--config.environment.grid_size=2"], "environment.grid_size is 2, but must be at least 3"),
-    ([MAZE, "--config.environment.grid_size=8"], "environment.grid_size of a maze must be odd and at least 5"),
+    ("zaxxon", "environment.task_id", "Zaxon-v5", "EnvPool has no task 'Zaxon-v5'; did you mean Zaxxon-v5"),
+    ("zaxxon", "environment.task_id", "", "EnvPool has no task ''"),
+    ("zaxxon", "environment.task_id", "Pendulum-v1", "Pendulum-v1"),
+    ("zaxxon", "num_devices", 64, "num_devices is 64, but JAX sees only"),
+    ("zaxxon", "network.torso", "dense", "needs vector observations"),
+    ("zaxxon", "network.conv_kernels", [80, 40, 30], "network.conv_"),
+    ("zaxxon", "replay.capacity", "1000000000000", "timesteps fit"),
+    ("lunar_lander", "network.torso", "convolutions", "set network.torso=dense"),
+    ("gymnasium", "environment.task_id", "CartPoll-v1", "Gymnasium has no environment 'CartPoll-v1'; did you mean CartPole-v1"),
+    ("gymnasium", "environment.task_id", "corridr:Corridor", "corridr:Corridor needs module 'corridr'"),
+    ("gymnasium", "environment.task_id", "tests.environments.toys:Picture", "network.torso=dense needs vector observations"),
 ]
 
-# Config files of somebody's own.
-CONFIG_FILES = {
-    "no get_config": ("x = 1\n", "get_config"),
-    "not Python": ("def get_config(:\n", "SyntaxError"),
-    "not text": ("\x00\x01", "null bytes"),
-    "another type": ("def get_config():\n    return {}\n", "does not return agent57_jax.config.Settings"),
-    "a mistake in it": ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
-    "an unknown setting": (
+# Config files of somebody's own: (text, part of the message).
+CONFIG_FILES = [
+    ("x = 1\n", "get_config"),
+    ("def get_config(:\n", "SyntaxError"),
+    ("\x00\x01", "null bytes"),
+    ("def get_config():\n    return {}\n", "does not return agent57_jax.config.Settings"),
+    ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
+    (
         "from agent57_jax.config import Settings\ndef get_config():\n    s = Settings()\n    s.sede = 1\n    return s\n",
         "Settings has no setting 'sede'. Did you mean seed?",
     ),
-    "another module missing": ("import there_is_no_such_module\n", "there_is_no_such_module"),
-}
+    ("import there_is_no_such_module\n", "there_is_no_such_module"),
+]
+
+# Half of what several processes need.
+TWO = ["--coordinator=127.0.0.1:1", "--num_processes=2"]
+PROCESSES = [
+    (TWO[:1], "--coordinator, --num_processes and --process_id belong together"),
+    (["--num_processes=2", "--process_id=0"], "belong together: give all three"),
+    ([*TWO, "--process_id=2"], "--process_id 2 must be below --num_processes 2"),
+    ([*TWO, "--process_id=0", "--distributed"], "--distributed asks the scheduler"),
+]
+
+# All of them as whole command lines, and those of other programs.
+LINES = [
+    *((["train.py", *arguments], message) for arguments, message in COMMAND_LINES),
+    *((["train.py", ZAXXON, f"--config.{override}"], message) for override, message in OVERRIDES),
+    *((["train.py", f"--config=FOLDER/own{number}.py"], message) for number, (_, message) in enumerate(CONFIG_FILES)),
+    *((["train.py", COIN, *arguments], message) for arguments, message in PROCESSES),
+    *((["evaluate.py", number], number) for number in ("--seed=4294967296", "--seed=99999999999999999999", "--seed=-1")),
+    (["evaluate.py", "--episodes=2147483648"], "--episodes=2147483648"),
+    (["evaluate.py", "--video=x.gif"], "x.gif must end in .mp4"),
+    (["evaluate.py", "--contact_sheet=nowhere/x.png"], "there is no folder nowhere for x.png"),
+    (["-m", "agent57_jax", "watch", "--seed=4294967296"], "--seed=4294967296"),
+    (["-m", "agent57_jax", "watch"], "there is neither a window nor a terminal to play in: python evaluate.py --workdir="),
+]
+
+# Each command line in a fork of one process that has loaded what all of them need: most of a refusal's time is Python's start.
+FORKS = """
+import json, os, runpy, sys, tempfile, traceback
+from agent57_jax.commands import doctor
+ended = []
+for line in json.load(sys.stdin):
+    with tempfile.TemporaryFile() as errors:
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                os.dup2(errors.fileno(), 2)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                sys.argv = line[line[0] == "-m":]
+                run = runpy.run_module if line[0] == "-m" else runpy.run_path
+                run(sys.argv[0], run_name="__main__")
+            except SystemExit as end:
+                code = end.code
+                if "jax" in sys.modules:
+                    print("it waits for JAX", file=sys.stderr)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        ended.append((code, errors.read().decode()))
+print(json.dumps(ended))
+"""
 
 
-@pytest.mark.parametrize(("arguments", "message"), COMMAND_LINES, ids=[" ".join(arguments) or "none" for arguments, _ in COMMAND_LINES])
-def test_command_lines(arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:
-    start = time.monotonic()
-    expect_refusal(run("train.py", *arguments, f"--workdir={tmp_path}/run"), message)
-    assert time.monotonic() - start < 5, "it waits for JAX"
-    assert not (tmp_path / "run").exists()
+def run_all(lines: Sequence[Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """How each command line ends: a file or -m and a module, and arguments with which it ends before JAX is loaded."""
+    command, given = [sys.executable, "-c", FORKS], json.dumps(lines)
+    variables = environment() | {"DISPLAY": ""}
+    done = subprocess.run(command, cwd=ROOT, env=variables, input=given, capture_output=True, text=True, timeout=300, check=True)
+    return [subprocess.CompletedProcess("", code, stderr=stderr) for code, stderr in json.loads(done.stdout)]
 
 
-@pytest.mark.parametrize(("override", "message"), OVERRIDES, ids=[override for override, _ in OVERRIDES])
-def test_overrides_that_cannot_work(override: str, message: str, tmp_path: pathlib.Path) -> None:
-    start = time.monotonic()
-    done = run("train.py", ZAXXON, f"--config.{override}", f"--workdir={tmp_path}/run")
-    expect_refusal(done, message, PROBLEMS.get(override, 1))
-    assert time.monotonic() - start < 5, "it waits for JAX"
-    assert not (tmp_path / "run").exists()
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+    """How all of `LINES` ended, of which none has made a run's folder."""
+    folder = tmp_path_factory.mktemp("refused")
+    for number, (text, _) in enumerate(CONFIG_FILES):
+        (folder / f"own{number}.py").write_text(text)
+    found = run_all([[*(word.replace("FOLDER", str(folder)) for word in line), f"--workdir={folder}/run"] for line, _ in LINES])
+    assert not (folder / "run").exists()
+    return found
 
 
-@pytest.mark.parametrize(("arguments", "message"), TASKS, ids=[arguments[-1] for arguments, _ in TASKS])
-def test_what_only_the_task_or_the_machine_can_tell(arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:
-    expect_refusal(run("train.py", *arguments, f"--workdir={tmp_path}/run"), message)
+@pytest.mark.parametrize("number", range(len(LINES)), ids=[" ".join(line) for line, _ in LINES])
+def test_a_command_line_that_cannot_work(number: int, ended: list[subprocess.CompletedProcess[str]]) -> None:
+    expect_refusal(ended[number], LINES[number][1])
 
 
-@pytest.mark.parametrize("name", CONFIG_FILES)
-def test_config_files(name: str, tmp_path: pathlib.Path) -> None:
-    text, message = CONFIG_FILES[name]
-    path = tmp_path / "own.py"
-    path.write_text(text)
-    expect_refusal(run("train.py", f"--config={path}", f"--workdir={tmp_path}/run"), message)
+@pytest.mark.parametrize(("preset", "name", "value", "message"), TASKS)
+def test_what_only_the_task_or_the_machine_can_tell(preset: str, name: str, value: Any, message: str, tmp_path: pathlib.Path) -> None:
+    settings = agent57_jax.settings(f"{preset}:smoke", {"num_devices": 1, name: value})
+    with pytest.raises((agent57_jax.SettingsError, agent57_jax.RunError), match=re.escape(message)) as raised:
+        agent57_jax.train(settings, tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("preset", "name", "value", "message"), [TASKS[0], TASKS[3]])
+def test_a_program_says_it_in_a_line(preset: str, name: str, value: Any, message: str, tmp_path: pathlib.Path) -> None:
+    done = run("train.py", f"--config=configs/{preset}.py:smoke", f"--config.{name}={value}", f"--workdir={tmp_path}/run")
+    expect_refusal(done, message)
 
 
 def test_a_config_file_that_returns_nothing(tmp_path: pathlib.Path) -> None:
@@ -203,24 +197,6 @@ def test_several_problems_are_a_line_each() -> None:
     expect_refusal(done, "replay.eta is 2", problems=3)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--seed=4294967296"], "--seed=4294967296"),
-        (["--seed=99999999999999999999"], "--seed=99999999999999999999"),
-        (["--seed=-1"], "--seed=-1"),
-        (["--episodes=2147483648"], "--episodes=2147483648"),
-    ],
-    ids=str,
-)
-def test_numbers_of_an_evaluation(arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:
-    expect_refusal(run("evaluate.py", *arguments, f"--workdir={tmp_path}"), message)
-
-
-def test_seeds_of_somebody_who_watches(tmp_path: pathlib.Path) -> None:
-    expect_refusal(run("-m", "agent57_jax", "watch", "--seed=4294967296", f"--workdir={tmp_path}"), "--seed=4294967296")
-
-
 @pytest.mark.parametrize("platforms", ["cuda", "gpu", "rocm", "gpo"])
 def test_devices_that_are_not_here(platforms: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
@@ -230,5 +206,6 @@ def test_devices_that_are_not_here(platforms: str, tmp_path: pathlib.Path, monke
 
 
 def test_a_backslash_in_the_name_of_a_folder(tmp_path: pathlib.Path) -> None:
-    expect_refusal(run("train.py", COIN, f"--workdir={tmp_path}/a\\b"), "has a backslash in its name")
+    with pytest.raises(agent57_jax.RunError, match="has a backslash in its name"):
+        agent57_jax.train(agent57_jax.settings("random_coin:smoke"), f"{tmp_path}/a\\b")
     assert not list(tmp_path.iterdir())

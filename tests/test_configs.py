@@ -12,7 +12,7 @@ import pytest
 
 from agent57_jax import config
 from agent57_jax.agent import programs
-from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, Settings, Targets
+from agent57_jax.config import Chooser, IntrinsicReward, Settings, Targets
 from configs import profiles
 from tests.oracles import policy_family
 
@@ -106,7 +106,8 @@ SHORTER = {"replay.trace": 80, "replay.period": 40, "replay.samples_per_insert":
 EXTRINSIC = {"novelty.reward": "none", "policy.separate_networks": False, "policy.beta_max": 0.0, **SHORTER}
 ALONE = {**EXTRINSIC, "policy.num_policies": 1, "policy.discounts": "ngu", "bandit.chooser": "fixed"}
 NGU = {"policy.discounts": "ngu", "bandit.chooser": "fixed", **SHORTER}
-# What distinguishes each agent on Atari from Agent57, whose numbers the defaults are.
+# What distinguishes each agent on Atari from Agent57, whose numbers the defaults are (tests/test_config.py).
+# R2D2: Kapturowski et al. 2019, §2.3 and the table of its appendix; exploration as in Ape-X.
 FROM_AGENT57: dict[str, dict[str, Any]] = {
     "agent57": {},
     "meme": {
@@ -157,29 +158,24 @@ def test_agents_differ_in_the_papers_numbers_and_in_nothing_else(agent: str) -> 
     assert changes(get("boxing", agent), Settings()) == game
 
 
-def test_r2d2_is_that_of_its_paper() -> None:
-    """Kapturowski et al. 2019, §2.3 and the table of its appendix; exploration as in Ape-X."""
-    settings = config.finalise(get("atari", "paper,r2d2"))
-    learner, replay = settings.learner, settings.replay
-    assert (learner.batch_size, learner.learning_rate, learner.adam_epsilon, learner.target_period_updates) == (64, 1e-4, 1e-3, 2_500)
-    assert (replay.trace, replay.period, replay.burn_in, replay.auto_limit) == (80, 40, 40, 4_000_000)
-    assert (replay.priority_exponent, replay.is_exponent, replay.eta, learner.n_step) == (0.9, 0.6, 0.9, 5)
-    assert (settings.environment.num_envs, settings.actor.epsilon_base, settings.actor.epsilon_alpha) == (256, 0.4, 7.0)
-    family = programs.make_family(settings.policy)
-    np.testing.assert_allclose(family.gammas, [0.997], rtol=1e-6)
-    np.testing.assert_array_equal(family.betas, [0.0])
+ZEROS = np.zeros(32)
+BETAS = [policy_family.intrinsic_beta(j, 32, 0.3) for j in range(32)]
 
 
-def test_ngu_is_that_of_its_paper() -> None:
-    settings = config.finalise(get("atari", "paper,ngu"))
-    learner, replay, novelty = settings.learner, settings.replay, settings.novelty
-    assert (learner.batch_size, learner.learning_rate, learner.novelty_learning_rate, learner.adam_epsilon) == (64, 1e-4, 5e-4, 1e-4)
-    assert (replay.trace, replay.period, replay.burn_in, replay.is_exponent, learner.target_period_updates) == (80, 40, 0, 0.0, 1_500)
-    assert (novelty.memory_capacity, novelty.num_neighbours, novelty.kernel_epsilon, novelty.max_factor) == (30_000, 10, 1e-4, 5)
-    assert settings.policy.discounts is DiscountLadder.NGU
-    family = programs.make_family(settings.policy)
-    np.testing.assert_allclose(family.gammas, [policy_family.ngu_discount(j, 32) for j in range(32)], rtol=1e-6)
-    np.testing.assert_allclose(family.betas, [policy_family.intrinsic_beta(j, 32, 0.3) for j in range(32)], rtol=1e-5)
+@pytest.mark.parametrize(
+    ("agent", "gammas", "betas"),
+    [
+        ("agent57", [policy_family.agent57_discount(j, 32) for j in range(32)], BETAS),
+        ("ngu", [policy_family.ngu_discount(j, 32) for j in range(32)], BETAS),
+        ("r2d2_bandit", [policy_family.agent57_discount(j, 32) for j in range(32)], ZEROS),
+        ("r2d2", [0.997], [0.0]),
+    ],
+)
+def test_policies_have_their_papers_discounts_and_intrinsic_weights(agent: str, gammas: Any, betas: Any) -> None:
+    family = programs.make_family(config.finalise(get("atari", f"paper,{agent}")).policy)
+    np.testing.assert_allclose(family.gammas, gammas, rtol=1e-6)
+    np.testing.assert_allclose(family.betas, betas, rtol=1e-5)
+    assert family.betas[0] == 0 and family.betas.dtype == family.gammas.dtype == np.float32
 
 
 def test_meme_makes_as_many_updates_as_it_is_quoted() -> None:
@@ -187,12 +183,6 @@ def test_meme_makes_as_many_updates_as_it_is_quoted() -> None:
     settings = config.finalise(get("atari", "paper,meme"))
     seconds = settings.total_steps * 4 / 12_970
     assert settings.total_updates / seconds == pytest.approx(3.8, rel=0.01)
-
-
-def test_r2d2_with_a_bandit_has_agent57s_discounts_and_no_intrinsic_weight() -> None:
-    family = programs.make_family(config.finalise(get("atari", "paper,r2d2_bandit")).policy)
-    np.testing.assert_allclose(family.gammas, [policy_family.agent57_discount(j, 32) for j in range(32)], rtol=1e-6)
-    np.testing.assert_array_equal(family.betas, np.zeros(32))
 
 
 def test_small_profiles_scale_lengths_and_periods_in_proportion() -> None:
@@ -231,7 +221,7 @@ def test_an_agent_begins_with_what_its_task_says() -> None:
 def test_names_may_come_in_any_order_or_not_at_all(task: str) -> None:
     def same(*arguments: str) -> bool:
         found = [flat(get(task, argument)) for argument in arguments]
-        return all(one == found[0] for one in found)
+        return found == found[:1] * len(found)
 
     assert flat(load(task).get_config()) == flat(get(task, "paper"))
     assert same("", "paper", " paper ", "paper,", ",")

@@ -35,6 +35,14 @@ def sums_of(parts: programs.Parts) -> tuple[Any, Any]:
     return jax.tree.map(lambda leaf: np.array([next(counter) for _ in range(leaf.size)], np.float64).reshape(leaf.shape), empty)
 
 
+def assert_found(found: dict[str, float], expected: dict[str, Any]) -> None:
+    """The values, each under a declared name."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert is_declared(name)
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+
+
 def deviation(moments: Any) -> float:
     return float(np.sqrt(moments.squares / moments.weight))
 
@@ -70,11 +78,7 @@ def test_sums_of_acts_become_means(reward: IntrinsicReward) -> None:
             "novelty/episodic_reward": sums.novelty.episodic_reward / timesteps,
             "novelty/mean_squared_distance": statistics.squared_distance.mean,
         }
-    found = reporting.act_values(parts, sums, statistics)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert is_declared(name)
-        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+    assert_found(reporting.act_values(parts, sums, statistics), expected)
 
 
 @pytest.mark.parametrize("reward", IntrinsicReward)
@@ -94,7 +98,6 @@ def test_evaluation_reports_the_mean_of_its_greedy_episodes() -> None:
         Episode(1, False, 0, 50.0, 90, {"visited_fraction": 0.9, "long_limit": 0.0}),
         Episode(0, True, 0, 3.0, 30, {"visited_fraction": 0.5, "long_limit": 0.0}),
     ]
-    found = reporting.evaluation_values(parts, episodes, 7)
     expected = {
         "evaluation/return": 2.5,
         "evaluation/length": 20.0,
@@ -104,24 +107,14 @@ def test_evaluation_reports_the_mean_of_its_greedy_episodes() -> None:
         "evaluation/episodes": 7.0,
         "evaluation/bandit_return": 50.0,
     }
-    assert found == expected
-    for name in found:
-        assert is_declared(name)
+    assert_found(reporting.evaluation_values(parts, episodes, 7), expected)
     assert reporting.evaluation_values(parts, episodes[1:2], 7) == {"evaluation/bandit_return": 50.0}
     assert reporting.evaluation_values(parts, [], 7) == {}
 
 
 def test_shares_of_time_are_a_whole_of_which_the_host_has_the_rest() -> None:
     found = reporting.time_values(10.0, {"environment": 1.0, "learning": 2.0, "acting": 3.0, "evaluation": 0.5})
-    assert found == {
-        "throughput/share_environment": 0.1,
-        "throughput/share_learning": 0.2,
-        "throughput/share_acting": 0.3,
-        "throughput/share_evaluation": 0.05,
-        "throughput/share_saving": 0.0,
-        "throughput/share_host": pytest.approx(0.35),
-    }
+    shares = {"environment": 0.1, "learning": 0.2, "acting": 0.3, "evaluation": 0.05, "saving": 0.0, "host": 0.35}
+    assert_found(found, {f"throughput/share_{name}": share for name, share in shares.items()})
     # Environments on the device are a part of acting, not free.
     assert "throughput/share_environment" not in reporting.time_values(10.0, {"acting": 3.0})
-    for name in found:
-        assert is_declared(name)

@@ -28,22 +28,15 @@ def test_nothing_is_due_before_the_replay_is_full_enough_and_no_burst_comes_afte
     schedule, counters = make_schedule(min_sequences=10), Counters()
     for _ in range(50):
         counters.timesteps += 10_000
-        assert learn(schedule, counters, drawable=9) == 0
-        assert counters.learning_since_timesteps is None
+        assert learn(schedule, counters, drawable=9) == 0 and counters.learning_since_timesteps is None
     assert learn(schedule, counters, drawable=10) == 0  # what came before is not owed
     assert counters.learning_since_timesteps == 500_000
     # One update for every 64 x 80 / 1.5 timesteps.
-    counters.timesteps += 3413
-    assert learn(schedule, counters, 10) == 0
-    counters.timesteps += 1
-    assert learn(schedule, counters, 10) == 1
-    assert learn(schedule, counters, 10) == 0
-
-
-def test_once_learning_it_goes_on_whatever_can_be_drawn() -> None:
-    schedule, counters = make_schedule(), Counters()
-    learn(schedule, counters, 10)
-    counters.timesteps += 80 * 64
+    for timesteps, updates in ((3413, 0), (1, 1), (0, 0)):
+        counters.timesteps += timesteps
+        assert learn(schedule, counters, 10) == updates
+    # Once learning, it goes on whatever can be drawn.
+    counters.timesteps += 3414
     assert learn(schedule, counters, drawable=3) == 1
 
 
