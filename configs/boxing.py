@@ -12,7 +12,7 @@ from configs import atari
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
     settings = atari.get_config(argument)
     settings.environment.task_id = "Boxing-v5"
     return settings

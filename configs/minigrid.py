@@ -11,11 +11,11 @@ thousand steps, 25 minutes of a core with much other work (seed 0; random play s
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import grid_network, parse, rare_rewards, small_budget, small_grid_network, smoke_run
+from configs.profiles import grid_network, one_box, parse, rare_rewards, small_budget, small_grid_network, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.task_id = "MiniGrid-DoorKey-8x8-v0"
@@ -36,5 +36,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.total_steps = 1_500_000
     if profile == "smoke":
         smoke_run(settings)
+    if profile == "box":
+        one_box(settings)
     agent(settings)
     return settings

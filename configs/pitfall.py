@@ -11,7 +11,7 @@ from configs import atari
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
     settings = atari.get_config(argument)
     settings.environment.task_id = "Pitfall-v5"
     return settings

@@ -12,7 +12,7 @@ from configs.profiles import rare_rewards
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent of the family, as in "laptop,ngu"."""
     settings = atari.get_config(argument, laptop)
     settings.environment.task_id = "Pong-v5"
     return settings

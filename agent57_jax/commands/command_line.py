@@ -131,8 +131,8 @@ def define_config() -> Any:
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        "NAME or path/to/FILE.py, and [:PROFILE|:AGENT|:PROFILE,AGENT]; Python code that is run; profiles: paper (default), laptop, smoke; "
-        "agents: agent57, ngu, r2d2 and others",
+        "NAME or path/to/FILE.py, and [:PROFILE|:AGENT|:PROFILE,AGENT]; Python code that is run; profiles: paper (default), box, laptop, "
+        "smoke; agents: agent57, ngu, r2d2 and others",
     )
 
 
