@@ -92,15 +92,16 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
     if out.is_relative_to(records.ROOT):
         out = out.relative_to(records.ROOT)  # jobs run there, and records name no folder of this machine
 
-    def job(name: str, seconds: float, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Job:
-        return Job(name, [*command, *profile, f"--json={out / name}.json"], seconds, environment or {})
+    def job(name: str, seconds: float, module: str, *more: str, environment: Mapping[str, str] | None = None) -> Job:
+        # The profile first: an override must follow the file that it changes.
+        return Job(name, ["-m", f"benchmarks.{module}", *profile, *more, f"--json={out / name}.json"], seconds, environment or {})
 
     def check(name: str, seconds: float, *more: str, environment: Mapping[str, str] | None = None) -> Job:
-        return job(name, seconds, ["-m", "benchmarks.gpu_checks", f"--check={name.partition('_')[2]}", *more], environment)
+        return job(name, seconds, "gpu_checks", f"--check={name.partition('_')[2]}", *more, environment=environment)
 
     def rates(name: str, seconds: float, parts: str, *more: str, environment: Mapping[str, str] | None = None) -> Job:
         few = ("--repeats=3",) if is_full else FEW
-        return job(f"C_{name}", seconds, ["-m", "benchmarks.throughput", f"--parts={parts}", *more, *few], environment)
+        return job(f"C_{name}", seconds, "throughput", f"--parts={parts}", *more, *few, environment=environment)
 
     envs = ENVIRONMENTS if is_full else (16,)
     ratios = "--ratios=1.5,6"
@@ -122,9 +123,9 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
         check("A_machine", 60),
         check("B_ring", 180),
         check("B_oracles", 180, *([] if is_full else ["--tests=tests/algorithm/test_value_transform.py"]), environment=float32),
-        job("B_precision", 90, ["-m", "benchmarks.precision", *precision], float32),
+        job("B_precision", 90, "precision", *precision, environment=float32),
         *throughput,
-        job("D_trace", 100, ["-m", "benchmarks.gpu_trace", *bfloat16, *(["--config.replay.capacity=1000000"] if is_full else ["--few"])]),
+        job("D_trace", 100, "gpu_trace", *bfloat16, *(["--config.replay.capacity=1000000"] if is_full else ["--few"])),
         check("E_checkpoint", 240, *([] if is_full else ["--frames=10"])),
         Job("F_pong", [*train, *(f"--config.{name}={value}" for name, value in pong.items())], 180, is_endless=True),
     ]

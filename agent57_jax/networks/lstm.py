@@ -1,10 +1,13 @@
 """The LSTM of several networks along time, with a gradient written for long sequences (Hochreiter & Schmidhuber 1997).
 
-All networks go through time together: a step is one batched matrix product a part. The derivative of the recurrent kernel is one product
-over all timesteps at the end; differentiated as it stands, the loop would add a matrix of the kernel's size at every timestep.
+All networks go through time together: a step is one batched matrix product a part, and on a GPU one for all parts. The derivative of
+the recurrent kernel is one product over all timesteps at the end; differentiated as it stands, the loop would add a matrix of the
+kernel's size at every timestep.
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -46,6 +49,26 @@ def unroll(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[Unrolled, .
       For each part its outputs and states.
     """
     return forward(parts, keep, num_trained)[0]
+
+
+def joins_parts() -> bool:
+    """Whether programs are made for a GPU, where a step's small kernels cost their launches, however many networks they serve.
+
+    A CPU would only pay for the copies that lay the parts together.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def joined(parts: Parts) -> Parts:
+    """All parts as one, in their order."""
+    part: Part = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return (part,)
+
+
+def separated(unrolled: Unrolled, sizes: Sequence[int]) -> tuple[Unrolled, ...]:
+    """What the joined part gives, for parts of so many networks."""
+    ends = list(itertools.accumulate(sizes))
+    return tuple(Unrolled(*(leaf[end - size : end] for leaf in unrolled)) for size, end in zip(sizes, ends, strict=True))
 
 
 def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:
