@@ -17,7 +17,7 @@ FREEZE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 FREEZE_IMAGE := $(FREEZE) --upgrade --generate-hashes -c requirements.lock --extra video --extra gymnasium --extra wandb
 
 COMMA := ,
-IN_CONFIG := $(filter paper laptop smoke,$(subst $(COMMA), ,$(word 2,$(subst :, ,$(CONFIG)))))
+IN_CONFIG := $(filter paper box laptop smoke,$(subst $(COMMA), ,$(word 2,$(subst :, ,$(CONFIG)))))
 PROFILED := $(CONFIG)
 ifeq ($(DRIVER)$(IN_CONFIG),)
 PROFILED := $(CONFIG)$(if $(findstring :,$(CONFIG)),$(COMMA),:)laptop

@@ -9,10 +9,13 @@ D  a profiler trace as a table: kernels, gaps, copies, waits of the host
 E  the full replay saved and restored
 F  Pong for the time that is left; a later start goes on with it
 
-Each job of a part is a process of its own with a time limit, and writes OUT/NAME.json as soon as it is done; OUT/NAME.log has what it said.
-A job that fails, crashes or hangs does not keep the next one from running. The same command goes on with the jobs that have no result yet,
-those that failed once behind the others and not those that failed twice; --part does one part again. OUT/summary.json has what became of
-each job. With --size=tiny all of it runs on a CPU in minutes, and its figures mean nothing.
+Each job of a part is a process of its own with a time limit, and writes OUT/NAME.json as soon as it is done; OUT/NAME.log has what it said,
+and OUT/NAME.partial.json what a job had measured that was killed. A job that fails, crashes or hangs does not keep the next one from
+running. The same command goes on with the jobs that have no result yet, those that failed once behind the others and not those that failed
+twice; --part does one part again. OUT/summary.json has what became of each job.
+
+--archive=FILE holds all of that in one file, renewed after each job. On another machine --earlier=FILE goes on from it; Pong begins anew
+there. With --size=tiny all of it runs on a CPU in minutes, and its figures mean nothing.
 """
 
 import contextlib
@@ -21,6 +24,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +38,8 @@ from reproductions import records
 _MINUTES = flags.DEFINE_float("minutes", 30.0, "wall-clock time for everything", lower_bound=0.0)
 _PART = flags.DEFINE_string("part", None, "do this part alone, also if it has a result: A to F")
 _OUT = flags.DEFINE_string("out", "runs/gpu", "folder for results and logs, and for Pong's run")
+_ARCHIVE = command_line.define_path("archive", "file for all results so far, as .tar.gz")
+_EARLIER = command_line.define_path("earlier", "an archive whose results count as done")
 _SIZE = flags.DEFINE_enum("size", "full", ["tiny", "full"], "the paper's sizes on a GPU, or a try on a CPU")
 
 PARTS = "ABCDEF"
@@ -92,21 +98,23 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
     if out.is_relative_to(records.ROOT):
         out = out.relative_to(records.ROOT)  # jobs run there, and records name no folder of this machine
 
-    def job(name: str, seconds: float, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Job:
-        return Job(name, [*command, *profile, f"--json={out / name}.json"], seconds, environment or {})
+    def job(name: str, seconds: float, module: str, *more: str, environment: Mapping[str, str] | None = None) -> Job:
+        # The profile first: an override must follow the file that it changes.
+        return Job(name, ["-m", f"benchmarks.{module}", *profile, *more, f"--json={out / name}.json"], seconds, environment or {})
 
     def check(name: str, seconds: float, *more: str, environment: Mapping[str, str] | None = None) -> Job:
-        return job(name, seconds, ["-m", "benchmarks.gpu_checks", f"--check={name.partition('_')[2]}", *more], environment)
+        return job(name, seconds, "gpu_checks", f"--check={name.partition('_')[2]}", *more, environment=environment)
 
     def rates(name: str, seconds: float, parts: str, *more: str, environment: Mapping[str, str] | None = None) -> Job:
         few = ("--repeats=3",) if is_full else FEW
-        return job(f"C_{name}", seconds, ["-m", "benchmarks.throughput", f"--parts={parts}", *more, *few], environment)
+        return job(f"C_{name}", seconds, "throughput", f"--parts={parts}", *more, *few, environment=environment)
 
     envs = ENVIRONMENTS if is_full else (16,)
     ratios = "--ratios=1.5,6"
     # What comes first has most to tell if the time is short: each figure at 256 environments, then how they grow.
-    throughput = [rates(f"{envs[0]}_bfloat16", 180, "environments,device,acting,learner,together", ratios, *bfloat16, *_envs(envs[0]))]
-    throughput += [
+    throughput = [
+        rates(f"{envs[0]}_alone_bfloat16", 100, "device,learner", *bfloat16, *_envs(envs[0])),
+        rates(f"{envs[0]}_bfloat16", 120, "environments,acting,together", ratios, *bfloat16, *_envs(envs[0])),
         rates(f"{envs[0]}_tf32", 80, "device,learner"),  # what XLA makes of float32 on a GPU unless it is told
         rates(f"{envs[0]}_float32", 80, "device,learner", environment=float32),
     ]
@@ -116,15 +124,15 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
     # All of its replay is overwritten by acts first.
     small = ["--config.replay.capacity=102400", "--config.replay.min_sequences=16"]
     precision = small if is_full else ["--updates=1", "--batches=1"]
-    pong = PONG if is_full else {"total_steps": 1_000_000, "logging.period_seconds": 1, "video.period_episodes": 0}
+    pong = PONG if is_full else {"total_steps": 5_000, "logging.period_seconds": 1, "video.period_episodes": 0}
     train = ["train.py", f"--config=configs/pong.py:{'laptop' if is_full else 'smoke'}", f"--workdir={out / 'pong'}"]
     return [
         check("A_machine", 60),
         check("B_ring", 180),
-        check("B_oracles", 180, *([] if is_full else ["--tests=tests/algorithm/test_value_transform.py"]), environment=float32),
-        job("B_precision", 90, ["-m", "benchmarks.precision", *precision], float32),
+        check("B_oracles", 150, *([] if is_full else ["--tests=tests/algorithm/test_value_transform.py"]), environment=float32),
+        job("B_precision", 90, "precision", *precision, environment=float32),
         *throughput,
-        job("D_trace", 100, ["-m", "benchmarks.gpu_trace", *bfloat16, *(["--config.replay.capacity=1000000"] if is_full else ["--few"])]),
+        job("D_trace", 100, "gpu_trace", *bfloat16, *(["--config.replay.capacity=1000000"] if is_full else ["--few"])),
         check("E_checkpoint", 240, *([] if is_full else ["--frames=10"])),
         Job("F_pong", [*train, *(f"--config.{name}={value}" for name, value in pong.items())], 180, is_endless=True),
     ]
@@ -140,6 +148,8 @@ def main() -> None:
     if part and part not in list(PARTS):
         command_line.fail(f"--part: there is no part '{_PART.value}'; parts are {', '.join(PARTS)}")
     out = pathlib.Path(_OUT.value).absolute()
+    if _EARLIER.value:
+        unpack(pathlib.Path(_EARLIER.value), out)
     jobs = plan(out, _SIZE.value == "full")
     jobs = [job for job in jobs if job.name.startswith(part)] if part else pending(jobs, out)
     # The CPU stays at hand for tests that ask for it. Without a GPU the full size must fail, not crawl.
@@ -150,13 +160,41 @@ def main() -> None:
 
 
 def report(out: pathlib.Path) -> None:
-    """Pictures and Pong's curve from whatever is there: they must not cost the parts that follow."""
+    """Pictures, Pong's curve and the archive from whatever is there: they must not cost the parts that follow."""
     from benchmarks import gpu_report
 
     try:
         gpu_report.write(out)
     except Exception as error:
         print(f"no pictures: {type(error).__name__}: {error}", flush=True)
+    if _ARCHIVE.value:
+        try:
+            pack(out, pathlib.Path(_ARCHIVE.value))
+        except OSError as error:
+            print(f"no archive: {error}", flush=True)
+
+
+def pack(out: pathlib.Path, archive: pathlib.Path) -> None:
+    """Writes the folder's files, without Pong's run, into one file at one stroke."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    temporary = archive.with_name(f"{archive.name}.tmp")
+    with tarfile.open(temporary, "w:gz") as file:
+        for path in sorted(out.iterdir()):
+            if path.is_file():
+                file.add(path, arcname=path.name)
+    temporary.replace(archive)
+
+
+def unpack(archive: pathlib.Path, out: pathlib.Path) -> None:
+    """Puts the files of an archive into the folder, but for those that it has."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(archive) as file:
+            for member in file:
+                if not (out / member.name).exists():
+                    file.extract(member, out, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        command_line.fail(f"--earlier: {archive}: {error}")
 
 
 def pending(jobs: Sequence[Job], out: pathlib.Path) -> list[Job]:

@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,26 +43,34 @@ def main() -> None:
     command_line.prepare_jax(whole_device=True)
     found = CHECKS[_CHECK.value](settings)
 
-    from benchmarks import measure, reports
+    from benchmarks import measure
     from reproductions import records
 
     found |= {"peak host bytes": measure.peak_host_bytes(), "peak device bytes": measure.peak_device_bytes()}
-    record = reports.record("gpu_checks", found, settings)
     print(json.dumps(records.rounded(found), indent=1))
-    if _JSON.value:
-        records.write_json(pathlib.Path(_JSON.value), record)
+    _keep(settings, found, is_whole=True)
     if found.get("wrong"):
         print(f"wrong: {'; '.join(found['wrong'])}")
         sys.exit(1)
 
 
+def _keep(settings: Settings, found: dict[str, Any], is_whole: bool = False) -> None:
+    """Writes what is known so far: a check that is killed has not run for nothing."""
+    from benchmarks import gpu_report, reports
+
+    gpu_report.keep(_JSON.value, reports.record("gpu_checks", found, settings), is_whole)
+
+
 def machine(settings: Settings) -> dict[str, Any]:
     """What there is, and how fast it is."""
-    del settings
-    imports = {}
+    imports: dict[str, float] = {}
+    wrong = []
     for name in PACKAGES:
         start = time.perf_counter()
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ImportError as error:  # the others are still worth knowing
+            wrong.append(f"{name}: {error}")
         imports[name] = time.perf_counter() - start
     import jax
     import jax.numpy as jnp
@@ -70,6 +79,7 @@ def machine(settings: Settings) -> dict[str, Any]:
     from benchmarks import measure
 
     found: dict[str, Any] = {
+        "wrong": wrong,
         "seconds to import": imports,
         "packages": {one.metadata["Name"]: one.version for one in importlib.metadata.distributions() if one.metadata["Name"]},
         "devices": [str(device) for device in jax.devices()],
@@ -81,6 +91,7 @@ def machine(settings: Settings) -> dict[str, Any]:
         found["nvidia-smi"] = smi.stdout.splitlines()
     except (OSError, subprocess.TimeoutExpired) as error:
         found["nvidia-smi"] = str(error)
+    _keep(settings, found)
     with jax.default_matmul_precision("highest"):
         found["FLOP/s, float32"] = measure.product_rate(jnp.float32, 2).median
     found["FLOP/s, float32 by default"] = measure.product_rate(jnp.float32, 2).median
@@ -160,7 +171,7 @@ def ring(settings: Settings) -> dict[str, Any]:
     """Appends, gathers, an act and an update on the settings' replay."""
     from benchmarks import gpu_ring, parts
 
-    return gpu_ring.checked(parts.Parts(settings, with_environments=False))
+    return gpu_ring.checked(parts.Parts(settings, with_environments=False), functools.partial(_keep, settings))
 
 
 def checkpoint(settings: Settings) -> dict[str, Any]:
@@ -189,6 +200,8 @@ def checkpoint(settings: Settings) -> dict[str, Any]:
         found["seconds to save"] = time.perf_counter() - start
         found["peak host bytes of the save"] = measure.peak_host_bytes()
         found["bytes on disk"] = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+        found["bytes free on the disk"] = shutil.disk_usage(folder).free
+        _keep(settings, found)
         for leaf in jax.tree.leaves(run.replay):
             leaf.delete()  # the device has no room for two
         start = time.perf_counter()

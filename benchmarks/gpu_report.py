@@ -1,9 +1,24 @@
-"""Pictures of what `benchmarks.gpu` has measured so far, and Pong's curve by the clock."""
+"""What `benchmarks.gpu` has measured so far: pictures, Pong's curve by the clock, and records of jobs that are not done yet."""
 
 import pathlib
 from typing import Any
 
 from reproductions import folders, records
+
+
+def keep(path: str | None, record: dict[str, Any], is_whole: bool = False) -> None:
+    """Writes the record of a job that still runs as NAME.partial.json, so that it outlives the job; the whole one replaces it.
+
+    Args:
+      path: of the whole record; None writes nothing.
+    """
+    if not path:
+        return
+    whole = pathlib.Path(path)
+    partial = whole.with_suffix(".partial.json")
+    records.write_json(whole if is_whole else partial, record)
+    if is_whole:
+        partial.unlink(missing_ok=True)
 
 
 def write(out: pathlib.Path) -> None:

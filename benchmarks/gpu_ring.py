@@ -1,6 +1,7 @@
 """A replay whose every slot says what belongs there, so that a wrong index shows; for rings with more elements than 32 bits count."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from benchmarks import collectives
 from benchmarks.measure import peak_device_bytes
 from benchmarks.parts import Parts, StillActor
 
+_UPDATE_BYTES = 10**10  # that one may take for itself: beside a smaller replay a copy would not stand out
 MARK = 8  # elements at either end of an observation that hold its place; those between them hold a pattern
 
 
@@ -30,9 +32,10 @@ def content(xp: Any, group: Any, environment: Any, timestep: Any, size: int) -> 
     return xp.concatenate([mark, pattern % 251, mark[..., ::-1]], axis=-1).astype(xp.uint8)
 
 
-def checked(run: Parts) -> dict[str, Any]:
-    """Everything that `gpu_checks --check=ring` tells; `run` loses its replay."""
+def checked(run: Parts, keep: Callable[[dict[str, Any]], None] = lambda found: None) -> dict[str, Any]:
+    """Everything that `gpu_checks --check=ring` tells; `run` loses its replay. `keep` gets what is known so far."""
     found = in_place(run)
+    keep(found)
     run.replay = None  # type: ignore[assignment]
     store = run.store
     state = filled(run, store.num_groups * (store.capacity_per_env + store.settings.span + store.settings.period + 3))
@@ -48,6 +51,7 @@ def checked(run: Parts) -> dict[str, Any]:
     wrong = list(found["wrong"])
     if found["slots with a wrong end"]:
         wrong.append(f"{found['slots with a wrong end']} slots do not hold what was appended")
+    keep(found | {"wrong": wrong})
     masks: dict[str, Any] = {"anywhere": 1.0, "in the last environment": last_environment(run)}
     for name, mask in masks.items():
         draws = drawn(run, state._replace(priority=state.priority * mask))
@@ -60,11 +64,14 @@ def checked(run: Parts) -> dict[str, Any]:
 def in_place(run: Parts) -> dict[str, Any]:
     """Whether an act and an update leave the observations where they lie, and what memory beside their arguments they were given."""
     found: dict[str, Any] = {}
+    wrong, held = [], tree_bytes(run.replay)
     for name, program in collectives.lowered(run).items():
         memory = program.compile().memory_analysis()
         if memory is not None:
             found[f"bytes of {name}"] = {"aliased": memory.alias_size_in_bytes, "temporary": memory.temp_size_in_bytes}
-    still, wrong = StillActor(run, 0), []
+            if memory.alias_size_in_bytes < held:
+                wrong.append(f"{name} does not write to the replay in place")
+    still = StillActor(run, 0)
     peak = peak_device_bytes()
     before = pointer(run.replay)
     still.act()
@@ -75,7 +82,9 @@ def in_place(run: Parts) -> dict[str, Any]:
     if pointer(run.replay) != before:
         wrong.append("an update moved the ring")
     if peak is not None:
-        found["growth of the peak in an act and an update"] = (peak_device_bytes() or 0) - peak
+        growth = found["growth of the peak in an act and an update"] = (peak_device_bytes() or 0) - peak
+        if growth > held // 2 > _UPDATE_BYTES:
+            wrong.append(f"an act and an update took {growth} bytes more, as a copy of the replay would")
     return found | {"wrong": wrong}
 
 

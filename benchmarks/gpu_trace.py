@@ -24,7 +24,8 @@ _CONFIG = options.config()
 _FEW = flags.DEFINE_bool("few", False, "a single act and update of each")
 _JSON = options.json()
 ROWS = 40  # kernels in a table
-STREAM = re.compile(r"^Stream|XLA")  # lines of a device's plane; further ones say the same by program or by layer
+STREAM = re.compile(r"^Stream")  # lines of a device's plane; further ones say the same by program or by layer
+THREAD = re.compile(r"XLA")  # lines of the host's plane that stand for streams on a CPU
 COPY = re.compile(r"memcpy|memset|copy-(start|done)", re.IGNORECASE)
 WAIT = re.compile(r"await|block(host)?until|synchroni|wait for", re.IGNORECASE)
 GAP_NS = 1_000.0  # what is shorter is the distance of two kernels in a row
@@ -35,8 +36,7 @@ def main() -> None:
     settings = command_line.complete_settings(_CONFIG.value)
     command_line.prepare_jax(whole_device=True)
 
-    from benchmarks import parts, reports
-    from reproductions import records
+    from benchmarks import gpu_report, parts, reports
 
     run = parts.Parts(settings)
     run.fill_memories(min(1_000, settings.novelty.memory_capacity))
@@ -60,9 +60,9 @@ def main() -> None:
         lines = [("kernel", "times", "ms", "share")]
         lines += [(one["name"][:80], str(one["count"]), f"{one['ms']:.3f}", f"{one['share']:.1%}") for one in row["table"][:15]]
         print(reports.aligned(lines), flush=True)
+        gpu_report.keep(_JSON.value, reports.record("gpu_trace", {"traces": tables}, settings))
     run.close()
-    if _JSON.value:
-        records.write_json(pathlib.Path(_JSON.value), reports.record("gpu_trace", {"traces": tables}, settings))
+    gpu_report.keep(_JSON.value, reports.record("gpu_trace", {"traces": tables}, settings), is_whole=True)
 
 
 def traced(work: Callable[[], Any]) -> dict[str, Any]:
@@ -83,8 +83,10 @@ def traced(work: Callable[[], Any]) -> dict[str, Any]:
 def reduced(planes: Iterable[Any], seconds: float) -> dict[str, Any]:
     """Tables of a trace `seconds` long, from planes with lines of events that have a name, `start_ns` and `duration_ns`."""
     planes = list(planes)
-    devices = [plane for plane in planes if plane.name.startswith("/device:")] or [plane for plane in planes if plane.name == "/host:CPU"]
-    kernels = [event for plane in devices for line in plane.lines if STREAM.search(line.name) for event in line.events if event.duration_ns]
+    devices, kind = [plane for plane in planes if plane.name.startswith("/device:")], STREAM
+    if not devices:
+        devices, kind = [plane for plane in planes if plane.name == "/host:CPU"], THREAD
+    kernels = [event for plane in devices for line in plane.lines if kind.search(line.name) for event in line.events if event.duration_ns]
     waits = [event for plane in planes if plane.name == "/host:CPU" for line in plane.lines for event in line.events]
     gaps = [gap for gap in between(kernels) if gap > GAP_NS]
     table = totals(kernels, seconds)

@@ -68,7 +68,7 @@ def compared(settings: Settings) -> list[dict[str, Any]]:
         batch = run.store.sample(store, key, run.settings.learner.batch_size // run.mesh.size)
 
         def one(learner: Learner) -> Any:
-            gradients, (_, metrics) = jax.grad(learner.loss, has_aux=True)(state.parameters, state, batch)
+            gradients, (_, metrics, _) = jax.grad(learner.loss, has_aux=True)(state.parameters, state, batch)
             losses = {name: metrics[f"loss/{name}"] for name in learner.value_loss.loss_names}
             return parallel.sum_over_devices((losses, gradients.q))
 

@@ -9,11 +9,11 @@ not measured yet. laptop: the same algorithm sized for a CPU with two cores and 
 from collections.abc import Callable
 
 from agent57_jax.config import Settings
-from configs.profiles import parse, small_budget
+from configs.profiles import one_box, parse, small_budget
 
 
 def get_config(argument: str = "paper", task_id: str = "Zaxxon-v5", small: Callable[[Settings], None] | None = None) -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"; `small`: a game's changes to small profiles."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"; `small`: a game's changes to small profiles."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.task_id = task_id
@@ -23,8 +23,18 @@ def get_config(argument: str = "paper", task_id: str = "Zaxxon-v5", small: Calla
             small(settings)
     if profile == "smoke":
         smoke(settings)
+    if profile == "box":
+        box(settings)
     agent(settings)
     return settings
+
+
+def box(settings: Settings) -> None:
+    """The same algorithm for one GPU and 200 M frames, with discounts as far-sighted as so many updates can learn."""
+    one_box(settings)
+    settings.policy.gamma_0 = 0.9997
+    settings.policy.gamma_2 = 0.97
+    settings.learner.learning_rate = 2e-4
 
 
 def laptop(settings: Settings) -> None:

@@ -10,11 +10,11 @@ steps, to see that everything works.
 """
 
 from agent57_jax.config import Settings, Torso
-from configs.profiles import parse, small_budget, smoke_run
+from configs.profiles import one_box, parse, small_budget, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.task_id = "CartPole-v1"
@@ -33,5 +33,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.total_steps = 400_000
     if profile == "smoke":
         smoke_run(settings)
+    if profile == "box":
+        one_box(settings)
     agent(settings)
     return settings

@@ -16,10 +16,10 @@ from configs.profiles import parse
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, _ = parse(argument)
     settings = atari.get_config(argument)
-    settings.environment.task_id = "CoinrunHard-v0" if profile == "paper" else "CoinrunEasy-v0"
+    settings.environment.task_id = "CoinrunEasy-v0" if profile in ("laptop", "smoke") else "CoinrunHard-v0"
     settings.environment.max_episode_steps = 1_000  # the game's own limit, which cannot be lower
     settings.novelty.memory_capacity = 1_000
     if profile == "paper":

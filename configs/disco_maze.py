@@ -7,11 +7,11 @@ episodes visit 0.85 of the corridor cells after 5 minutes of one core (three see
 """
 
 from agent57_jax.config import Chooser, DiscountLadder, EnvironmentKind, Settings, Transform
-from configs.profiles import grid_network, parse, small_grid_network, unnamed
+from configs.profiles import grid_network, one_box, parse, small_grid_network, unnamed
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke); an agent, as in "laptop,ngu", replaces this task's single policy."""
+    """Settings of a profile (paper, box, laptop or smoke); an agent, as in "laptop,ngu", replaces this task's single policy."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.DISCO_MAZE
@@ -60,8 +60,10 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
+    if profile == "box":
+        one_box(settings)
     if agent is not unnamed:
-        _family(settings, 32 if profile == "paper" else 8)
+        _family(settings, {"paper": 32, "box": 16}.get(profile, 8))
         agent(settings)
     return settings
 

@@ -15,7 +15,7 @@ from configs.profiles import parse
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, _ = parse(argument)
     settings = lunar_lander.get_config(argument)  # sizes for vectors
     settings.environment.kind = EnvironmentKind.GYMNASIUM

@@ -7,11 +7,11 @@ The papers have no such task; the network is a choice, the algorithm is the same
 """
 
 from agent57_jax.config import Settings, Torso
-from configs.profiles import parse, small_budget, smoke_run
+from configs.profiles import one_box, parse, small_budget, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.task_id = "LunarLander-v3"
@@ -33,5 +33,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.total_steps = 1_500_000
     if profile == "smoke":
         smoke_run(settings)
+    if profile == "box":
+        one_box(settings)
     agent(settings)
     return settings

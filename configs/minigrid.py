@@ -10,11 +10,11 @@ other work (seed 0; random play succeeds in 2% of episodes). smoke: 20,000 steps
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import grid_network, parse, rare_rewards, small_budget, small_grid_network, smoke_run
+from configs.profiles import grid_network, one_box, parse, rare_rewards, small_budget, small_grid_network, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.task_id = "MiniGrid-DoorKey-8x8-v0"
@@ -35,5 +35,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.total_steps = 1_500_000
     if profile == "smoke":
         smoke_run(settings)
+    if profile == "box":
+        one_box(settings)
     agent(settings)
     return settings

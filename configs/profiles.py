@@ -16,12 +16,13 @@ from agent57_jax.config import (
     FirstPriority,
     IntrinsicReward,
     NormalisedErrors,
+    Precision,
     RewardInputs,
     Settings,
     Targets,
 )
 
-PROFILES = ("paper", "laptop", "smoke")
+PROFILES = ("paper", "laptop", "smoke", "box")
 
 
 def parse(argument: str) -> tuple[str, Callable[[Settings], None]]:
@@ -136,6 +137,32 @@ def small_evaluator(settings: Settings) -> None:
     """
     settings.evaluation.window_episodes = 40
     settings.evaluation.exploration = 0.1
+
+
+def one_box(settings: Settings) -> None:
+    """Rules for one GPU and about a day: 200 M frames of Atari instead of 90 G (docs/configuration.md has a reason for each).
+
+    Networks, novelty and fleet stay the paper's; what its budget allows and this one does not is changed.
+    """
+    settings.policy.num_policies = min(settings.policy.num_policies, 16)
+    settings.policy.beta_max = min(settings.policy.beta_max, 0.1)
+    settings.bandit.group_size = 16
+    settings.replay.trace = min(settings.replay.trace, 80)
+    settings.replay.period = min(settings.replay.period, 40)
+    settings.replay.samples_per_insert = 6.0
+    settings.replay.priority_exponent = 0.6
+    settings.replay.first_priority = FirstPriority.ACTOR
+    settings.learner.batch_size = 64
+    settings.learner.final_rate_share = 0.1
+    settings.learner.adam_epsilon = min(settings.learner.adam_epsilon, 1e-5)
+    settings.learner.target_period_updates = min(settings.learner.target_period_updates, 400)
+    settings.learner.average_decay = 0.999
+    settings.learner.normalise_errors = NormalisedErrors.PRIORITIES
+    settings.learner.targets = Targets.SOFT_WATKINS
+    settings.evaluation.arm = EvaluationArm.ACTORS
+    small_evaluator(settings)
+    settings.precision.compute = Precision.BFLOAT16
+    settings.total_steps = min(settings.total_steps, 50_000_000)
 
 
 def agent57(settings: Settings) -> None:

@@ -7,11 +7,11 @@ a minute.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings
-from configs.profiles import grid_network, parse, small_evaluator, small_grid_network
+from configs.profiles import grid_network, one_box, parse, small_evaluator, small_grid_network
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke) and an agent, as in "laptop,ngu"."""
+    """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.RANDOM_COIN
@@ -50,5 +50,7 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
+    if profile == "box":
+        one_box(settings)
     agent(settings)
     return settings

@@ -8,11 +8,11 @@ short one.
 """
 
 from agent57_jax.config import DiscountLadder, EnvironmentKind, IntrinsicReward, Settings, Torso
-from configs.profiles import parse, small_evaluator, unnamed
+from configs.profiles import one_box, parse, small_evaluator, unnamed
 
 
 def get_config(argument: str = "paper") -> Settings:
-    """Settings of a profile (paper, laptop or smoke); an agent, as in "laptop,ngu", replaces this task's agent."""
+    """Settings of a profile (paper, box, laptop or smoke); an agent, as in "laptop,ngu", replaces this task's agent."""
     profile, agent = parse(argument)
     settings = Settings()
     settings.environment.kind = EnvironmentKind.SHIFTING_CORRIDOR
@@ -52,6 +52,8 @@ def get_config(argument: str = "paper") -> Settings:
         settings.replay.min_sequences = 64
         settings.logging.period_seconds = 5.0
         settings.total_steps = 20_000
+    if profile == "box":
+        one_box(settings)
     if agent is not unnamed:
         agent(settings)
     else:

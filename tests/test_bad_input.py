@@ -32,7 +32,7 @@ COMMAND_LINES = [
     (["--config=configs/zaxxo.py"], "no config file configs/zaxxo.py"),
     (["--config=configs"], "configs"),
     ([f"{ZAXXON}:big"], "no profile or agent 'big', did you mean "),
-    ([f"{ZAXXON}:laptop,smoke"], "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke)"),
+    ([f"{ZAXXON}:laptop,smoke"], "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke, box)"),
     ([f"{ZAXXON}:ngu,r2d2"], "'ngu,r2d2' names two of a kind"),
     ([f"{ZAXXON}:ngu,laptop", "--config.replay.period=200"], "replay.period 200 is larger than replay.trace 10: timesteps would be lost"),
     ([f"{ZAXXON}:r2d2", "--config.learner.cross_mixture=0.5"], "learner.cross_mixture is 0.5, but must be 0 with one policy"),

@@ -7,12 +7,14 @@ import pathlib
 import types
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from agent57_jax import config
 from agent57_jax.agent import programs
-from agent57_jax.config import Chooser, IntrinsicReward, Settings, Targets
+from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, Settings, Targets
+from benchmarks import parts
 from configs import profiles
 from tests.oracles import policy_family
 
@@ -50,10 +52,10 @@ def changes(settings: Settings, start: Settings) -> dict[str, Any]:
 
 def test_there_are_tasks_and_the_family_is_whole() -> None:
     assert {"zaxxon", "boxing", "montezuma_revenge", "pitfall", "atari", "lunar_lander", "random_coin", "disco_maze"} <= set(TASKS)
-    assert tuple(profiles.AGENTS) == AGENTS and profiles.PROFILES == ("paper", "laptop", "smoke")
+    assert tuple(profiles.AGENTS) == AGENTS and profiles.PROFILES == ("paper", "laptop", "smoke", "box")
 
 
-OWN_RULES = ("random_coin", "disco_maze", "shifting_corridor")  # whose small profiles are not `small_budget`
+OWN_RULES = ("random_coin", "disco_maze", "shifting_corridor")  # whose small profiles, but not their box, are without `small_budget`
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -78,7 +80,7 @@ def test_every_profile_and_agent_is_complete(task: str) -> None:
             alone = settings.policy.num_policies == 1
             found = (settings.novelty.reward, settings.num_values, alone, settings.bandit.chooser, settings.learner.targets)
             wanted = columns[agent]
-            if agent == "agent57" and profile != "paper" and task not in OWN_RULES:
+            if agent == "agent57" and (profile == "box" or (profile != "paper" and task not in OWN_RULES)):
                 wanted = (*wanted[:-1], Targets.SOFT_WATKINS)  # one of the rules of small budgets
             assert found == wanted, (profile, agent)
             assert (settings.policy.beta_max == 0) == (settings.novelty.reward is IntrinsicReward.NONE)
@@ -214,6 +216,80 @@ def test_an_agent_begins_with_what_its_task_says() -> None:
         assert flat(settings) == flat(get(task, f"laptop,{agent}"))
 
 
+# The box ----------------------------------------------------------------------------------------------------------------------------
+
+# What the paper's budget allows and that of one GPU and a day does not, on Atari.
+BOX = {
+    "policy.num_policies": 16,
+    "policy.beta_max": 0.1,
+    "policy.gamma_0": 0.9997,
+    "policy.gamma_2": 0.97,
+    "bandit.group_size": 16,
+    "replay.trace": 80,
+    "replay.period": 40,
+    "replay.samples_per_insert": 6.0,
+    "replay.priority_exponent": 0.6,
+    "replay.first_priority": "actor",
+    "learner.learning_rate": 2e-4,
+    "learner.final_rate_share": 0.1,
+    "learner.adam_epsilon": 1e-5,
+    "learner.target_period_updates": 400,
+    "learner.average_decay": 0.999,
+    "learner.normalise_errors": "priorities",
+    "learner.targets": "soft_watkins",
+    "evaluation.window_episodes": 40,
+    "evaluation.exploration": 0.1,
+    "evaluation.arm": "actors",
+    "precision.compute": "bfloat16",
+    "total_steps": 50_000_000,
+}
+
+
+def test_the_box_differs_from_the_paper_in_what_its_documentation_says() -> None:
+    assert changes(get("atari", "box"), Settings()) == BOX
+    page = (FOLDER.parent / "docs" / "configuration_head.md").read_text()
+    assert {name for name in flat(Settings()) if f"`{name}`" in page} >= set(BOX)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_box_is_no_longer_and_no_larger_than_the_paper(task: str) -> None:
+    paper, box = config.finalise(get(task, "paper")), config.finalise(get(task, "box"))
+    assert box.total_steps <= min(paper.total_steps, 50_000_000)
+    assert box.total_updates > 3_000  # enough for its target networks and rates
+    assert box.total_updates / box.learner.target_period_updates >= 100
+    assert 6 <= box.replay.samples_per_insert <= 12  # of the same timesteps; longer sequences are sampled more often
+    for name in ("environment", "network", "novelty"):
+        assert getattr(box, name) == getattr(paper, name)
+
+
+def test_a_box_learns() -> None:
+    """With small sizes, and without convolutions, which take long to compile in bfloat16 on a CPU: what it combines goes together."""
+    small = {
+        "environment.num_envs": 8,
+        "environment.num_threads": 1,
+        "network.dense_features": (8,),
+        "network.torso_size": 8,
+        "network.lstm_size": 8,
+        "network.head_size": 8,
+        "policy.num_policies": 4,
+        "bandit.group_size": 4,
+        "novelty.memory_capacity": 50,
+        "replay.capacity": "800",
+        "replay.trace": 8,
+        "replay.period": 4,
+        "replay.min_sequences": 16,
+        "learner.batch_size": 4,
+        "num_devices": 1,
+    }
+    run = parts.Parts(config.finalise(config.changed(get("cartpole", "box"), small)), with_environments=False)
+    before = jax.device_get(run.learner.parameters)
+    run.learn()
+    after = jax.device_get(run.learner.parameters)
+    assert run.update_metrics.non_finite_update == -1
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(after))
+    assert any(np.any(old != new) for old, new in zip(jax.tree.leaves(before.q), jax.tree.leaves(after.q), strict=True))
+
+
 # The argument -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -239,8 +315,8 @@ def test_names_may_come_in_any_order_or_not_at_all(task: str) -> None:
         ("agent_57", "did you mean agent57?"),
         ("laptop ngu", "no profile or agent 'laptop ngu'"),
         ("laptop:ngu", "no profile or agent 'laptop:ngu'"),
-        ("zzz", "Profiles: paper, laptop, smoke; agents: r2d2, r2d2_retrace, r2d2_bandit, ngu, ngu_separate, agent57, meme"),
-        ("laptop,smoke", "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke) and one agent"),
+        ("zzz", "Profiles: paper, laptop, smoke, box; agents: r2d2, r2d2_retrace, r2d2_bandit, ngu, ngu_separate, agent57, meme"),
+        ("laptop,smoke", "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke, box) and one agent"),
         ("smoke,smoke", "names two of a kind"),
         ("ngu,r2d2", "'ngu,r2d2' names two of a kind"),
         ("ngu,laptop,r2d2", "names two of a kind"),

@@ -121,7 +121,7 @@ def define_config() -> Any:
     """The flag --config=configs/NAME.py[:PROFILE|:AGENT|:PROFILE,AGENT] with its overrides."""
     help_text = (
         "NAME or path/to/FILE.py, and [:PROFILE|:AGENT|:PROFILE,AGENT]; the file is Python code and is run; "
-        "profiles: paper (default), laptop, smoke; agents: agent57, ngu, r2d2 and others"
+        "profiles: paper (default), box, laptop, smoke; agents: agent57, ngu, r2d2 and others"
     )
     return config_flags.DEFINE_config_file("config", None, help_text)
 

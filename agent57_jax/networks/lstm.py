@@ -1,10 +1,12 @@
 """LSTMs of several networks along time, with a custom gradient for long sequences (Hochreiter & Schmidhuber 1997).
 
-All networks step together, with one batched matrix product per part. The gradient of the recurrent kernel is one product over all
+All networks step together, with one batched matrix product per part, and on a GPU one for all parts. The gradient of the recurrent kernel is one product over all
 timesteps; automatic differentiation would add a matrix of the kernel's size at every timestep.
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -43,6 +45,26 @@ def unroll(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[Unrolled, .
       num_trained: number of LSTMs, the first ones of the first part, that get gradients; those of the others are 0.
     """
     return forward(parts, keep, num_trained)[0]
+
+
+def joins_parts() -> bool:
+    """Whether programs are made for a GPU, where a step's small kernels cost their launches, however many networks they serve.
+
+    A CPU would only pay for the copies that lay the parts together.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def joined(parts: Parts) -> Parts:
+    """All parts as one, in their order."""
+    part: Part = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return (part,)
+
+
+def separated(unrolled: Unrolled, sizes: Sequence[int]) -> tuple[Unrolled, ...]:
+    """What the joined part gives, for parts of so many networks."""
+    ends = list(itertools.accumulate(sizes))
+    return tuple(Unrolled(*(leaf[end - size : end] for leaf in unrolled)) for size, end in zip(sizes, ends, strict=True))
 
 
 def _reset(state: jax.Array, keep: jax.Array) -> jax.Array:

@@ -243,7 +243,12 @@ class QNetwork:
             )
             for tree, seen, hidden, cell in zip(sets, features, hidden, cell, strict=True)
         )
-        unrolled = lstm.unroll(parts, ~jnp.swapaxes(inputs.is_first, 0, 1), W)
+        keep = ~jnp.swapaxes(inputs.is_first, 0, 1)
+        if len(sets) > 1 and lstm.joins_parts():
+            (together,) = lstm.unroll(lstm.joined(parts), keep, W)
+            unrolled = lstm.separated(together, [W] * len(sets))
+        else:
+            unrolled = lstm.unroll(parts, keep, W)
         results = []
         for i, (tree, part) in enumerate(zip(sets, unrolled, strict=True)):
             outputs = part.outputs if i == 0 else jax.lax.stop_gradient(part.outputs)
