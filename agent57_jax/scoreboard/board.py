@@ -1,9 +1,9 @@
-"""From runs to one record, which Markdown, JSON and page all show: scores, statistics, curves and bandits."""
+"""From runs to one record, for Markdown, JSON and the page: scores, statistics, curves and bandits."""
 
 import datetime
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,34 +11,32 @@ import numpy as np
 from agent57_jax.environments import atari57
 from agent57_jax.scoreboard import aggregates, runs
 from agent57_jax.scoreboard.runs import Run
+from agent57_jax.scoreboard.wording import sentences
 
 # Columns of published scores, as people know them. Agent57 Table 1 has all but the last.
 PUBLISHED = {"agent57": "Agent57", "r2d2_bandit": "R2D2 (bandit)", "ngu": "NGU", "r2d2": "R2D2", "muzero": "MuZero", "dqn": "DQN"}
 
-SOURCES = ("none", "training", "evaluation")  # of a score, from the one that tells least
+SOURCES = ("none", "training", "evaluation")  # of a score, the least informative first
 
 PROTOCOL = (
     "Environment: up to 30 random no-ops at the start, episodes of at most 30 minutes of play (27,000 agent steps of 4 frames), no sticky "
     "actions, the full set of 18 actions, raw rewards. A lost life ends nothing.",
-    "Score of a run of ours: the mean undiscounted return of the greedy episodes that evaluate.py plays with the last checkpoint: the "
-    "policy is the arm that the evaluator's bandit holds for the best, with epsilon 0.01. Where there is no evaluation, the last greedy "
-    f"episodes of the evaluator during training stand in ({runs.TRAINING_EPISODES} or a little more), and the table says so.",
+    "Score of one of our runs: the mean undiscounted return of the greedy episodes that evaluate.py plays with the last checkpoint. It "
+    "uses the arm that the evaluator's bandit ranks first, with epsilon 0.01. Without an evaluation, the last greedy episodes of the "
+    f"evaluator during training stand in ({runs.TRAINING_EPISODES} or a few more), and the table says so.",
     "Score of a game: the mean over seeds; the spread is the standard deviation over seeds (n - 1).",
     "Human-normalised score (HNS): (score - random) / (human - random), in percent. Random and human scores: Agent57 paper, App. H.",
     "Percentiles are interpolated linearly between games. IQM is the mean of all seeds' scores in all games without the lowest and the "
     "highest quarter. Intervals: 95%, stratified bootstrap: each game's seeds are redrawn among themselves, "
-    f"{aggregates.BOOTSTRAP_REPEATS:,} times. Every game weighs the same, however many seeds it has: a score of a game with n seeds weighs "
-    "1/n.",
+    f"{aggregates.BOOTSTRAP_REPEATS:,} times. Every game weighs the same: a score of a game with n seeds weighs 1/n.",
     "Published scores of Agent57 and R2D2 (bandit) are the highest that a mean over seeds (6 and 3) and a window of 50 episodes reached in "
     "training; the other columns are from those agents' earlier publications. Ours are of the last checkpoint, not the best of many.",
-    "Frames: scores of unlike training are not comparable. Agent57's are of up to 90 billion frames a game; how long the other published "
-    "agents trained is told by their papers. How long ours have trained stands with each table.",
-    "The paper's Table 1 trains NGU and R2D2 anew and prints no scores of single games for them. So its figures for these two "
-    "(docs/scoreboard.md) are not those below, which are computed from earlier scores in single games.",
+    "Frames: scores are only comparable after similar training. Agent57 trained for up to 90 billion frames a game; the papers of the "
+    "other published agents tell theirs. Each table says how long ours have trained.",
+    "The paper's Table 1 has new runs of NGU and R2D2 and prints no scores per game for them. So its figures for these two "
+    "(docs/scoreboard.md) differ from those below, which are computed from earlier scores per game.",
 )
-
-
-UNEQUAL = 1.1  # ratio of frames from which seeds of a game were not trained alike
+UNEQUAL = 1.1  # largest ratio of frames between seeds of a game that can be compared
 
 
 def build(found: Sequence[Run], unreadable: Sequence[tuple[pathlib.Path, str]], out: pathlib.Path) -> dict[str, Any]:
@@ -71,11 +69,10 @@ def build(found: Sequence[Run], unreadable: Sequence[tuple[pathlib.Path, str]], 
 
 def _labels(found: Sequence[Run]) -> dict[int, str]:
     """id of a run -> its agent: one numbering for the 57 games, and one for each other task, whose settings are its own."""
-    label: dict[int, str] = {}
-    for family in dict.fromkeys("" if run.task in atari57.SCORES else run.task for run in found):
-        same = [run for run in found if family == ("" if run.task in atari57.SCORES else run.task)]
-        label |= dict(zip(map(id, same), runs.labels([run.settings for run in same]), strict=True))
-    return label
+    families: dict[str, list[Run]] = {}
+    for run in found:
+        families.setdefault("" if run.task in atari57.SCORES else run.task, []).append(run)
+    return {id(run): name for same in families.values() for run, name in zip(same, runs.labels([r.settings for r in same]), strict=True)}
 
 
 def _grouped(found: Sequence[Run], label: Mapping[int, str]) -> dict[tuple[str, str], list[Run]]:
@@ -86,9 +83,9 @@ def _grouped(found: Sequence[Run], label: Mapping[int, str]) -> dict[tuple[str, 
 
 
 def _repeated(found: Sequence[Run], label: Mapping[int, str]) -> dict[int, Run]:
-    """id of a run that is no seed of its own -> the run of the same task, settings and seed that counts.
+    """id of a run that repeats a seed -> the run of the same task, settings and seed that counts.
 
-    That is the one that tells most: an evaluation before a score from training before none, then the most frames, then the first.
+    An evaluation counts before a score from training, and that before none; then the most frames, then the first.
     """
     groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in found:
@@ -97,8 +94,8 @@ def _repeated(found: Sequence[Run], label: Mapping[int, str]) -> dict[int, Run]:
     return {id(run): best[key] for key, own in groups.items() for run in own if run is not best[key]}
 
 
-def _hns(task: str, score: float) -> float:
-    value = atari57.human_normalised_score(task, score)
+def _hns(task: str, score: float | None) -> float:
+    value = None if score is None else atari57.human_normalised_score(task, score)
     assert value is not None
     return value
 
@@ -109,10 +106,9 @@ def _published(games: Sequence[str]) -> dict[str, dict[str, float]]:
 
 def _agent(name: str, own: Sequence[Run], different: str) -> dict[str, Any]:
     """One agent of ours over the 57 games: Table 1 over the games that have a score, and the bootstrap."""
-    scores: dict[str, list[float]] = {}
     scored = [run for run in own if run.score is not None]
+    scores: dict[str, list[float]] = {}
     for run in scored:
-        assert run.score is not None
         scores.setdefault(run.task, []).append(_hns(run.task, run.score))
     games = sorted(scores)
     return {
@@ -130,7 +126,7 @@ def _agent(name: str, own: Sequence[Run], different: str) -> dict[str, Any]:
 
 
 def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """IQM and its companions, with intervals where several seeds allow them."""
+    """The statistics of BOOTSTRAP, with intervals where there are several seeds."""
     hns = [np.array(game, np.float64) for game in scores]
     seeds = [len(game) for game in scores]
     values = aggregates.bootstrap_statistics(hns)
@@ -139,19 +135,12 @@ def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
         note = "Games with a single seed have no spread to draw from: no intervals. A difference to another agent may be luck."
     else:
         intervals = aggregates.bootstrap_intervals(hns).T.tolist()
-        single = seeds.count(1)
-        note = " ".join(
-            [
-                f"{min(seeds)} seeds a game."
-                if min(seeds) == max(seeds)
-                else f"{min(seeds)} to {max(seeds)} seeds a game; every game weighs the same.",
-                *(
-                    [f"{single} of {len(seeds)} games have a single seed and so no spread to draw from: true intervals are wider."]
-                    if single
-                    else []
-                ),
-                *(["Intervals from so few seeds are rough, and usually too narrow."] if min(seeds) < 5 else []),
-            ]
+        fewest, most, single = min(seeds), max(seeds), seeds.count(1)
+        note = sentences(
+            (fewest == most, f"{fewest} seeds a game."),
+            (fewest != most, f"{fewest} to {most} seeds a game; every game weighs the same."),
+            (single, f"{single} of {len(seeds)} games have a single seed and so no spread to draw from: true intervals are wider."),
+            (fewest < 5, "Intervals from so few seeds are rough, and usually too narrow."),
         )
     return {
         "seeds": [min(seeds), max(seeds)],
@@ -164,13 +153,13 @@ def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def _frames(own: Sequence[Run]) -> list[int] | None:
-    """The fewest and the most that a run was trained for its score; None without runs."""
+    """The fewest and the most frames of a run; None without runs."""
     frames = [run.frames for run in own]
     return [min(frames), max(frames)] if frames else None
 
 
 def _are_unequal(own: Iterable[Run]) -> bool:
-    """Whether seeds of one game differ in frames by more than a tenth, so that their mean is of unlike agents."""
+    """Whether seeds of one game differ too much in frames for a mean."""
     frames = [run.frames for run in own]
     return bool(frames) and max(frames) > UNEQUAL * min(frames)
 
@@ -178,7 +167,7 @@ def _are_unequal(own: Iterable[Run]) -> bool:
 def _summary(own: Sequence[Run]) -> dict[str, Any]:
     """Scores of the seeds of one task and agent."""
     scored = [run for run in own if run.score is not None]
-    scores = [run.score for run in scored if run.score is not None]
+    scores = [run.score for run in scored]
     return {
         "seeds": len(scored),
         "runs": len(own),
@@ -217,19 +206,14 @@ def _run(run: Run, name: str, out: pathlib.Path, repeated: Mapping[int, Run]) ->
     played = 1 + max((arm for bin_ in bins for arm in bin_.pulls), default=-1)
     arms = max(played, run.num_policies) if played else 0
     return {
+        **{field: getattr(run, field) for field in ("task", "seed", "score", "source", "episodes", "frames")},
         "folder": str(run.folder),
-        "task": run.task,
         "agent": name,
-        "seed": run.seed,
-        "score": run.score,
-        "source": run.source,
-        "episodes": run.episodes,
-        "frames": run.frames,
         "hours": run.history.hours,
         "notes": [*run.notes, *left_out],
         "curves": {
-            "training": [[bin_.frames, _short(bin_.training / bin_.training_episodes)] for bin_ in bins if bin_.training_episodes],
-            "evaluation": [[bin_.frames, _short(bin_.evaluation / bin_.evaluation_episodes)] for bin_ in bins if bin_.evaluation_episodes],
+            kind: [[bin_.frames, _short(bin_.returns[kind] / bin_.episodes[kind])] for bin_ in bins if bin_.episodes[kind]]
+            for kind in ("training", "evaluation")
         },
         "bandit": _bandit([bin_ for bin_ in bins if bin_.pulls], arms) if arms > 1 else None,
         "videos": [{"path": os.path.relpath(video, out), "bytes": size} for video in run.videos if (size := _size(video)) is not None],
@@ -237,11 +221,15 @@ def _run(run: Run, name: str, out: pathlib.Path, repeated: Mapping[int, Run]) ->
 
 
 def _bandit(bins: Sequence[runs.Bin], arms: int) -> dict[str, Any]:
-    """What each arm did over time: its share of the training episodes and their mean return, [bins][arms]."""
+    """Each arm's share of the training episodes and their mean return, [bins][arms]."""
+
+    def of_arms(value: Callable[[runs.Bin, int], float | None]) -> list[list[float | None]]:
+        return [[value(bin_, arm) for arm in range(arms)] for bin_ in bins]
+
     return {
         "frames": [bin_.frames for bin_ in bins],
-        "share": [[_short(bin_.pulls.get(arm, 0.0) / sum(bin_.pulls.values())) for arm in range(arms)] for bin_ in bins],
-        "return": [[_short(bin_.returns[arm] / bin_.pulls[arm]) if arm in bin_.pulls else None for arm in range(arms)] for bin_ in bins],
+        "share": of_arms(lambda bin_, arm: _short(bin_.pulls[arm] / bin_.pulls.total())),
+        "return": of_arms(lambda bin_, arm: _short(bin_.arm_returns[arm] / bin_.pulls[arm]) if arm in bin_.pulls else None),
     }
 
 

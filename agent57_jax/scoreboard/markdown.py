@@ -13,10 +13,9 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _table(table: Table) -> str:
-    numeric = [any(row[i].value is not None for row in table.rows) for i in range(len(table.columns))]
     lines = [
         [_escaped(name) for name in table.columns],
-        ["--:" if is_number else "---" for is_number in numeric],
+        ["--:" if is_number else "---" for is_number in table.numeric()],
         *([_escaped(cell.text) for cell in row] for row in table.rows),
     ]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The record as one page of HTML that needs no other file and no network."""
+"""The record as one self-contained page of HTML."""
 
 import base64
 import hashlib
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent57_jax.scoreboard.tables import Table, all_tables, count, number
+from agent57_jax.scoreboard.wording import plural
 
 HERE = pathlib.Path(__file__).parent
-MAX_VIDEO_BYTES = 4_000_000  # of one video within the page; larger ones are links
+MAX_VIDEO_BYTES = 4_000_000  # of one video in the page; larger ones are links
 MAX_VIDEOS_BYTES = 30_000_000  # of all of them
 MAX_LINKS = 5  # older videos that a run's card names
 LONG_TEXT = 60  # characters from which a cell breaks its lines
@@ -41,8 +42,8 @@ def render(record: Mapping[str, Any], out: pathlib.Path) -> str:
         f'<section id="{_identifier(name)}">{"" if name == "Scores" else f"<h2>{name}</h2>"}\n{text}\n</section>'
         for name, text in sections.items()
     )
-    runs = len(record["runs"])
-    # The policy lets nothing in from outside, and no script run but ours, whatever a run's files say.
+    runs = f"{len(record['runs'])} {plural(len(record['runs']), 'run')}"
+    # Nothing comes in from outside and no script runs but ours, whatever a run's files contain.
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src '{_digest(script)}'; media-src data:; img-src data:"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -50,14 +51,14 @@ def render(record: Mapping[str, Any], out: pathlib.Path) -> str:
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Scoreboard: {runs} {"run" if runs == 1 else "runs"}</title>
+<title>Scoreboard: {runs}</title>
 <link rel="icon" href="data:,">
 <style>{style}</style>
 </head>
 <body>
 <header>
 <h1>Scoreboard</h1>
-<p>{runs} {"run" if runs == 1 else "runs"} of ours, <span class="faint">made {_text(record["made"])}.</span>
+<p>{runs} of ours, <span class="faint">made {_text(record["made"])}.</span>
 Columns on <span class="ours">this ground</span> are ours; all others are published. A click on a column's name sorts by it.</p>
 <nav aria-label="Sections">{links}</nav>
 </header>
@@ -84,20 +85,17 @@ def _digest(script: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that no content can end as a script: "<" is written as its code."""
+    """JSON that cannot end its script: "<" is written as its code."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _table(table: Table) -> str:
-    numeric = [any(row[i].value is not None for row in table.rows) for i in range(len(table.columns))]
+    numeric = table.numeric()
 
     def classes(i: int, text: str = "") -> str:
-        found = [
-            *(["number"] if numeric[i] else []),
-            *(["ours"] if table.columns[i] in table.ours else []),
-            *(["long"] if len(text) > LONG_TEXT else []),
-        ]
-        return f' class="{" ".join(found)}"' if found else ""
+        facts = {"number": numeric[i], "ours": table.columns[i] in table.ours, "long": len(text) > LONG_TEXT}
+        found = " ".join(name for name, holds in facts.items() if holds)
+        return f' class="{found}"' if found else ""
 
     head = "".join(f'<th scope="col"{classes(i)}><button type="button">{_text(name)}</button></th>' for i, name in enumerate(table.columns))
     rows = []
@@ -118,7 +116,7 @@ def _table(table: Table) -> str:
 
 
 def _curves(record: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(caption, data) of each task and agent of which there is anything to draw."""
+    """(caption, data) of each task and agent with a curve."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in record["runs"]:
         if run["curves"]["training"] or run["curves"]["evaluation"]:
@@ -128,18 +126,8 @@ def _curves(record: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for (task, agent), own in sorted(groups.items()):
         references = [[name, games[task][name]] for name in ("random", "human")] if task in games else []
-        seeds = [
-            {
-                "training": run["curves"]["training"],
-                "evaluation": run["curves"]["evaluation"],
-                "score": [[run["frames"], run["score"]]] if run["source"] == "evaluation" else [],
-            }
-            for run in own
-        ]
-        words = [
-            f"{len(own)} {'run' if len(own) == 1 else 'runs'} of ours",
-            *(f"{name} {number(value).text}" for name, value in references),
-        ]
+        seeds = [{**run["curves"], "score": [[run["frames"], run["score"]]] if run["source"] == "evaluation" else []} for run in own]
+        words = [f"{len(own)} {plural(len(own), 'run')} of ours", *(f"{name} {number(value).text}" for name, value in references)]
         title = f"{task} ({agent})" if task in several else task
         found.append((", ".join(words), {"game": title, "seeds": seeds, "references": references}))
     return found
@@ -171,15 +159,11 @@ def _bandits(record: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], dict[st
         common = {"frames": bandit["frames"], "arms": len(bandit["share"][0])}
         share = [[round(100 * value, 1) if value else None for value in column] for column in bandit["share"]]
         name = f"{run['task']}, seed {run['seed']}"
-        found.append(
-            (
-                run,
-                {
-                    "share": {**common, "name": f"{name}, share of episodes", "values": share, "percent": True},
-                    "return": {**common, "name": f"{name}, mean return", "values": bandit["return"], "percent": False},
-                },
-            )
-        )
+        data = {
+            "share": {**common, "name": f"{name}, share of episodes", "values": share, "percent": True},
+            "return": {**common, "name": f"{name}, mean return", "values": bandit["return"], "percent": False},
+        }
+        found.append((run, data))
     return found
 
 
@@ -199,15 +183,18 @@ def _bandit_cards(bandits: list[tuple[Mapping[str, Any], dict[str, Any]]]) -> st
 {cards}"""
 
 
+def _link(path: str) -> str:
+    return f'<a href="{urllib.parse.quote(path)}">{_text(pathlib.Path(path).name)}</a>'
+
+
 def _video_cards(record: Mapping[str, Any], out: pathlib.Path) -> str:
-    """The last video of each run, within the page as long as there is room, and links to those before."""
+    """The last video of each run, inside the page while there is room, and links to earlier ones."""
     cards, left = [], MAX_VIDEOS_BYTES
     for run in record["runs"]:
         if not run["videos"]:
             continue
         *older, last = run["videos"]
         label = f"{run['task']}, {run['agent']}, seed {run['seed']}"
-        source = urllib.parse.quote(last["path"])
         if last["bytes"] <= min(MAX_VIDEO_BYTES, left):
             try:
                 content = (out / last["path"]).read_bytes()
@@ -217,11 +204,8 @@ def _video_cards(record: Mapping[str, Any], out: pathlib.Path) -> str:
             source = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
             shown = f'<video controls muted playsinline preload="metadata" aria-label="{_text(label)}" src="{source}"></video>'
         else:
-            shown = f'<p><a href="{source}">{_text(pathlib.Path(last["path"]).name)}</a> ({count(last["bytes"]).text}B)</p>'
-        links = ", ".join(
-            f'<a href="{urllib.parse.quote(video["path"])}">{_text(pathlib.Path(video["path"]).name)}</a>'
-            for video in older[-MAX_LINKS:][::-1]
-        )
+            shown = f"<p>{_link(last['path'])} ({count(last['bytes']).text}B)</p>"
+        links = ", ".join(_link(video["path"]) for video in older[-MAX_LINKS:][::-1])
         before = f"<p>Before: {links}{' and more' if len(older) > MAX_LINKS else ''}</p>" if older else ""
         cards.append(f'<div class="card"><h3>{_text(label)}</h3>{shown}<p>{_text(last["path"])}</p>{before}</div>')
     return f'<div class="grid">{"".join(cards)}</div>' if cards else ""

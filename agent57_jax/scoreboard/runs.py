@@ -1,23 +1,27 @@
-"""The folders of runs, read with patience: what is damaged or missing becomes a note, not an end."""
+"""Reads the folders of runs. A damaged or missing file becomes a note, not an error."""
 
 import collections
 import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from agent57_jax import config
 from agent57_jax.config import EnvironmentKind, Settings, SettingsError
 from agent57_jax.environments import atari57
 from agent57_jax.monitoring import video
+from agent57_jax.scoreboard.wording import plural
+
+Counter: TypeAlias = "collections.Counter[Any]"
 
 LARGEST = 1e100  # a larger number is damage, and sums of it would overflow
 MAX_ARMS = 1_000  # an arm beyond is damage
-MAX_BINS = 128  # points of a curve and columns of a heat map; neighbours are merged beyond
+MAX_BINS = 128  # points of a curve and columns of a heat map; with more, neighbours are merged
 TRAINING_EPISODES = 30  # greedy episodes of the evaluator that stand in for an evaluation
-# Kinds of environments that are a task each, and have no use for a task_id.
+# Kinds of environments that have a single task and ignore task_id.
 GRID_WORLDS = {kind.value for kind in (EnvironmentKind.RANDOM_COIN, EnvironmentKind.DISCO_MAZE, EnvironmentKind.SHIFTING_CORRIDOR)}
+CURVES = (("training", "episode/return", "episodes"), ("evaluation", "evaluation/return", "evaluation/episodes"))  # kind, mean, counter
 # Settings that two seeds of one agent may differ in.
 UNLIKE = ("seed", "total_steps", "environment.task_id", *config.INCIDENTAL_SETTINGS)
 # Settings under which a score on the 57 games can be compared with published ones.
@@ -32,31 +36,24 @@ PROTOCOL_SETTINGS = (
 
 @dataclasses.dataclass
 class Bin:
-    """Neighbouring lines of metrics.jsonl, merged."""
+    """Neighbouring lines of metrics.jsonl, merged. Sums by kind of episode ("training", "evaluation") and by arm of the bandit."""
 
     frames: float  # of the last line
-    training: float = 0.0  # sum of the returns of training episodes
-    training_episodes: float = 0.0
-    evaluation: float = 0.0  # sum of the returns of greedy evaluation episodes
-    evaluation_episodes: float = 0.0
-    pulls: dict[int, float] = dataclasses.field(default_factory=dict)  # arm -> training episodes
-    returns: dict[int, float] = dataclasses.field(default_factory=dict)  # arm -> sum of their returns
+    returns: Counter = dataclasses.field(default_factory=collections.Counter)  # kind -> sum of returns
+    episodes: Counter = dataclasses.field(default_factory=collections.Counter)  # kind -> episodes
+    arm_returns: Counter = dataclasses.field(default_factory=collections.Counter)  # arm -> sum of returns of training episodes
+    pulls: Counter = dataclasses.field(default_factory=collections.Counter)  # arm -> training episodes
 
     def add(self, later: "Bin") -> None:
         """Takes in the bin that follows."""
         self.frames = later.frames
-        self.training += later.training
-        self.training_episodes += later.training_episodes
-        self.evaluation += later.evaluation
-        self.evaluation_episodes += later.evaluation_episodes
-        for arm, pulls in later.pulls.items():
-            self.pulls[arm] = self.pulls.get(arm, 0.0) + pulls
-            self.returns[arm] = self.returns.get(arm, 0.0) + later.returns[arm]
+        for name in ("returns", "episodes", "arm_returns", "pulls"):
+            getattr(self, name).update(getattr(later, name))
 
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """What metrics.jsonl tells."""
+    """What metrics.jsonl says."""
 
     bins: Sequence[Bin] = ()
     frames: int = 0
@@ -64,7 +61,6 @@ class History:
     hours: float = 0.0
     last_greedy: float | None = None  # mean return of the last greedy evaluation episodes
     last_greedy_episodes: int = 0
-    damaged_lines: int = 0
     is_whole: bool = False  # the file is there and was read without damage
 
 
@@ -89,10 +85,10 @@ class Run:
 
 
 def find(folder: pathlib.Path, unreadable: list[tuple[pathlib.Path, str]]) -> Iterator[pathlib.Path]:
-    """Yields `folder` if it is a run's, else every run's folder below it, in the order of their names.
+    """Yields `folder` if it is a run, else the folder of every run below it, in the order of their names.
 
     Args:
-      unreadable: gets the folders below that cannot be looked into, and why.
+      unreadable: gets the folders below that cannot be read, and why.
 
     Raises:
       OSError: if `folder` itself cannot be.
@@ -124,7 +120,7 @@ def read(folder: pathlib.Path) -> Run:
     """Reads a run.
 
     Raises:
-      SettingsError, OSError: if config.json does not tell which task the run is of; nothing else keeps a run from being read.
+      SettingsError, OSError: if config.json does not tell the task; damage in other files becomes a note.
     """
     settings = config.flatten(config.read_json(folder / "config.json"))
     kind, task_id, seed = (settings.get(name) for name in ("environment.kind", "environment.task_id", "seed"))
@@ -190,7 +186,7 @@ def labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Label -> what tells its settings from those of the other labels, in words."""
+    """Label -> the settings in which it differs from other labels, in words."""
     names = sorted({name for flat in settings.values() for name in _own(flat)})
     differing = [name for name in names if len({json.dumps(flat.get(name)) for flat in settings.values()}) > 1]
     return {label: ", ".join(f"{name} {flat.get(name)}" for name in differing) for label, flat in settings.items()}
@@ -206,7 +202,7 @@ def _number(value: Any) -> float | None:
 
 
 def _videos(folder: pathlib.Path, notes: list[str]) -> list[pathlib.Path]:
-    """What the training recorded in its order, behind what else lies there."""
+    """The recordings of the training in their order, after any other videos."""
     try:
         recorded = video.recordings(folder)
         others = sorted(set(folder.glob("*.mp4")) - set(recorded))
@@ -217,9 +213,9 @@ def _videos(folder: pathlib.Path, notes: list[str]) -> list[pathlib.Path]:
 
 
 def _own_frames(folder: pathlib.Path, history: History) -> int | None:
-    """The most frames that the run has trained for all that its folder tells; None if it tells nothing.
+    """The most frames that the folder says the run has trained for; None if it says nothing.
 
-    A checkpoint may be ahead of the last line of metrics, which a kill kept from being written.
+    A checkpoint may be ahead of the last line of metrics, if a kill came between them.
     """
     saved = []
     for path in (folder / "checkpoints").glob("*/meta/metadata"):
@@ -259,32 +255,27 @@ def _read_history(path: pathlib.Path, notes: list[str]) -> History:
     frames, steps, hours = 0.0, None, 0.0
     greedy: collections.deque[tuple[float, float]] = collections.deque()  # (mean return, episodes), the last ones
 
-    def growth(line: Mapping[str, Any], counter: str) -> float:
-        now = _number(line.get(counter)) or before[counter]
-        grown = now - before[counter]
-        before[counter] = now
-        return max(grown, 1.0)
-
     for line in _lines(path, notes):
         if line is None or (now := _number(line.get("frames"))) is None:
             damaged += 1
             continue
         frames, steps, hours = now, _number(line.get("steps")), (_number(line.get("seconds")) or 0.0) / 3600
         bin_ = Bin(frames)
-        if (value := _number(line.get("episode/return"))) is not None:
-            bin_.training_episodes = growth(line, "episodes")
-            bin_.training = value * bin_.training_episodes
-        if (value := _number(line.get("evaluation/return"))) is not None:
-            bin_.evaluation_episodes = growth(line, "evaluation/episodes")
-            bin_.evaluation = value * bin_.evaluation_episodes
-            greedy.append((value, bin_.evaluation_episodes))
-            while sum(weight for _, weight in greedy) - greedy[0][1] >= TRAINING_EPISODES:
-                greedy.popleft()
+        for kind, key, counter in CURVES:
+            if (value := _number(line.get(key))) is None:
+                continue
+            counted = _number(line.get(counter)) or before[counter]
+            episodes, before[counter] = max(counted - before[counter], 1.0), counted
+            bin_.episodes[kind], bin_.returns[kind] = episodes, value * episodes
+            if kind == "evaluation":
+                greedy.append((value, episodes))
+                while sum(weight for _, weight in greedy) - greedy[0][1] >= TRAINING_EPISODES:
+                    greedy.popleft()
         for key, value in line.items():
             head, _, arm = key.rpartition("_")
             if head == "arm/pulls" and arm.isdecimal() and int(arm) < MAX_ARMS and (pulls := _number(value)) and pulls > 0:
                 bin_.pulls[int(arm)] = pulls
-                bin_.returns[int(arm)] = (_number(line.get(f"arm/return_{arm}")) or 0.0) * pulls
+                bin_.arm_returns[int(arm)] = (_number(line.get(f"arm/return_{arm}")) or 0.0) * pulls
         if bins and lines_in_last < lines_per_bin:
             bins[-1].add(bin_)
             lines_in_last += 1
@@ -298,12 +289,12 @@ def _read_history(path: pathlib.Path, notes: list[str]) -> History:
     episodes = sum(weight for _, weight in greedy)
     mean = sum(value * weight for value, weight in greedy) / episodes if greedy else None
     if damaged:
-        notes.append(f"metrics.jsonl has {damaged} damaged {'line' if damaged == 1 else 'lines'}")
-    return History(bins, int(frames), None if steps is None else int(steps), hours, mean, int(episodes), damaged, len(notes) == noted)
+        notes.append(f"metrics.jsonl has {damaged} damaged {plural(damaged, 'line')}")
+    return History(bins, int(frames), None if steps is None else int(steps), hours, mean, int(episodes), len(notes) == noted)
 
 
 def _lines(path: pathlib.Path, notes: list[str]) -> Iterator[dict[str, Any] | None]:
-    """Yields each line's object; None for a line that is none. A last line without an end is being written, and left out."""
+    """Yields the object of each line, None for a damaged line. A last line without an end is being written and left out."""
     try:
         with path.open("rb") as file:
             for line in file:

@@ -1,4 +1,4 @@
-"""The record as tables of cells, which Markdown and the page both show."""
+"""The record as tables of cells, for Markdown and the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from agent57_jax.environments import atari57
 from agent57_jax.scoreboard.aggregates import ABOVE_HUMAN, BOOTSTRAP, TABLE_1
 from agent57_jax.scoreboard.board import PUBLISHED
+from agent57_jax.scoreboard.wording import plural, sentences
 
 NOTHING = "-"
 MAX_NAMES = 3  # of games in a sentence
@@ -13,7 +14,7 @@ SOURCES = {"evaluation": "evaluation", "training": "during training", "none": "n
 
 
 class Cell(NamedTuple):
-    """Text, and what it is sorted by where that is a number."""
+    """Text, and its number where there is one, for sorting."""
 
     text: str
     value: float | None = None
@@ -27,6 +28,10 @@ class Table(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     ours: Sequence[str] = ()  # columns of our own runs; the others are published, or neither
+
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        return [any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))]
 
 
 def all_tables(record: Mapping[str, Any]) -> list[Table]:
@@ -48,7 +53,7 @@ def all_tables(record: Mapping[str, Any]) -> list[Table]:
 
 
 def number(value: float | None) -> Cell:
-    """A score, with the digits that its size deserves."""
+    """A score, with fewer decimals the larger it is."""
     if value is None:
         return Cell(NOTHING)
     size = abs(value)
@@ -56,7 +61,7 @@ def number(value: float | None) -> Cell:
 
 
 def count(value: float) -> Cell:
-    """A large count in short."""
+    """A count with a unit."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return Cell(f"{value / unit:.3g} {name}", value)
@@ -75,56 +80,36 @@ def _statistics(table: Mapping[str, Mapping[str, float]], columns: Sequence[str]
     return [[Cell(name), *(shown(key, table[column][key]) for column in columns)] for key, name in TABLE_1.items()]
 
 
-def _runs_of(number: int) -> str:
-    return f"{number} {'run of ours does' if number == 1 else 'runs of ours do'}"
-
-
 def _span(frames: Sequence[int]) -> str:
     low, high = (count(value).text for value in frames)
     return high if low == high else f"{low} to {high}"
 
 
 def _some(names: Sequence[str]) -> str:
-    """A few names, and how many there are beside them."""
+    """A few names, and how many more there are."""
     more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more {'game' if more == 1 else 'games'}" if more > 0 else "")
-
-
-def _suffix(agent: Mapping[str, Any]) -> str:
-    return f" ({agent['name']}: {agent['settings']})" if agent["settings"] else ""
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more {plural(more, 'game')}" if more > 0 else "")
 
 
 def _aggregate(agent: Mapping[str, Any]) -> Table:
-    games = len(agent["games"])
-    columns = [agent["name"], *PUBLISHED.values()]
-    warnings = [
-        *(
-            [f"NOT COMPARABLE: seeds of {_some(agent['unequal_frames'])} differ by more than 10% in frames."]
-            if agent["unequal_frames"]
-            else []
-        ),
-        *(
-            [f"{agent['unfinished']} {'run of ours has' if agent['unfinished'] == 1 else 'runs of ours have'} not reached total_steps."]
-            if agent["unfinished"]
-            else []
-        ),
-        *([f"NOT COMPARABLE: {_runs_of(agent['off_protocol'])} not follow the protocol (see Runs)."] if agent["off_protocol"] else []),
-        *([f"{_runs_of(agent['from_training'])} not have an evaluation yet (see Runs)."] if agent["from_training"] else []),
-    ]
-    return Table(
-        f"Table 1 of the Agent57 paper, over {games} of {len(atari57.SCORES)} games",
-        " ".join(
-            [
-                f"In percent of HNS; column '{agent['name']}' is our runs, the others are published, over the same "
-                f"{'game' if games == 1 else 'games'}.{_suffix(agent)}",
-                f"Ours trained {_span(agent['frames'])} frames a run, Agent57 up to 90 G.",
-                *warnings,
-            ]
-        ),
-        ("statistic", *columns),
-        _statistics(agent["table"], columns),
-        (agent["name"],),
+    name, games, settings = agent["name"], len(agent["games"]), agent["settings"]
+    columns = [name, *PUBLISHED.values()]
+    unfinished, off_protocol, from_training = (agent[name] for name in ("unfinished", "off_protocol", "from_training"))
+
+    def of_ours(number: int, one: str, many: str) -> str:
+        return f"{number} {plural(number, 'run')} of ours {plural(number, one, many)} not"
+
+    note = sentences(
+        (True, f"In percent of HNS; column '{name}' is our runs, the others are published, over the same {plural(games, 'game')}."),
+        (settings, f"({name}: {settings})"),
+        (True, f"Ours trained {_span(agent['frames'])} frames a run, Agent57 up to 90 G."),
+        (agent["unequal_frames"], f"NOT COMPARABLE: seeds of {_some(agent['unequal_frames'])} differ by more than 10% in frames."),
+        (unfinished, f"{of_ours(unfinished, 'has', 'have')} reached total_steps."),
+        (off_protocol, f"NOT COMPARABLE: {of_ours(off_protocol, 'does', 'do')} follow the protocol (see Runs)."),
+        (from_training, f"{of_ours(from_training, 'does', 'do')} have an evaluation yet (see Runs)."),
     )
+    title = f"Table 1 of the Agent57 paper, over {games} of {len(atari57.SCORES)} games"
+    return Table(title, note, ("statistic", *columns), _statistics(agent["table"], columns), (name,))
 
 
 def _bootstrap(agent: Mapping[str, Any]) -> Table:
@@ -135,31 +120,26 @@ def _bootstrap(agent: Mapping[str, Any]) -> Table:
         shown = Cell(NOTHING) if interval is None else Cell(f"{interval[0]:,.2f} to {interval[1]:,.2f}", interval[0])
         rows.append([Cell(name), Cell(f"{value:,.2f}", value), shown])
     note = f"{agent['name']}, in percent of HNS. {found['note']}"
-    return Table(
-        f"Uncertainty of {agent['name']}", note, ("statistic", agent["name"], "95% interval"), rows, (agent["name"], "95% interval")
-    )
+    ours = (agent["name"], "95% interval")
+    return Table(f"Uncertainty of {agent['name']}", note, ("statistic", *ours), rows, ours)
 
 
 def _seeds(entry: Mapping[str, Any]) -> list[Cell]:
     """Columns that games and other tasks share: seeds, score, spread, episodes, frames, source."""
-    frames = Cell(
-        "".join(
-            [
-                _span(entry["frames"]),
-                " (UNEQUAL)" if entry["unequal_frames"] else "",
-                f" ({entry['unfinished']} unfinished)" if entry["unfinished"] else "",
-            ]
-        ),
-        entry["frames"][1],
+    frames = sentences(
+        (True, _span(entry["frames"])),
+        (entry["unequal_frames"], "(UNEQUAL)"),
+        (entry["unfinished"], f"({entry['unfinished']} unfinished)"),
     )
+    sources = [SOURCES[source] for source in entry["sources"]]
     missing = entry["runs"] - entry["seeds"]
     return [
         Cell(f"{entry['seeds']}" + (f" ({missing} not evaluated)" if missing else ""), entry["seeds"]),
         number(entry["mean"]),
         number(entry["spread"]),
         Cell(f"{entry['episodes']:,}", entry["episodes"]),
-        frames,
-        Cell(", ".join([*(SOURCES[source] for source in entry["sources"]), *(["NOT the protocol"] if entry["off_protocol"] else [])])),
+        Cell(frames, entry["frames"][1]),
+        Cell(", ".join([*sources, *(["NOT the protocol"] if entry["off_protocol"] else [])])),
     ]
 
 

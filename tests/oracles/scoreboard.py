@@ -24,16 +24,6 @@ def table_1(hns: Sequence[float]) -> dict[str, float]:
     }
 
 
-def interquartile_mean(scores: Sequence[float]) -> float:
-    """Drops the lowest and the highest one in turn, as long as each side has lost no more than a quarter of all."""
-    left = sorted(scores)
-    for dropped in range(1, len(scores)):
-        if dropped > len(scores) / 4:
-            break
-        left = left[1:-1]
-    return sum(left) / len(left)
-
-
 def interquartile_mean_of_games(games: Sequence[Sequence[float]]) -> float:
     """Each game weighs the same, whatever its number of seeds; each side loses one score after the other, up to a quarter of the weight."""
     left = sorted((score, Fraction(1, len(games) * len(game))) for game in games for score in game)

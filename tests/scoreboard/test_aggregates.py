@@ -77,15 +77,6 @@ def test_the_human_is_not_above_the_human() -> None:
     assert aggregates.table_1([1.0, 1.5, 0.5])["above_human"] == 1
 
 
-@given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 999))
-def test_bootstrap_statistics_equal_their_twins(seeds: int, games: int, number: int) -> None:
-    hns = np.random.default_rng(number).normal(1.0, 2.0, (games, seeds))
-    iqm, median, mean, capped = aggregates.bootstrap_statistics(list(hns))
-    twin = oracle.table_1(hns.mean(1).tolist())
-    assert iqm == pytest.approx(100 * oracle.interquartile_mean(hns.ravel().tolist()))
-    assert (median, mean, capped) == pytest.approx((twin["median"], twin["mean"], twin["capped_mean"]))
-
-
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=9), st.integers(0, 999))
 def test_games_weigh_the_same_however_many_seeds_they_have(seeds: list[int], number: int) -> None:
     random = np.random.default_rng(number)

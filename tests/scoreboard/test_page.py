@@ -40,6 +40,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver.quit()
 
 
+def resize(browser: Any, width: int) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
 @pytest.fixture(scope="module")
 def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The browser with a page of three runs of two games and one of another task, among them names that would be tags."""
@@ -47,10 +52,10 @@ def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folders = [
         write_run(home / "runs" / "<img src=x onerror=alert(1)>", "Boxing-v5", 0, mean=50.0),
         write_run(home / "runs" / ("b" * 60), "Boxing-v5", 1, mean=70.0),
-        write_run(home / "runs" / "c", "Pong-v5", 0, mean=-3.0, evaluation={"frames_trained": 400_000}, total_steps=10**9),  # long notes
+        write_run(home / "runs" / "c", mean=-3.0, evaluation={"frames_trained": 400_000}, total_steps=10**9),  # long notes
         write_run(home / "runs" / "d", "</script><script>alert(1)</script>", 0, mean=1.0),
     ]
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    resize(browser, 1200)
     path = write_page(home / "board", *folders)
     browser.get("about:blank")
     browser.get_log("performance")  # what the browser asked for before
@@ -129,7 +134,7 @@ def test_the_keyboard_sorts_too(opened: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_400_pixels_and_both_schemes(opened: Any, scheme: str) -> None:
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    resize(opened, 400)
     assert opened.execute_script("return innerWidth") == 400
     assert opened.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     text, ground = opened.execute_script("const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]")
@@ -139,7 +144,7 @@ def test_it_fits_400_pixels_and_both_schemes(opened: Any, scheme: str) -> None:
 
 @pytest.mark.parametrize("width", [400, 1200])
 def test_text_is_large_enough_to_read(opened: Any, width: int) -> None:
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    resize(opened, width)
     script = """
     return [...document.querySelectorAll("body *")].flatMap((element) => {
       const words = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim());
@@ -154,7 +159,7 @@ def test_text_is_large_enough_to_read(opened: Any, width: int) -> None:
 
 
 def test_a_column_that_stays_leaves_room_for_the_others_at_400_pixels(opened: Any) -> None:
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    resize(opened, 400)
     script = """
     return [...document.querySelectorAll(".scroll")].filter((region) => region.scrollWidth > region.clientWidth).map((region) => {
       region.scrollLeft = region.scrollWidth;
@@ -179,7 +184,7 @@ def test_one_run_that_has_only_begun(browser: Any, tmp_path: pathlib.Path) -> No
 
 
 def test_videos_are_within_the_page_or_links(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, large = write_run(tmp_path / "runs" / "a", "Pong-v5", 0, mean=1.0), write_run(tmp_path / "runs" / "b", "Pong-v5", 1, mean=1.0)
+    small, large = write_run(tmp_path / "runs" / "a", mean=1.0), write_run(tmp_path / "runs" / "b", seed=1, mean=1.0)
     for folder, size in ((small, 99), (large, 101)):
         (folder / "videos").mkdir()
         (folder / "videos" / 'e "1".mp4').write_bytes(b"x" * size)
@@ -194,7 +199,7 @@ def test_videos_are_within_the_page_or_links(tmp_path: pathlib.Path, monkeypatch
 
 
 def test_a_video_that_vanishes_is_skipped(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0)
+    folder = write_run(tmp_path / "a", mean=1.0)
     (folder / "videos").mkdir()
     for name in ("000001_steps8_return1.mp4", "000002_steps9_return1.mp4"):
         (folder / "videos" / name).write_bytes(b"x")
@@ -207,7 +212,7 @@ def test_a_video_that_vanishes_is_skipped(tmp_path: pathlib.Path) -> None:
 
 
 def test_nothing_on_the_page_comes_from_outside(tmp_path: pathlib.Path) -> None:
-    text = write_page(tmp_path / "board", write_run(tmp_path / "a", "Pong-v5", 0, mean=1.0)).read_text()
+    text = write_page(tmp_path / "board", write_run(tmp_path / "a", mean=1.0)).read_text()
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)", text) and "@import" not in text and "url(" not in text
     assert re.findall(r"https?://[^\"' ]+", text) == ["http://www.w3.org/2000/svg"]  # a name, never fetched
     assert "&lt;b&gt;odd" in text and "<b>odd" not in text and "<i>reason" not in text

@@ -11,6 +11,8 @@ from agent57_jax.config import SettingsError
 from agent57_jax.scoreboard import runs
 from tests.scoreboard.synthetic import settings_of, write_run
 
+COIN = {"game": "random_coin"}
+
 
 def write_lines(folder: pathlib.Path, lines: list[Any], end: str = "\n") -> None:
     text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
@@ -18,44 +20,60 @@ def write_lines(folder: pathlib.Path, lines: list[Any], end: str = "\n") -> None
 
 
 def line(frames: float, **values: float | None) -> dict[str, Any]:
-    return {
-        "frames": frames,
-        "episodes": frames,
-        "seconds": 36 * frames,
-        **{key.replace("__", "/"): value for key, value in values.items()},
-    }
+    named = {key.replace("__", "/"): value for key, value in values.items()}
+    return {"frames": frames, "episodes": frames, "seconds": 36 * frames, **named}
 
 
-def test_a_whole_run(tmp_path: pathlib.Path) -> None:
-    run = runs.read(write_run(tmp_path / "a", "Pong-v5", seed=3, mean=12.5, lines=20))
-    assert (run.task, run.seed, run.score, run.source, run.episodes, run.frames) == ("Pong-v5", 3, 12.5, "evaluation", 2, 800_000)
-    assert run.notes == [] and run.follows_protocol
-    assert len(run.history.bins) == 20 and run.history.hours == pytest.approx(0.2)
-
-
-def test_a_grid_world_is_named_by_its_kind(tmp_path: pathlib.Path) -> None:
-    run = runs.read(write_run(tmp_path / "a", "Pong-v5", environment__kind="random_coin", evaluation__epsilon=0.5))
-    assert run.task == "random_coin" and run.follows_protocol
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (
+            {"seed": 3, "mean": 12.5},
+            {"task": "Pong-v5", "seed": 3, "score": 12.5, "source": "evaluation", "episodes": 2, "frames": 800_000, "is_unfinished": False},
+        ),
+        (
+            {"mean": 1.0, "evaluation": {"frames_trained": 4_000}},
+            {"frames": 4_000, "notes": ["evaluated at 4,000 frames; trained on since then"]},
+        ),
+        (
+            {"mean": 1.0, "lines": 5, "total_steps": 200_000},
+            {"is_unfinished": True, "notes": ["trained 50,000 of 200,000 steps"]},
+        ),
+        (
+            {"mean": 1.0, "environment__repeat_action_probability": 0.25},
+            {
+                "follows_protocol": False,
+                "notes": ["not the protocol: environment.repeat_action_probability 0.25 instead of 0.0"],
+            },
+        ),
+        # A grid world has the name of its kind, and another adapter's game of the same name is another task. Neither has a protocol.
+        ({"mean": 1.0, "environment__kind": "random_coin", "evaluation__epsilon": 0.5, "evaluation": COIN}, {"task": "random_coin"}),
+        (
+            {"mean": 1.0, "environment__kind": "gymnasium", "environment__noop_max": 0},
+            {"task": "Pong-v5 (gymnasium)", "source": "evaluation"},
+        ),
+        ({"task": "CartPole-v1", "mean": 1.0, "environment__kind": "gymnasium"}, {"task": "CartPole-v1"}),
+    ],
+)
+def test_what_a_folder_tells(tmp_path: pathlib.Path, how: dict[str, Any], expected: dict[str, Any]) -> None:
+    run = runs.read(write_run(tmp_path / "a", **how))
+    expected = {"follows_protocol": True, "notes": [], **expected}
+    assert {name: getattr(run, name) for name in expected} == expected
+    count = how.get("lines", 20)
+    assert len(run.history.bins) == count and run.history.hours == pytest.approx(0.01 * count)
 
 
 def test_without_an_evaluation_the_last_greedy_episodes_stand_in(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5")
-    write_lines(
-        folder,
-        [
-            line(100, evaluation__return=-21.0, evaluation__episodes=50.0),
-            line(200, evaluation__return=1.0, evaluation__episodes=60.0),
-            line(300),
-            line(400, evaluation__return=4.0, evaluation__episodes=80.0),
-        ],
-    )
+    folder = write_run(tmp_path / "a")
+    lines = [(100, -21.0, 50.0), (200, 1.0, 60.0), (300, None, None), (400, 4.0, 80.0)]
+    write_lines(folder, [line(frames, evaluation__return=mean, evaluation__episodes=count) for frames, mean, count in lines])
     run = runs.read(folder)
     assert (run.score, run.source, run.episodes, run.frames) == (pytest.approx((10 * 1 + 20 * 4) / 30), "training", 30, 400)
     assert any("no evaluation" in note for note in run.notes)
 
 
 def test_nothing_to_judge_is_not_evaluated_yet(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5")
+    folder = write_run(tmp_path / "a")
     (folder / "metrics.jsonl").unlink()
     run = runs.read(folder)
     assert (run.score, run.source, run.frames) == (None, "none", 0)
@@ -78,20 +96,14 @@ def test_nothing_to_judge_is_not_evaluated_yet(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_a_damaged_evaluation_is_a_note(tmp_path: pathlib.Path, text: str) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    folder = write_run(tmp_path / "a", mean=1.0)
     (folder / "evaluation.json").write_text(text)
     run = runs.read(folder)
     assert run.source == "training" and any(note.startswith("evaluation.json is ") for note in run.notes)
 
 
-def test_an_evaluation_from_before_the_last_frames_says_so(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0, evaluation={"frames_trained": 4_000})
-    run = runs.read(folder)
-    assert run.frames == 4_000 and run.notes == ["evaluated at 4,000 frames; trained on since then"]
-
-
 def test_an_evaluation_of_more_frames_than_the_run_has_is_of_another_run(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0, lines=5, evaluation={"frames_trained": 800_000})
+    folder = write_run(tmp_path / "a", mean=1.0, lines=5, evaluation={"frames_trained": 800_000})
     run = runs.read(folder)
     assert (run.source, run.frames) == ("training", 200_000)
     assert "evaluation.json is of 800,000 frames, but the run has 200,000: it is of another run" in run.notes
@@ -106,7 +118,7 @@ def test_an_evaluation_of_more_frames_than_the_run_has_is_of_another_run(tmp_pat
 
 
 def test_a_checkpoint_ahead_of_the_metrics_is_the_runs_own(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0, lines=5, evaluation={"frames_trained": 230_000})
+    folder = write_run(tmp_path / "a", mean=1.0, lines=5, evaluation={"frames_trained": 230_000})
     meta = folder / "checkpoints" / "7" / "meta" / "metadata"
     meta.parent.mkdir(parents=True)
     for text, source in (("{", "training"), ('{"content": {"counters": {"frames": 230000}}}', "evaluation")):
@@ -114,21 +126,8 @@ def test_a_checkpoint_ahead_of_the_metrics_is_the_runs_own(tmp_path: pathlib.Pat
         assert runs.read(folder).source == source
 
 
-def test_a_run_that_has_not_come_to_its_end_says_so(tmp_path: pathlib.Path) -> None:
-    run = runs.read(write_run(tmp_path / "a", "Pong-v5", mean=1.0, lines=5, total_steps=200_000))
-    assert run.is_unfinished and run.notes == ["trained 50,000 of 200,000 steps"]
-    assert not runs.read(write_run(tmp_path / "b", "Pong-v5", mean=1.0, lines=5)).is_unfinished
-
-
-def test_another_adapters_game_of_the_same_name_is_another_task(tmp_path: pathlib.Path) -> None:
-    run = runs.read(write_run(tmp_path / "a", "Pong-v5", mean=1.0, environment__kind="gymnasium", environment__noop_max=0))
-    assert run.task == "Pong-v5 (gymnasium)" and run.source == "evaluation"
-    assert run.follows_protocol and run.notes == []
-    assert runs.read(write_run(tmp_path / "b", "CartPole-v1", mean=1.0, environment__kind="gymnasium")).task == "CartPole-v1"
-
-
 def test_videos_are_in_the_order_of_their_numbers(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    folder = write_run(tmp_path / "a", mean=1.0)
     names = ["of mine.mp4", "999999_steps9_return1.mp4", "1000000_steps10_return2.mp4"]
     (folder / "videos").mkdir()
     for age, name in enumerate(names):
@@ -138,43 +137,31 @@ def test_videos_are_in_the_order_of_their_numbers(tmp_path: pathlib.Path) -> Non
 
 
 def test_damaged_lines_are_counted_and_left_out(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    folder = write_run(tmp_path / "a", mean=1.0)
     null = line(50, episode__return=None, evaluation__return=None)
-    odd = {
-        "frames": 60,
-        "episode/return": "high",
-        "arm/pulls_x": 3.0,
-        "arm/pulls_1": "many",
-        "arm/pulls_999999999": 1.0,
-        "evaluation/return": 1e308,
-    }
+    odd = {"frames": 60, "episode/return": "high", "evaluation/return": 1e308}
+    odd |= {"arm/pulls_x": 3.0, "arm/pulls_1": "many", "arm/pulls_999999999": 1.0}
     write_lines(folder, [line(40, episode__return=1.0), "{half a", "[]", '{"frames": "many"}', null, odd, '{"frames": 99'], end="")
     run = runs.read(folder)
-    assert run.history.damaged_lines == 3 and "metrics.jsonl has 3 damaged lines" in run.notes
+    assert "metrics.jsonl has 3 damaged lines" in run.notes
     assert run.history.frames == 60  # the last line is still being written
-    assert [bin_.training for bin_ in run.history.bins] == [40.0, 0.0, 0.0]  # weighted by the 40 episodes of its line
+    assert [bin_.returns["training"] for bin_ in run.history.bins] == [40.0, 0.0, 0.0]  # weighted by the 40 episodes of its line
     assert not any(bin_.pulls for bin_ in run.history.bins)
 
 
 def test_many_lines_are_merged_without_losing_any(tmp_path: pathlib.Path) -> None:
-    folder = write_run(tmp_path / "a", "Pong-v5", mean=1.0)
+    folder = write_run(tmp_path / "a", mean=1.0)
     count = 7 * runs.MAX_BINS + 13
     lines = [line(i + 1, episode__return=float(i), arm__pulls_2=2.0, arm__return_2=float(i)) for i in range(count)]
     write_lines(folder, lines)
     bins = runs.read(folder).history.bins
     assert runs.MAX_BINS / 2 <= len(bins) <= runs.MAX_BINS
     assert [bin_.frames for bin_ in bins] == sorted({bin_.frames for bin_ in bins}) and bins[-1].frames == count
-    assert sum(bin_.training for bin_ in bins) == sum(range(count)) and sum(bin_.training_episodes for bin_ in bins) == count
-    assert sum(bin_.pulls[2] for bin_ in bins) == 2 * count and sum(bin_.returns[2] for bin_ in bins) == 2 * sum(range(count))
-    assert len({bin_.training_episodes for bin_ in bins[:-1]}) == 1  # as many lines each, but for the last, which goes on
+    assert sum(bin_.returns["training"] for bin_ in bins) == sum(range(count)) == sum(bin_.arm_returns[2] for bin_ in bins) / 2
+    assert sum(bin_.episodes["training"] for bin_ in bins) == count == sum(bin_.pulls[2] for bin_ in bins) / 2
+    assert len({bin_.episodes["training"] for bin_ in bins[:-1]}) == 1  # as many lines each, but for the last, which goes on
     # Neighbours only: each bin has the mean of the lines between its border and the one before.
-    assert bins[0].training / bins[0].training_episodes == pytest.approx((bins[0].frames - 1) / 2)
-
-
-def test_a_score_off_the_protocol_is_marked(tmp_path: pathlib.Path) -> None:
-    run = runs.read(write_run(tmp_path / "a", "Pong-v5", mean=1.0, environment__repeat_action_probability=0.25))
-    assert not run.follows_protocol
-    assert run.notes == ["not the protocol: environment.repeat_action_probability 0.25 instead of 0.0"]
+    assert bins[0].returns["training"] / bins[0].episodes["training"] == pytest.approx((bins[0].frames - 1) / 2)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"seed": 0, "environment": {"kind": "envpool"}}', "\0"])
@@ -194,9 +181,8 @@ def test_runs_are_found_in_folders_of_folders_and_once(tmp_path: pathlib.Path) -
 
 
 def test_labels_part_agents_and_not_seeds() -> None:
-    same = [
-        runs.config.flatten(settings_of(task, seed, total_steps=steps)) for task, seed, steps in [("Pong-v5", 0, 9), ("Boxing-v5", 1, 8)]
-    ]
+    same = [runs.config.flatten(settings_of(task, *numbers)) for task, *numbers in (("Pong-v5", 0), ("Boxing-v5", 1))]
+    same[1]["total_steps"] = 8
     other = runs.config.flatten(settings_of("Pong-v5", 0, policy__beta_max=0.0, logging__period_seconds=3.0))
     assert runs.labels(same) == ["ours", "ours"]
     assert runs.labels([*same, other]) == ["ours 1", "ours 1", "ours 2"]
