@@ -13,7 +13,7 @@ import pytest
 
 from agent57_jax import config
 from agent57_jax.agent import programs
-from agent57_jax.config import Chooser, DiscountLadder, IntrinsicReward, Settings, Targets
+from agent57_jax.config import Chooser, IntrinsicReward, Settings, Targets
 from benchmarks import parts
 from configs import profiles
 from tests.oracles import policy_family

@@ -1,7 +1,7 @@
 """LSTMs of several networks along time, with a custom gradient for long sequences (Hochreiter & Schmidhuber 1997).
 
-All networks step together, with one batched matrix product per part, and on a GPU one for all parts. The gradient of the recurrent kernel is one product over all
-timesteps; automatic differentiation would add a matrix of the kernel's size at every timestep.
+All networks step together, with one batched matrix product per part, and on a GPU one for all parts. The gradient of the recurrent
+kernel is one product over all timesteps; automatic differentiation would add a matrix of the kernel's size at every timestep.
 """
 
 import functools
