@@ -40,12 +40,7 @@ METRICS = (
     Metric("throughput/frames_per_second", "Emulator frames per second of wall time.", "frames/second", "throughput/frames per second"),
     Metric("throughput/steps_per_second", "Agent steps per second of wall time, over all environments.", "steps/second"),
     Metric("throughput/updates_per_second", "Learner updates per second of wall time.", "updates/second", "throughput/updates per second"),
-    Metric(
-        "throughput/sequences_sampled_per_insert",
-        "Sequences sampled per inserted sequence since learning began.",
-        "ratio",
-        "throughput/sequences sampled per insert",
-    ),
+    Metric("throughput/sequences_sampled_per_insert", "Samples per inserted sequence.", "ratio", "throughput/sequences sampled per insert"),
     Metric("throughput/share_environment", "Share of wall time spent waiting for emulators; absent for JAX environments.", "share", _TIME),
     Metric("throughput/share_acting", "Share of wall time spent waiting for acts, after earlier updates are done.", "share", _TIME),
     Metric("throughput/share_learning", "Share of wall time spent waiting for updates that emulators did not hide.", "share", _TIME),

@@ -49,10 +49,8 @@ def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, 
     settings = parts.settings
     groups = settings.environment.num_groups
     learner = jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32))
-    actors = jax.eval_shape(
-        lambda: parts.actor.init_state(np.arange(settings.envs_per_group, dtype=np.int32))  # type: ignore[arg-type]
-    )
-    evaluator = jax.eval_shape(lambda: parts.evaluation_actor.init_state(np.arange(settings.evaluation.num_envs, dtype=np.int32)))  # type: ignore[arg-type]
+    actors = jax.eval_shape(parts.actor.init_state, jax.ShapeDtypeStruct((settings.envs_per_group,), np.int32))
+    evaluator = jax.eval_shape(parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32))
     memories = tree_bytes(actors.novelty) * groups // num_devices
     table = {
         "parameters and targets": tree_bytes(learner._replace(optimiser=None)),
