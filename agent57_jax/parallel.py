@@ -112,10 +112,7 @@ def is_first_process() -> bool:
 
 
 def start_sum(mesh: Mesh, values: Sequence[int]) -> Callable[[], list[int]]:
-    """Starts to sum a few integers over the processes, all of which must call this; returns a function that waits for the sums.
-
-    On the device the sum precedes whatever is dispatched later.
-    """
+    """Starts to sum a few integers over the processes, all of which must call this; returns a function that waits for the sums."""
     own = [int(value) for value in values]
     if jax.process_count() == 1:
         return lambda: own
@@ -154,11 +151,7 @@ def find_devices() -> list[jax.Device]:
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh over the first `num_devices` devices (None: all).
-
-    Raises:
-      DeviceError: if there are too few devices, if several processes would not use all, or if JAX does not use the NVIDIA driver.
-    """
+    """A mesh over the first `num_devices` devices (None: all); raises DeviceError if they do not fit the run."""
     devices = find_devices()
     if devices[0].platform == "cpu" and os.path.exists("/proc/driver/nvidia/version") and os.environ.get("JAX_PLATFORMS", "") != "cpu":
         raise DeviceError(

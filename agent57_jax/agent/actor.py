@@ -1,7 +1,6 @@
 """The act step of all environments: novelty, bandit, recurrent Q step, action (Agent57 §3, App. D; NGU Alg. 1).
 
-Training and evaluation use the same step and differ in `ActingMode`. The functions are pure and work on one device's share of the
-environments, inside a sharded program.
+Training and evaluation use the same step and differ in `ActingMode`.
 """
 
 import dataclasses

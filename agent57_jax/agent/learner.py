@@ -1,7 +1,4 @@
-"""The update: losses of value functions, inverse dynamics and distillation (Agent57 §3.1; NGU §2, App. E; R2D2 §2.3).
-
-The functions work on one device's share of the batch, inside a sharded program; gradients and metrics are summed over devices.
-"""
+"""The update: losses of value functions, inverse dynamics and distillation (Agent57 §3.1; NGU §2, App. E; R2D2 §2.3)."""
 
 import dataclasses
 import functools

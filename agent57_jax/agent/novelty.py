@@ -1,7 +1,6 @@
 """The actors' intrinsic reward: networks, episodic memory and running statistics (NGU §2, Alg. 1).
 
-Parts that an agent lacks are None everywhere, and cost nothing. The functions work on one device's share of the environments, inside a
-sharded program.
+Parts that an agent lacks are None everywhere, and cost nothing.
 """
 
 import dataclasses

@@ -5,8 +5,6 @@ and trace), or span + 1 timesteps; overlapping sequences share frames. The envir
 complete sequences together: sequence k covers the timesteps k * period .. k * period + span of each environment and owns column k mod S of
 the priorities, S = C / period. A priority of 0 marks a column that cannot be drawn: a sequence can be drawn from the arrival of its last
 timestep until its first slot is about to be overwritten, when its column passes to sequence k + S.
-
-The functions work on one device's share of the environments, inside a sharded program; `state` is donated and updated in place.
 """
 
 import dataclasses

@@ -154,11 +154,7 @@ def complete_settings(value: Any) -> Settings:
 
 
 def prepare_jax(whole_device: bool) -> None:
-    """Sets environment variables and loggers before JAX is imported. The user's values stay, except incompatible ones.
-
-    Args:
-      whole_device: use all memory of the GPU, as training does; else share it with a run.
-    """
+    """Sets up the environment before JAX is imported, keeping the user's values; `whole_device` takes all memory of the GPU."""
     # Hides messages about missing backends and about joining processes.
     for name in ("xla_bridge", "distributed"):
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)

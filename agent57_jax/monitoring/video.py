@@ -166,10 +166,7 @@ class Film:
 
 
 class Recorder:
-    """Records evaluation episodes of a run. A failure costs a video and a warning, never the run.
-
-    A thread draws and writes; the training loop only queues timesteps, with a timeout.
-    """
+    """Records evaluation episodes in a thread; a failure costs a video and a warning, never the run."""
 
     def __init__(
         self,
@@ -324,10 +321,7 @@ def _said(error: Exception) -> str:
 
 
 def is_animated(number: int) -> bool:
-    """Whether a video is also shown as an animation: the first ones, then one per 10% more videos.
-
-    So events files grow logarithmically, and a resumed run behaves the same.
-    """
+    """Whether a video is also shown as an animation: the first ones, then one per 10% more, to limit the size of events files."""
     return number == 0 or math.floor(math.log(number + 1, 1.1)) > math.floor(math.log(number, 1.1))
 
 

@@ -101,10 +101,7 @@ _Kept = list[list[jax.Array]]  # for each trained network the outputs [n, h, w, 
 def _patches_forward(
     layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None, keep: bool = True
 ) -> tuple[Outputs, tuple[Layers, jax.Array, _Kept]]:
-    """Outputs, and with `keep` the layers' outputs for the gradient.
-
-    The first layer's outputs, the largest, are recomputed: its gradient needs the patches anyway, which saves memory traffic.
-    """
+    """Outputs, and with `keep` those of all layers but the first, the largest, which the gradient recomputes with its patches."""
     num_networks = layers[0].kernel.shape[0]
 
     def one_block(images: jax.Array) -> tuple[list[jax.Array], _Kept]:

@@ -34,10 +34,7 @@ class QInputs(NamedTuple):
 
 
 class _Encoder(nn.Module):
-    """Observation and context to the input part of the LSTM's gates, [..., 4 * lstm_size].
-
-    `features` [..., F]: of the torso, if already computed.
-    """
+    """Observation, or torso features [..., F], and context to the input part of the LSTM's gates, [..., 4 * lstm_size]."""
 
     settings: NetworkSettings
     num_actions: int

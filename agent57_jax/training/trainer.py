@@ -118,8 +118,7 @@ class Trainer:
     def run(self) -> None:
         """Trains until `total_steps` or until it should stop, and saves a checkpoint at the end.
 
-        Raises:
-          TrainingError: on a non-finite loss or gradient, or when an environment fails; LostProcessError when another process is gone.
+        Raises TrainingError for non-finite values or a failed environment, its subclass LostProcessError when another process is gone.
         """
         has_lost = False
         try:
