@@ -90,14 +90,10 @@ class Run:
         return judging.evaluate(self.workdir, episodes, seed, make_spectator)
 
     def play(self, episodes: int = 1, seed: int = 0) -> Iterator[Moment]:
-        """Plays greedy episodes with the last checkpoint; arguments and errors as of `evaluate`.
+        """Plays greedy episodes with the last checkpoint; arguments and errors as of `evaluate`, and RunError if it cannot be drawn.
 
-        Yields:
-          Every timestep: `screen` [height, width, 3] uint8, the name of the `action`, the raw `score` so far, arm, rewards and values.
-          The last of an episode has `ends`.
-
-        Raises:
-          RunError: also if the environment cannot be drawn.
+        Yields every timestep: `screen` [height, width, 3] uint8, the name of the `action`, the raw `score` so far, arm, rewards and values.
+        The last of an episode has `ends`.
         """
         _check(episodes, seed)
         opened = judging.open_run(self.workdir, 1, seed, is_watched=True)

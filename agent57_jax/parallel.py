@@ -35,15 +35,10 @@ class DeviceError(RunError):
 
 
 def start_processes(address: str | None, count: int | None, number: int | None) -> None:
-    """Joins the processes of a run; must precede all other use of JAX.
+    """Joins the processes of a run, from the HOST:PORT of process 0, their count and this one's number; must precede other use of JAX.
 
-    Args:
-      address: HOST:PORT of process 0. None, like the others: Slurm, Open MPI, Kubernetes, Vertex AI or a TPU pod provide all three.
-      count: number of processes.
-      number: of this process, from 0.
-
-    Raises:
-      DeviceError: if they do not find each other within `JOIN_SECONDS`.
+    All three are None where Slurm, Open MPI, Kubernetes, Vertex AI or a TPU pod provide them. Raises DeviceError if the processes do not
+    find each other within `JOIN_SECONDS`.
     """
     # The service would take SIGTERM away from the trainer.
     jax.config.update("jax_enable_preemption_service", False)

@@ -118,11 +118,8 @@ class Novelty:
     ) -> NoveltyOutput:
         """Updates memory and statistics with a timestep and computes the reward for reaching it.
 
-        Args:
-          observation: [E, *observation_shape].
-          is_first, is_last: [E] bool.
-          embeddings: embedding parameters of the episodes; None: `parameters.embedding`, which must then never change.
-          group: number of this group of actors.
+        Observations are [E, *observation_shape], `is_first` and `is_last` [E] bool. If `embeddings` is None, all episodes use
+        `parameters.embedding`, which must then never change. `group` is the number of this group of actors.
         """
         settings = self.settings
         error = self.distillation.error(parameters.predictor, parameters.random_target, observation)

@@ -154,12 +154,8 @@ class Replay:
     def sample(self, state: ReplayState, key: jax.Array, batch_size: int) -> Batch:
         """Draws sequences of this device with probability proportional to priority^priority_exponent.
 
-        Args:
-          key: different on every device.
-          batch_size: sequences of this device, of which at least one must be drawable.
-
-        Returns:
-          Batch [batch_size, ...]; importance weights are (size * probability)^-is_exponent, divided by the batch's largest.
+        The key differs between devices; at least one sequence must be drawable. Returns a batch [batch_size, ...], whose importance weights
+        are (size * probability)^-is_exponent, divided by the largest over all devices.
         """
         period, span = self.settings.period, self.settings.span
         flat = state.priority.reshape(-1)

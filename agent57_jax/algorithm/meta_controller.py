@@ -79,12 +79,8 @@ def select_arms(
     The k-th episode plays arm (first_arm + k) mod N while k < N. Later ones are uniform with probability `exploration`, and else play
     argmax_a mean_a + ucb_bonus sqrt(1 / count_a), which is infinite for an arm without a pull in the window.
 
-    Args:
-      starting: [m] bool, over the m actors that share the bandit.
-      first_arm: scalar int32; different ones let a fleet of bandits cover all arms at once.
-
-    Returns:
-      arms [m] int32, valid where `starting`; the bandit after these starts.
+    Different `first_arm` let a fleet of bandits cover all arms at once. Returns arms [m] int32, valid where `starting` [m] of the m actors
+    that share the bandit, and the bandit after these starts.
     """
     counts, means = arm_statistics(bandit, num_arms)
     bound = jnp.where(counts > 0, means + ucb_bonus * jnp.sqrt(1.0 / jnp.maximum(counts, 1.0)), jnp.inf)

@@ -181,18 +181,11 @@ class MetricsWriter:
         wandb_project: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Opens the files.
+        """Opens the files, and the dashboards that are wanted; creates the folder if it is missing.
 
-        Args:
-          workdir: created if missing.
-          resume_steps: steps of the checkpoint to resume from; later lines, of a run that was killed, are dropped. None: a new run;
-            existing files are kept as metrics.jsonl.1 and tensorboard.1, or the next free number.
-          tensorboard: whether to write TensorBoard files; imports tensorboardX.
-          wandb_project: project in Weights & Biases; None: not used.
-          settings: of the run, for Weights & Biases.
-
-        Raises:
-          SettingsError: if a line before the last one is damaged, or Weights & Biases cannot be used.
+        Later lines than `resume_steps`, of a run that was killed, are dropped. For a new run, None, existing files are kept as
+        metrics.jsonl.1 and tensorboard.1, or the next free number. Raises SettingsError if a line before the last one is damaged, or
+        Weights & Biases, which gets the settings, cannot be used.
         """
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,6 @@ def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int],
     Args:
       layers: of all V networks.
       observation: [n, H, W, channels] uint8.
-      strides: of each layer.
       dtype: of the computation.
       num_trained: number of networks, the first ones, that get gradients; those of the others are 0. Images get none.
 

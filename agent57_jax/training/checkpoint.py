@@ -232,7 +232,6 @@ class Checkpoints:
         """Reads items, and the JSON part.
 
         Args:
-          step: number of the checkpoint.
           targets: name of the item -> pytree of `jax.ShapeDtypeStruct`, each with its NamedSharding.
 
         Returns:

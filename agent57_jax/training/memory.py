@@ -35,16 +35,10 @@ def replay_bytes(parts: Parts, capacity: int) -> int:
 
 
 def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, dict[str, int]]:
-    """The replay's capacity in timesteps and a table of bytes per device.
+    """The replay's capacity in timesteps, or that `kept` of a resumed run, and a table of bytes per device.
 
-    Args:
-      kept: capacity of a resumed run; None: as the settings say.
-
-    Returns:
-      Capacity; row name -> bytes, where "free" is the rest of the device and "host ..." lies outside it.
-
-    Raises:
-      SettingsError: if it does not fit; the message gives the largest capacity that does, and what else to lower.
+    In the table "free" is the rest of the device, and "host ..." lies outside it. Raises SettingsError if the capacity does not fit, with
+    the largest one that does, and what else to lower.
     """
     settings = parts.settings
     groups = settings.environment.num_groups
