@@ -34,8 +34,7 @@ def train(settings: Settings, workdir: str | os.PathLike[str], should_stop: Call
 
     Raises:
       SettingsError: (a ValueError) for settings that do not work with task, devices, memory or folder.
-      RunError: if the run cannot start; TrainingError, a subclass, if it cannot continue.
-      OSError: for a folder that cannot be written.
+      RunError: if the run cannot start; TrainingError, a subclass, if it cannot continue. OSError for a folder that cannot be written.
     """
     training = Trainer(settings, paths.local(os.fspath(workdir)), should_stop)
     try:
@@ -82,9 +81,8 @@ class Run:
           The content of evaluation.json, with "mean" and "returns" of the episodes and "hns", the human-normalised score or None; and its
           "path", or None with a "problem" if it could not be written.
 
-        Raises:
-          SettingsError: (a ValueError) if there is no checkpoint yet, or for numbers out of range.
-          RunError: if the checkpoint cannot be read or the environments fail.
+        Raises SettingsError (a ValueError) if there is no checkpoint yet, or for numbers out of range, RunError if the checkpoint cannot be
+        read or the environments fail.
         """
         _check(episodes, seed)
         return judging.evaluate(self.workdir, episodes, seed, make_spectator)

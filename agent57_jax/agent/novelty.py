@@ -189,10 +189,7 @@ class Novelty:
 
 
 def renewed(embeddings: ActingEmbeddings, learnt: Any, group_size: int) -> ActingEmbeddings:
-    """Starts a new generation with the learner's parameters once no episode uses the old one.
-
-    The `group_size` actors of every group, over all devices, then use the old generation.
-    """
+    """Starts a new generation with the learner's parameters once no episode uses the old one; all `group_size` actors then do."""
     is_free = jnp.sum(embeddings.users_of_old) == 0
 
     def advance(fresh: Any, kept: Any) -> Any:

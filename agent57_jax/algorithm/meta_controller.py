@@ -57,10 +57,7 @@ def pooled_arm_statistics(bandits: BanditState, num_arms: int) -> PooledArms:
 
 
 def reliable_arm(arms: PooledArms) -> jax.Array:
-    """argmax_a mean_a - deviation sqrt(1 / count_a) among arms with a pull, scalar int32; arm 0 if there is none.
-
-    One standard error below the mean, so that a lucky episode does not beat the mean of many.
-    """
+    """argmax_a mean_a - deviation sqrt(1 / count_a), scalar int32: a lucky episode does not beat the mean of many. Arm 0 without pulls."""
     bound = arms.means - arms.deviation * jnp.sqrt(1.0 / jnp.maximum(arms.counts, 1.0))
     return jnp.argmax(jnp.where(arms.counts > 0, bound, -jnp.inf)).astype(jnp.int32)
 

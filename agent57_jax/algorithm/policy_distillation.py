@@ -1,7 +1,4 @@
-"""A policy distilled from action values, which acts and is the target policy (Kapturowski et al. 2022, MEME; second hand).
-
-A small change of values can change their argmax; a distilled policy follows it gradually.
-"""
+"""A policy distilled from action values, which follows their argmax gradually (Kapturowski et al. 2022, MEME; second hand)."""
 
 import jax
 import jax.numpy as jnp

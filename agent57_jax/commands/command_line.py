@@ -48,10 +48,7 @@ def fail_at_once(message: str, code: int) -> NoReturn:
 
 
 def open_standard_files() -> None:
-    """Reopens standard input, output and error if the caller has closed them.
-
-    Otherwise the next opened files would get their numbers, and what is printed: the memory of observations, for example.
-    """
+    """Reopens closed standard files: otherwise other files, such as the memory of observations, get their numbers and what is printed."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)  # child processes print too
     os.close(number)

@@ -176,14 +176,9 @@ class Recorder:
         warn: Callable[[str], None],
         animate: Callable[[bytes, int, int], None] | None,
     ) -> None:
-        """Records from the next episode on.
+        """Records from the next episode on into a folder that is created on demand; numbers continue after the videos in it.
 
-        Args:
-          folder: created on demand; numbers continue after the videos in it.
-          settings: the period, and how many files to keep.
-          steps: returns the run's agent steps, for file names.
-          warn: shows a warning.
-          animate: receives a GIF, its width and height, seconds after an episode ends; None: no animations.
+        `steps` returns the run's agent steps, for file names; `animate` receives a GIF, its width and height some time after an episode.
         """
         self._folder, self._settings = folder, settings
         self._steps, self._warn, self._animate = steps, warn, animate

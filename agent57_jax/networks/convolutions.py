@@ -30,14 +30,9 @@ Outputs = tuple[jax.Array, jax.Array]  # [V, n, features] of the trained network
 def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], dtype: jnp.dtype, num_trained: int) -> Outputs:
     """Unpadded convolutions with ReLU over images divided by 255.
 
-    Args:
-      layers: of all V networks.
-      observation: [n, H, W, channels] uint8.
-      dtype: of the computation.
-      num_trained: number of networks, the first ones, that get gradients; those of the others are 0. Images get none.
-
-    Returns:
-      The last layer's flat outputs: [num_trained, n, features] and [V - num_trained, n, features].
+    Observations are [n, H, W, channels] uint8; `dtype` is that of the computation. Only the first `num_trained` of the V networks get
+    gradients; those of the others are 0, and images get none. Returns the last layer's flat outputs, [num_trained, n, features] and
+    [V - num_trained, n, features].
     """
     layers = tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), layer) for layer in layers)
     if uses_patches():
