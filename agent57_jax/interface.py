@@ -34,8 +34,7 @@ def train(settings: Settings, workdir: str | os.PathLike[str], should_stop: Call
 
     Raises:
       SettingsError: (a ValueError) for settings that do not work with task, devices, memory or folder.
-      RunError: if the run cannot start; TrainingError, a subclass, if it cannot continue.
-      OSError: for a folder that cannot be written.
+      RunError: if the run cannot start; TrainingError, a subclass, if it cannot continue. OSError for a folder that cannot be written.
     """
     training = Trainer(settings, paths.local(os.fspath(workdir)), should_stop)
     try:
@@ -82,22 +81,17 @@ class Run:
           The content of evaluation.json, with "mean" and "returns" of the episodes and "hns", the human-normalised score or None; and its
           "path", or None with a "problem" if it could not be written.
 
-        Raises:
-          SettingsError: (a ValueError) if there is no checkpoint yet, or for numbers out of range.
-          RunError: if the checkpoint cannot be read or the environments fail.
+        Raises SettingsError (a ValueError) if there is no checkpoint yet, or for numbers out of range, RunError if the checkpoint cannot be
+        read or the environments fail.
         """
         _check(episodes, seed)
         return judging.evaluate(self.workdir, episodes, seed, make_spectator)
 
     def play(self, episodes: int = 1, seed: int = 0) -> Iterator[Moment]:
-        """Plays greedy episodes with the last checkpoint; arguments and errors as of `evaluate`.
+        """Plays greedy episodes with the last checkpoint; arguments and errors as of `evaluate`, and RunError if it cannot be drawn.
 
-        Yields:
-          Every timestep: `screen` [height, width, 3] uint8, the name of the `action`, the raw `score` so far, arm, rewards and values.
-          The last of an episode has `ends`.
-
-        Raises:
-          RunError: also if the environment cannot be drawn.
+        Yields every timestep: `screen` [height, width, 3] uint8, the name of the `action`, the raw `score` so far, arm, rewards and values.
+        The last of an episode has `ends`.
         """
         _check(episodes, seed)
         opened = judging.open_run(self.workdir, 1, seed, is_watched=True)

@@ -35,15 +35,10 @@ class DeviceError(RunError):
 
 
 def start_processes(address: str | None, count: int | None, number: int | None) -> None:
-    """Joins the processes of a run; must precede all other use of JAX.
+    """Joins the processes of a run, from the HOST:PORT of process 0, their count and this one's number; must precede other use of JAX.
 
-    Args:
-      address: HOST:PORT of process 0. None, like the others: Slurm, Open MPI, Kubernetes, Vertex AI or a TPU pod provide all three.
-      count: number of processes.
-      number: of this process, from 0.
-
-    Raises:
-      DeviceError: if they do not find each other within `JOIN_SECONDS`.
+    All three are None where Slurm, Open MPI, Kubernetes, Vertex AI or a TPU pod provide them. Raises DeviceError if the processes do not
+    find each other within `JOIN_SECONDS`.
     """
     # The service would take SIGTERM away from the trainer.
     jax.config.update("jax_enable_preemption_service", False)
@@ -112,10 +107,7 @@ def is_first_process() -> bool:
 
 
 def start_sum(mesh: Mesh, values: Sequence[int]) -> Callable[[], list[int]]:
-    """Starts to sum a few integers over the processes, all of which must call this; returns a function that waits for the sums.
-
-    On the device the sum precedes whatever is dispatched later.
-    """
+    """Starts to sum a few integers over the processes, all of which must call this; returns a function that waits for the sums."""
     own = [int(value) for value in values]
     if jax.process_count() == 1:
         return lambda: own
@@ -154,11 +146,7 @@ def find_devices() -> list[jax.Device]:
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh over the first `num_devices` devices (None: all).
-
-    Raises:
-      DeviceError: if there are too few devices, if several processes would not use all, or if JAX does not use the NVIDIA driver.
-    """
+    """A mesh over the first `num_devices` devices (None: all); raises DeviceError if they do not fit the run."""
     devices = find_devices()
     if devices[0].platform == "cpu" and os.path.exists("/proc/driver/nvidia/version") and os.environ.get("JAX_PLATFORMS", "") != "cpu":
         raise DeviceError(

@@ -20,8 +20,7 @@ class PathError(argparse.ArgumentTypeError, ValueError):
 def local(text: str) -> str:
     """The path with "~" expanded, which shells do not do after a "=".
 
-    Raises:
-      PathError: for an address of another machine, an unknown home, or a name that is not UTF-8, which checkpoints cannot have.
+    Raises PathError for an address of another machine, an unknown home, or a name that is not UTF-8, which checkpoints cannot have.
     """
     if address := _ADDRESS.match(text):
         if address[1].lower() == "file":

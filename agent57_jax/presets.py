@@ -22,8 +22,7 @@ def settings(preset: str, overrides: Mapping[str, Any] | None = None) -> Setting
         without ".py" is a file in configs/. The file is Python code, and is run.
       overrides: dotted names and values, such as {"seed": 1, "learner.targets": "retrace"}; see docs/configuration.md.
 
-    Raises:
-      SettingsError: (a ValueError) for an invalid file, name or value; the message has one line per problem.
+    Raises SettingsError (a ValueError) for an invalid file, name or value, with one line per problem.
     """
     path, _, argument = located(preset).partition(":")
     if not os.path.isfile(path):

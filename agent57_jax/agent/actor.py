@@ -1,7 +1,6 @@
 """The act step of all environments: novelty, bandit, recurrent Q step, action (Agent57 §3, App. D; NGU Alg. 1).
 
-Training and evaluation use the same step and differ in `ActingMode`. The functions are pure and work on one device's share of the
-environments, inside a sharded program.
+Training and evaluation use the same step and differ in `ActingMode`.
 """
 
 import dataclasses
@@ -202,8 +201,7 @@ class Actor:
         Args:
           timestep: every field [E, ...].
           key: the same on every device; each actor folds in its index, so that results do not depend on the number of devices.
-          embeddings: embedding parameters of the episodes; None: `parameters.embedding`, which must then never change.
-          group: number of this group of actors.
+          embeddings, group: as of `Novelty.step`.
           pooled: statistics of other bandits, which choose the arm of greedy episodes; None: their own bandit does.
         """
         is_first = timestep.step_type == FIRST

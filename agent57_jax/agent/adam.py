@@ -14,8 +14,8 @@ Parameters = Any
 class Optimiser:
     """Computes the numbers of `optax.chain(clip_by_global_norm, adamw)`; decay adds no state.
 
-    Optax computes both the step and the new moments from the old ones, so XLA copies moments and parameters: on a CPU that took three
-    times as long as the arithmetic. Here every array can be overwritten.
+    Optax computes both the step and the new moments from the old ones, so XLA copies them, which took a CPU three times as long as the
+    arithmetic. Here every array can be overwritten.
     """
 
     learning_rate: float

@@ -1,7 +1,4 @@
-"""The update: losses of value functions, inverse dynamics and distillation (Agent57 §3.1; NGU §2, App. E; R2D2 §2.3).
-
-The functions work on one device's share of the batch, inside a sharded program; gradients and metrics are summed over devices.
-"""
+"""The update: losses of value functions, inverse dynamics and distillation (Agent57 §3.1; NGU §2, App. E; R2D2 §2.3)."""
 
 import dataclasses
 import functools
@@ -109,10 +106,7 @@ class Learner:
         )
 
     def update(self, state: LearnerState, batch: Batch) -> UpdateOutput:
-        """One gradient step of every part.
-
-        A non-finite loss or gradient leaves the state unchanged and sets the metric `finite` to 0; priorities are then invalid.
-        """
+        """One gradient step of every part. A non-finite loss or gradient changes nothing, sets `finite` to 0 and invalidates priorities."""
         gradients, (priorities, metrics, error_variance) = jax.grad(self.loss, has_aux=True)(state.parameters, state, batch)
         gradients, metrics = parallel.sum_over_devices((gradients, metrics))
         q_norms = jax.vmap(optax.tree.norm)(_separate(gradients.q))
@@ -194,11 +188,7 @@ class Learner:
     def loss(
         self, parameters: Trainable, state: LearnerState, batch: Batch
     ) -> tuple[jax.Array, tuple[jax.Array, Metrics, jax.Array | None]]:
-        """Sum of all losses of this device's share, which add up to the batch's mean over devices. Terms share no parameters.
-
-        Returns:
-          loss, (priorities [B], metrics, running variance of TD errors).
-        """
+        """This device's loss, priorities [B], metrics, running variance of TD errors. Losses add up to the batch's mean over devices."""
         loss, (priorities, metrics, error_variance) = self.value_loss(parameters.q, state.target_q, state.error_variance, batch)
         if self._learns_embedding:
             embedding_loss, metrics["novelty/inverse_accuracy"] = self._embedding_loss(parameters.embedding, batch)

@@ -1,7 +1,6 @@
 """The actors' intrinsic reward: networks, episodic memory and running statistics (NGU §2, Alg. 1).
 
-Parts that an agent lacks are None everywhere, and cost nothing. The functions work on one device's share of the environments, inside a
-sharded program.
+Parts that an agent lacks are None everywhere, and cost nothing.
 """
 
 import dataclasses
@@ -119,11 +118,8 @@ class Novelty:
     ) -> NoveltyOutput:
         """Updates memory and statistics with a timestep and computes the reward for reaching it.
 
-        Args:
-          observation: [E, *observation_shape].
-          is_first, is_last: [E] bool.
-          embeddings: embedding parameters of the episodes; None: `parameters.embedding`, which must then never change.
-          group: number of this group of actors.
+        Observations are [E, *observation_shape], `is_first` and `is_last` [E] bool. If `embeddings` is None, all episodes use
+        `parameters.embedding`, which must then never change. `group` is the number of this group of actors.
         """
         settings = self.settings
         error = self.distillation.error(parameters.predictor, parameters.random_target, observation)
@@ -193,10 +189,7 @@ class Novelty:
 
 
 def renewed(embeddings: ActingEmbeddings, learnt: Any, group_size: int) -> ActingEmbeddings:
-    """Starts a new generation with the learner's parameters once no episode uses the old one.
-
-    The `group_size` actors of every group, over all devices, then use the old generation.
-    """
+    """Starts a new generation with the learner's parameters once no episode uses the old one; all `group_size` actors then do."""
     is_free = jnp.sum(embeddings.users_of_old) == 0
 
     def advance(fresh: Any, kept: Any) -> Any:

@@ -293,10 +293,7 @@ class Programs:
     def learn(
         self, learner: LearnerState, store: ReplayState, metrics: UpdateMetrics, root: jax.Array, first: int, count: int
     ) -> tuple[LearnerState, ReplayState, UpdateMetrics]:
-        """Starts `count` updates, numbered from `first`, without waiting. Consumes the states of learner and replay.
-
-        With JAX environments all updates are one dispatch.
-        """
+        """Starts `count` updates, numbered from `first`, in one dispatch with JAX environments. Consumes learner and replay states."""
         for number, length in [(first, count)] if self._loops else [(first + i, 1) for i in range(count)]:
             numbers = parallel.upload(self.mesh, parallel.REPLICATED, (np.uint32(number % 2**32), np.int32(length)))
             learner, store, metrics = self.update(learner, store, metrics, root, *numbers)

@@ -5,8 +5,6 @@ and trace), or span + 1 timesteps; overlapping sequences share frames. The envir
 complete sequences together: sequence k covers the timesteps k * period .. k * period + span of each environment and owns column k mod S of
 the priorities, S = C / period. A priority of 0 marks a column that cannot be drawn: a sequence can be drawn from the arrival of its last
 timestep until its first slot is about to be overwritten, when its column passes to sequence k + S.
-
-The functions work on one device's share of the environments, inside a sharded program; `state` is donated and updated in place.
 """
 
 import dataclasses
@@ -156,12 +154,8 @@ class Replay:
     def sample(self, state: ReplayState, key: jax.Array, batch_size: int) -> Batch:
         """Draws sequences of this device with probability proportional to priority^priority_exponent.
 
-        Args:
-          key: different on every device.
-          batch_size: sequences of this device, of which at least one must be drawable.
-
-        Returns:
-          Batch [batch_size, ...]; importance weights are (size * probability)^-is_exponent, divided by the batch's largest.
+        The key differs between devices; at least one sequence must be drawable. Returns a batch [batch_size, ...], whose importance weights
+        are (size * probability)^-is_exponent, divided by the largest over all devices.
         """
         period, span = self.settings.period, self.settings.span
         flat = state.priority.reshape(-1)

@@ -1,7 +1,4 @@
-"""The loss of the value functions on replayed sequences (Agent57 §3.1, App. E; NGU App. E; R2D2 §2.3; parts of MEME).
-
-The functions work on one device's share of the batch, inside a sharded program.
-"""
+"""The loss of the value functions on replayed sequences (Agent57 §3.1, App. E; NGU App. E; R2D2 §2.3; parts of MEME)."""
 
 import dataclasses
 import functools

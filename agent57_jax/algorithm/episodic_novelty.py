@@ -49,13 +49,8 @@ def nearest_squared_distances(
 ) -> jax.Array:
     """Squared Euclidean distances of each query to its nearest memories, [E, K] ascending; NO_NEIGHBOUR where there are fewer than K.
 
-    The cost grows with the fullest memory, not with the capacity: only blocks of slots in use are visited.
-
-    Args:
-      query: [E, D].
-      num_neighbours: K.
-      block_size: slots per block; None: as suits the device.
-      left_out: [E] int32, a slot of each memory that is not compared; None: all are.
+    The cost grows with the fullest memory, not with the capacity: only blocks of slots in use are visited; their size is that which suits
+    the device if `block_size` is None. `left_out` [E] int32 is a slot of each memory that is not compared.
     """
     num_envs, capacity, _ = memory.embeddings.shape
     # A block fits a CPU's cache; on a GPU every iteration costs some launches.
@@ -96,10 +91,8 @@ def episodic_reward(
 
     d_n = max(d_i^2 / d_m^2 - xi, 0),  K_i = eps / (d_n + eps).
 
-    Args:
-      squared_distances: [..., K] from `nearest_squared_distances`; missing neighbours do not count.
-      mean_squared_distance: scalar d_m^2, the running mean of such distances.
-      kernel_epsilon, cluster_distance, pseudo_count, max_similarity: eps, xi, c and the largest s.
+    The distances d_i^2 [..., K] are those of `nearest_squared_distances`, without missing neighbours, and d_m^2 is their running mean.
+    kernel_epsilon, cluster_distance and pseudo_count are eps, xi and c.
     """
     present = squared_distances != NO_NEIGHBOUR  # True for NaN, which must not be hidden
     distances = jnp.where(present, squared_distances, 0.0)

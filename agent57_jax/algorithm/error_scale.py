@@ -1,7 +1,6 @@
 """The scale of TD errors, by which losses and priorities divide them (Kapturowski et al. 2022, MEME; constants second hand).
 
-Errors of the intrinsic values and of exploratory policies are many times larger than others. Divided by their standard deviation, all
-policies and value functions have similar weight.
+Without it the larger errors of intrinsic values and of exploratory policies would dominate.
 """
 
 from typing import NamedTuple

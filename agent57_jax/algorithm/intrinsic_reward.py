@@ -10,12 +10,9 @@ def intrinsic_reward(episodic: jax.Array, alpha: jax.Array, max_factor: float) -
 
 
 def rewards_of_values(extrinsic: jax.Array, intrinsic: jax.Array | None, beta: jax.Array, num_values: int) -> jax.Array:
-    """Rewards of the value functions, [V, ...] (Agent57 §3.1; NGU §3 for one network).
+    """Rewards of the value functions, [V, ...], from r^e, r^i (or None) and beta, [...] (Agent57 §3.1; NGU §3 for one network).
 
-    Args:
-      extrinsic, intrinsic: [...] r^e and r^i; the latter is None without intrinsic reward.
-      beta: [...] weight of the policy that learns.
-      num_values: V; two functions have one reward each, a single one has r^e + beta r^i.
+    Two functions have one reward each, a single one has r^e + beta r^i.
     """
     if intrinsic is None:
         return extrinsic[None]
@@ -25,13 +22,8 @@ def rewards_of_values(extrinsic: jax.Array, intrinsic: jax.Array | None, beta: j
 def return_discounts(gamma: jax.Array, discount: jax.Array, num_values: int, ends_with_episode: bool) -> jax.Array:
     """Discounts of the value functions at a transition, [V, ...].
 
-    At termination both returns end (NGU). With `ends_with_episode` False the intrinsic one continues, so that reaching a goal does not
-    cost the novelty that would have followed (Burda et al. 2018, §2.3).
-
-    Args:
-      gamma, discount: [...] gamma_j and d, which is 0 where the episode terminated.
-      num_values: V; a single return always ends.
-      ends_with_episode: whether the intrinsic return ends too.
+    At termination, where `discount` [...] is 0, both returns end (NGU). With `ends_with_episode` False the intrinsic one of two continues,
+    so that reaching a goal does not cost the novelty that would have followed (Burda et al. 2018, §2.3).
     """
     ends = gamma * discount
     return jnp.stack([ends if v == 0 or ends_with_episode else jnp.broadcast_to(gamma, ends.shape) for v in range(num_values)])

@@ -50,8 +50,7 @@ def lifelong_factor(error: jax.Array, moments: RunningMoments) -> jax.Array:
 def distillation_reward(error: jax.Array, moments: RunningMoments) -> jax.Array:
     """r^i = err / sigma_err of errors [...], the reward of random network distillation alone; 0 while the stream has no spread.
 
-    NGU §4.1 compares with it. Choice: Burda et al. 2018 divide by the deviation of the intrinsic return, which would need another
-    statistic.
+    NGU §4.1 compares with it. Choice: Burda et al. 2018 divide by the deviation of the intrinsic return.
     """
     return _in_deviations(error, moments)
 

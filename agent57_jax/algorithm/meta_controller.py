@@ -57,10 +57,7 @@ def pooled_arm_statistics(bandits: BanditState, num_arms: int) -> PooledArms:
 
 
 def reliable_arm(arms: PooledArms) -> jax.Array:
-    """argmax_a mean_a - deviation sqrt(1 / count_a) among arms with a pull, scalar int32; arm 0 if there is none.
-
-    One standard error below the mean, so that a lucky episode does not beat the mean of many.
-    """
+    """argmax_a mean_a - deviation sqrt(1 / count_a), scalar int32: a lucky episode does not beat the mean of many. Arm 0 without pulls."""
     bound = arms.means - arms.deviation * jnp.sqrt(1.0 / jnp.maximum(arms.counts, 1.0))
     return jnp.argmax(jnp.where(arms.counts > 0, bound, -jnp.inf)).astype(jnp.int32)
 
@@ -79,12 +76,8 @@ def select_arms(
     The k-th episode plays arm (first_arm + k) mod N while k < N. Later ones are uniform with probability `exploration`, and else play
     argmax_a mean_a + ucb_bonus sqrt(1 / count_a), which is infinite for an arm without a pull in the window.
 
-    Args:
-      starting: [m] bool, over the m actors that share the bandit.
-      first_arm: scalar int32; different ones let a fleet of bandits cover all arms at once.
-
-    Returns:
-      arms [m] int32, valid where `starting`; the bandit after these starts.
+    Different `first_arm` let a fleet of bandits cover all arms at once. Returns arms [m] int32, valid where `starting` [m] of the m actors
+    that share the bandit, and the bandit after these starts.
     """
     counts, means = arm_statistics(bandit, num_arms)
     bound = jnp.where(counts > 0, means + ucb_bonus * jnp.sqrt(1.0 / jnp.maximum(counts, 1.0)), jnp.inf)

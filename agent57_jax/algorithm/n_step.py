@@ -32,8 +32,7 @@ def transformed_n_step_targets(
       n_step: n >= 1.
       transform: h and its inverse.
 
-    Returns:
-      [T] squashed targets, without gradient; meaningless where `valid` is False.
+    Returns [T] squashed targets, without gradient, which are meaningless where `valid` is False.
     """
     chex.assert_rank([target_action_values, online_action_values], 2)
     chex.assert_rank([rewards, discounts, valid], 1)

@@ -1,7 +1,4 @@
-"""A policy distilled from action values, which acts and is the target policy (Kapturowski et al. 2022, MEME; second hand).
-
-A small change of values can change their argmax; a distilled policy follows it gradually.
-"""
+"""A policy distilled from action values, which follows their argmax gradually (Kapturowski et al. 2022, MEME; second hand)."""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +11,8 @@ def distillation_losses(
 ) -> tuple[jax.Array, jax.Array]:
     """L = -sum_a G(a|x) log pi(a|x) where KL(pi^- || pi) <= limit, else 0; G is the epsilon-greedy policy of the values.
 
-    Args:
-      logits, target_logits: [..., A] of pi, with gradient, and of pi^-, the policy of the target network.
-      action_values: [..., A] Q(x, .).
-      epsilon: share of uniform actions in G.
-      kl_limit: in nats; infinity distils everywhere.
-
-    Returns:
-      Losses [...]; where they apply, bool [...]. A NaN divergence counts as within the limit, so that it is not hidden.
+    Logits of pi, with gradient, and of pi^-, the target network's policy, and action values are [..., A]; `epsilon` is that of G,
+    `kl_limit` in nats. Returns losses [...] and where they apply; a NaN divergence counts as within the limit, so that it is not hidden.
     """
     log_pi, log_old = jax.nn.log_softmax(logits), jax.nn.log_softmax(jax.lax.stop_gradient(target_logits))
     goal = epsilon_greedy_probabilities(jax.lax.stop_gradient(action_values), jnp.float32(epsilon))

@@ -71,10 +71,7 @@ def actor_epsilons(actor_index: jax.Array, num_actors: int, base: float = 0.4, a
 
 
 def epsilon_greedy_probabilities(action_values: jax.Array, epsilon: jax.Array) -> jax.Array:
-    """Probabilities [..., A] of the epsilon-greedy policy of action values [..., A]; of equal maxima the first is greedy.
-
-    `epsilon` is the share of uniform actions, and broadcasts against [...].
-    """
+    """Epsilon-greedy probabilities [..., A] for action values [..., A] and epsilon [...]; of equal maxima the first is greedy."""
     num_actions = action_values.shape[-1]
     greedy = jax.nn.one_hot(jnp.argmax(action_values, axis=-1), num_actions, dtype=action_values.dtype)
     epsilon = jnp.broadcast_to(epsilon, action_values.shape[:-1])[..., None]

@@ -55,14 +55,12 @@ def transformed_trace_targets(
     Args:
       target_action_values: [T + 1, A] squashed values of the target network at x_0..x_T.
       target_policy: [T + 1, A] pi(.|x_t).
-      actions: [T] int32 a_0..a_{T-1}.
-      coefficients: [T] c_0..c_{T-1}; ignored at border transitions.
+      actions, coefficients: [T] int32 a_0..a_{T-1} and c_0..c_{T-1}, which is ignored at border transitions.
       rewards, discounts: [T] r_1..r_T and gamma_j d_1..gamma_j d_T.
       valid: [T] bool; False for LAST -> FIRST, whose delta is 0 and through which no trace passes.
       transform: h and its inverse.
 
-    Returns:
-      [T] squashed targets, without gradient. Where `valid` is False the target is the value itself.
+    Returns [T] squashed targets, without gradient; where `valid` is False the target is the value itself.
     """
     chex.assert_rank([target_action_values, target_policy], 2)
     chex.assert_rank([actions, coefficients, rewards, discounts, valid], 1)

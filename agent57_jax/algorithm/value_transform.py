@@ -42,10 +42,7 @@ IDENTITY = ValueTransform(_identity, _identity)
 def combine_action_values(
     extrinsic: jax.Array, intrinsic: jax.Array, beta: jax.Array, transform: ValueTransform | None = None
 ) -> jax.Array:
-    """Q = Q^e + beta Q^i, or h(h^-1(Q^e) + beta h^-1(Q^i)) with a transform (Agent57 §3.1, App. B).
-
-    Values are squashed, [..., A]; beta, the weight of the acting policy, broadcasts against [...].
-    """
+    """Q = Q^e + beta Q^i, or h(h^-1(Q^e) + beta h^-1(Q^i)) with a transform, of values [..., A] and beta [...] (Agent57 §3.1, App. B)."""
     beta = jnp.broadcast_to(beta, extrinsic.shape[:-1])[..., None]
     if transform is None:
         return extrinsic + beta * intrinsic

@@ -48,10 +48,7 @@ def fail_at_once(message: str, code: int) -> NoReturn:
 
 
 def open_standard_files() -> None:
-    """Reopens standard input, output and error if the caller has closed them.
-
-    Otherwise the next opened files would get their numbers, and what is printed: the memory of observations, for example.
-    """
+    """Reopens closed standard files: otherwise other files, such as the memory of observations, get their numbers and what is printed."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)  # child processes print too
     os.close(number)
@@ -154,11 +151,7 @@ def complete_settings(value: Any) -> Settings:
 
 
 def prepare_jax(whole_device: bool) -> None:
-    """Sets environment variables and loggers before JAX is imported. The user's values stay, except incompatible ones.
-
-    Args:
-      whole_device: use all memory of the GPU, as training does; else share it with a run.
-    """
+    """Sets up the environment before JAX is imported, keeping the user's values; `whole_device` takes all memory of the GPU."""
     # Hides messages about missing backends and about joining processes.
     for name in ("xla_bridge", "distributed"):
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)

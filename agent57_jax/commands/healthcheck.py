@@ -1,7 +1,6 @@
 """Checks whether the run in this container is alive: python -m agent57_jax healthcheck, for Docker and Kubernetes.
 
-Prints a reason; the exit code is 0 if it is alive, else 1. Imports only the standard library, so that a check takes some hundredths of a
-second.
+Prints a reason; the exit code is 0 if it is alive, else 1. Imports only the standard library, which takes hundredths of a second.
 """
 
 import argparse

@@ -27,9 +27,7 @@ RETURNS = ("episode/return", "evaluation/return")
 def pack(workdir: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
     """Writes the folder `out` and returns its size in bytes.
 
-    Raises:
-      SettingsError: if `workdir` holds no run; CheckpointError: if a checkpoint cannot be read or written;
-      FileExistsError: if `out` exists.
+    Raises SettingsError if `workdir` holds no run, CheckpointError if a checkpoint cannot be read or written, OSError if `out` exists.
     """
     from agent57_jax.agent import programs
     from agent57_jax.monitoring.metric_lines import read_lines

@@ -35,10 +35,7 @@ class ClosedError(Exception):
 
 
 class Ending:
-    """Handles SIGINT and SIGTERM: the first ends at the next timestep, a second one at once.
-
-    Not by KeyboardInterrupt, which a library's callback could swallow.
-    """
+    """Handles SIGINT and SIGTERM: the first ends at the next timestep, as callbacks could swallow an exception, a second one at once."""
 
     def __init__(self) -> None:
         self.requested = False

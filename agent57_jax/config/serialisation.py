@@ -41,10 +41,7 @@ def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
 
 def typed(current: Any, value: Any, name: str) -> Any:
-    """Converts a plain value to the type of `current`: a word to the enum's member, a list to a tuple.
-
-    Raises SettingsError with the setting's `name` for a word that the enum does not have.
-    """
+    """Converts a plain value to the type of `current`, an enum or a tuple; raises SettingsError with the setting's `name`."""
     if isinstance(current, enum.Enum) and not isinstance(value, type(current)):
         words = [member.value for member in type(current)]
         if value not in words:

@@ -87,10 +87,9 @@ def _is_standard(handler: logging.Handler) -> bool:
 
 
 class Console:
-    """Shows the progress of a run, without threads.
+    """Shows the progress of a run and, until `close`, the warnings of Python and of loggers, without threads.
 
-    Until `close` it also shows the warnings of Python and of loggers. It falls silent when its output fails (closed pipe, full disk,
-    terminal gone); the run continues.
+    It falls silent when its output fails (closed pipe, full disk, terminal gone); the run continues.
     """
 
     def __init__(

@@ -52,10 +52,7 @@ class ArmHistory:
 
 
 def draw(matrix: np.ndarray, steps: float) -> np.ndarray:
-    """Draws a matrix [N, columns] as uint8 [height, width, 3], with row numbers, a colour scale, and `steps` at the right end.
-
-    Non-finite values are grey. The scale starts at 0, or at the smallest value if that is negative.
-    """
+    """Draws a matrix [N, columns] as uint8 [height, width, 3], with row numbers, a scale from 0 or less, and `steps` at the right end."""
     rows, columns = matrix.shape
     high = float(np.nanmax(matrix))
     low = min(0.0, float(np.nanmin(matrix)))

@@ -40,12 +40,7 @@ METRICS = (
     Metric("throughput/frames_per_second", "Emulator frames per second of wall time.", "frames/second", "throughput/frames per second"),
     Metric("throughput/steps_per_second", "Agent steps per second of wall time, over all environments.", "steps/second"),
     Metric("throughput/updates_per_second", "Learner updates per second of wall time.", "updates/second", "throughput/updates per second"),
-    Metric(
-        "throughput/sequences_sampled_per_insert",
-        "Sequences sampled per inserted sequence since learning began.",
-        "ratio",
-        "throughput/sequences sampled per insert",
-    ),
+    Metric("throughput/sequences_sampled_per_insert", "Samples per inserted sequence.", "ratio", "throughput/sequences sampled per insert"),
     Metric("throughput/share_environment", "Share of wall time spent waiting for emulators; absent for JAX environments.", "share", _TIME),
     Metric("throughput/share_acting", "Share of wall time spent waiting for acts, after earlier updates are done.", "share", _TIME),
     Metric("throughput/share_learning", "Share of wall time spent waiting for updates that emulators did not hide.", "share", _TIME),
@@ -186,18 +181,11 @@ class MetricsWriter:
         wandb_project: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Opens the files.
+        """Opens the files, and the dashboards that are wanted; creates the folder if it is missing.
 
-        Args:
-          workdir: created if missing.
-          resume_steps: steps of the checkpoint to resume from; later lines, of a run that was killed, are dropped. None: a new run;
-            existing files are kept as metrics.jsonl.1 and tensorboard.1, or the next free number.
-          tensorboard: whether to write TensorBoard files; imports tensorboardX.
-          wandb_project: project in Weights & Biases; None: not used.
-          settings: of the run, for Weights & Biases.
-
-        Raises:
-          SettingsError: if a line before the last one is damaged, or Weights & Biases cannot be used.
+        Later lines than `resume_steps`, of a run that was killed, are dropped. For a new run, None, existing files are kept as
+        metrics.jsonl.1 and tensorboard.1, or the next free number. Raises SettingsError if a line before the last one is damaged, or
+        Weights & Biases, which gets the settings, cannot be used.
         """
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)

@@ -166,10 +166,7 @@ class Film:
 
 
 class Recorder:
-    """Records evaluation episodes of a run. A failure costs a video and a warning, never the run.
-
-    A thread draws and writes; the training loop only queues timesteps, with a timeout.
-    """
+    """Records evaluation episodes in a thread; a failure costs a video and a warning, never the run."""
 
     def __init__(
         self,
@@ -179,14 +176,9 @@ class Recorder:
         warn: Callable[[str], None],
         animate: Callable[[bytes, int, int], None] | None,
     ) -> None:
-        """Records from the next episode on.
+        """Records from the next episode on into a folder that is created on demand; numbers continue after the videos in it.
 
-        Args:
-          folder: created on demand; numbers continue after the videos in it.
-          settings: the period, and how many files to keep.
-          steps: returns the run's agent steps, for file names.
-          warn: shows a warning.
-          animate: receives a GIF, its width and height, seconds after an episode ends; None: no animations.
+        `steps` returns the run's agent steps, for file names; `animate` receives a GIF, its width and height some time after an episode.
         """
         self._folder, self._settings = folder, settings
         self._steps, self._warn, self._animate = steps, warn, animate
@@ -324,10 +316,7 @@ def _said(error: Exception) -> str:
 
 
 def is_animated(number: int) -> bool:
-    """Whether a video is also shown as an animation: the first ones, then one per 10% more videos.
-
-    So events files grow logarithmically, and a resumed run behaves the same.
-    """
+    """Whether a video is also shown as an animation: the first ones, then one per 10% more, to limit the size of events files."""
     return number == 0 or math.floor(math.log(number + 1, 1.1)) > math.floor(math.log(number, 1.1))
 
 

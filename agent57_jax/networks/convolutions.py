@@ -30,15 +30,9 @@ Outputs = tuple[jax.Array, jax.Array]  # [V, n, features] of the trained network
 def convolutions(layers: Layers, observation: jax.Array, strides: Sequence[int], dtype: jnp.dtype, num_trained: int) -> Outputs:
     """Unpadded convolutions with ReLU over images divided by 255.
 
-    Args:
-      layers: of all V networks.
-      observation: [n, H, W, channels] uint8.
-      strides: of each layer.
-      dtype: of the computation.
-      num_trained: number of networks, the first ones, that get gradients; those of the others are 0. Images get none.
-
-    Returns:
-      The last layer's flat outputs: [num_trained, n, features] and [V - num_trained, n, features].
+    Observations are [n, H, W, channels] uint8; `dtype` is that of the computation. Only the first `num_trained` of the V networks get
+    gradients; those of the others are 0, and images get none. Returns the last layer's flat outputs, [num_trained, n, features] and
+    [V - num_trained, n, features].
     """
     layers = tuple(jax.tree.map(lambda leaf: leaf.astype(dtype), layer) for layer in layers)
     if uses_patches():
@@ -101,10 +95,7 @@ _Kept = list[list[jax.Array]]  # for each trained network the outputs [n, h, w, 
 def _patches_forward(
     layers: Layers, observation: jax.Array, strides: tuple[int, ...], num_trained: int, block: int | None, keep: bool = True
 ) -> tuple[Outputs, tuple[Layers, jax.Array, _Kept]]:
-    """Outputs, and with `keep` the layers' outputs for the gradient.
-
-    The first layer's outputs, the largest, are recomputed: its gradient needs the patches anyway, which saves memory traffic.
-    """
+    """Outputs, and with `keep` those of all layers but the first, the largest, which the gradient recomputes with its patches."""
     num_networks = layers[0].kernel.shape[0]
 
     def one_block(images: jax.Array) -> tuple[list[jax.Array], _Kept]:

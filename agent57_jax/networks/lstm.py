@@ -37,12 +37,9 @@ Kept = tuple[jax.Array, jax.Array]  # activated gates [V, T, B, 4H] and cells [V
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def unroll(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[Unrolled, ...]:
-    """Runs all LSTMs along T timesteps.
+    """Runs all LSTMs along T timesteps; the state is reset before a timestep unless `keep` [T, B] bool.
 
-    Args:
-      parts: one or more.
-      keep: [T, B] bool, False where the state is reset before the timestep.
-      num_trained: number of LSTMs, the first ones of the first part, that get gradients; those of the others are 0.
+    Only the first `num_trained` LSTMs of the first part get gradients; those of the others are 0.
     """
     return forward(parts, keep, num_trained)[0]
 

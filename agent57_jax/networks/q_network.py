@@ -34,10 +34,7 @@ class QInputs(NamedTuple):
 
 
 class _Encoder(nn.Module):
-    """Observation and context to the input part of the LSTM's gates, [..., 4 * lstm_size].
-
-    `features` [..., F]: of the torso, if already computed.
-    """
+    """Observation, or torso features [..., F], and context to the input part of the LSTM's gates, [..., 4 * lstm_size]."""
 
     settings: NetworkSettings
     num_actions: int
@@ -176,15 +173,10 @@ class QNetwork:
         return RecurrentState(zeros, zeros, jnp.zeros((num_envs,), jnp.int32))
 
     def unroll(self, parameters: Parameters, state: RecurrentState, inputs: QInputs) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Runs the networks along T timesteps.
+        """Runs the networks along T timesteps of inputs [B, T, ...], from the state [B, ...] before them.
 
-        Args:
-          state: before the first timestep, [B, ...].
-          inputs: [B, T, ...].
-
-        Returns:
-          Outputs [R, B, T, A] float32, or [R, B, T, N, A] with policy heads: squashed action values, then the policy's logits, if any.
-          Hidden and cell state [B, W, lstm_size] after the last timestep.
+        Returns outputs [R, B, T, A] float32, or [R, B, T, N, A] with policy heads: squashed action values, then the policy's logits, if
+        any; hidden and cell state [B, W, lstm_size] after the last timestep.
         """
         (outputs,), hidden, cell = self._unroll((parameters,), state, inputs)
         return outputs, hidden[0], cell[0]

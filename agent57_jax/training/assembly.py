@@ -15,17 +15,14 @@ from agent57_jax.types import HostEnvironment, JaxEnvironment
 
 
 def make_environments(settings: Settings, start: int, is_recorded: bool) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
-    """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones).
-
-    `start` is the number of earlier starts: each has its own seeds, so that it does not repeat episodes.
-    """
+    """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones)."""
     environment, count = settings.environment, settings.evaluation.num_envs
     if not settings.is_host_environment:
         simulated = factory.make_jax_environment(environment)
         return [], simulated, simulated
     processes, process = jax.process_count(), jax.process_index()
     local = settings.envs_per_group // processes
-    first = start * environment.num_envs + process * local
+    first = start * environment.num_envs + process * local  # a start does not repeat the episodes of earlier ones
     groups = [
         factory.make_host_environment(environment, local, settings.seed, "training", skip=first + group * settings.envs_per_group)
         for group in range(environment.num_groups)

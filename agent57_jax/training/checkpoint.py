@@ -90,12 +90,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path | str, keep: int, read_only: bool = False) -> None:
-        """Opens the directory, which `check_folder` must accept.
+        """Opens the directory, which `check_folder` must accept, and creates it if it is missing.
 
-        Args:
-          directory: created if missing, unless `read_only`.
-          keep: number of checkpoints to keep; older ones are deleted once a newer one is complete.
-          read_only: creates, removes and saves nothing, for a run that may still be training.
+        Only the newest `keep` checkpoints stay. `read_only` creates, removes and saves nothing, for a run that may still be training.
         """
         check_folder(directory)
         self._directory = Path(directory).absolute()
@@ -122,8 +119,7 @@ class Checkpoints:
           arrays: name of the item -> pytree of JAX or NumPy arrays.
           meta: plain JSON values.
 
-        Raises:
-          CheckpointError: if an argument is not as described, or writing this or the previous checkpoint fails.
+        Raises CheckpointError if an argument is not as described, or writing this or the previous checkpoint fails.
         """
         manager = self._manager
         if manager is None:
@@ -231,16 +227,9 @@ class Checkpoints:
     def restore(self, step: int, targets: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads items, and the JSON part.
 
-        Args:
-          step: number of the checkpoint.
-          targets: name of the item -> pytree of `jax.ShapeDtypeStruct`, each with its NamedSharding.
-
-        Returns:
-          The arrays, in the structure of `targets` and safe to donate, and the metadata.
-
-        Raises:
-          CheckpointError: if there is no such checkpoint, it has another format, or a leaf is missing, unexpected, or differs in shape or
-            dtype; DamagedCheckpointError: if an item is missing or cannot be read.
+        `targets` maps names to pytrees of `jax.ShapeDtypeStruct`, each with its NamedSharding. Returns the arrays, in the same structure
+        and safe to donate, and the metadata. Raises CheckpointError if there is no such checkpoint, it has another format, or leaves do
+        not match, DamagedCheckpointError if an item is missing or cannot be read.
         """
         meta = self.meta(step)
         for name, target in targets.items():

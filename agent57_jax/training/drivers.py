@@ -35,10 +35,7 @@ class Driver(abc.ABC):
         """Starts the next acts; returns the replay after them. `store` is consumed."""
 
     def complete(self, counters: Counters, learnt: jax.Array) -> None:
-        """Waits for the acts, lets the emulators step, and counts.
-
-        `learnt` is an output of the updates queued before the acts. Waiting for it first costs nothing and separates their times.
-        """
+        """Waits for the acts, lets the emulators step, and counts. `learnt`, of earlier updates, is awaited first to measure their time."""
         with self._stopwatch("learning"):
             learnt.block_until_ready()
         steps, episodes = self._finish()

@@ -43,9 +43,7 @@ class Restored(NamedTuple):
 def restore(folder: str | os.PathLike[str], make_environment: Callable[[Settings], Any]) -> Restored:
     """Reads the last checkpoint of a run; `make_environment` makes its environment from the settings.
 
-    Raises:
-      SettingsError: if the folder holds no run or no checkpoint.
-      RunError: if the checkpoint cannot be read or there is no device.
+    Raises SettingsError if the folder holds no run or no checkpoint, RunError if it cannot be read or there is no device.
     """
     folder = pathlib.Path(folder)
     settings = run_folder.read_settings(folder)

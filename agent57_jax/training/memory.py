@@ -35,24 +35,16 @@ def replay_bytes(parts: Parts, capacity: int) -> int:
 
 
 def plan(parts: Parts, num_devices: int, kept: int | None = None) -> tuple[int, dict[str, int]]:
-    """The replay's capacity in timesteps and a table of bytes per device.
+    """The replay's capacity in timesteps, or that `kept` of a resumed run, and a table of bytes per device.
 
-    Args:
-      kept: capacity of a resumed run; None: as the settings say.
-
-    Returns:
-      Capacity; row name -> bytes, where "free" is the rest of the device and "host ..." lies outside it.
-
-    Raises:
-      SettingsError: if it does not fit; the message gives the largest capacity that does, and what else to lower.
+    In the table "free" is the rest of the device, and "host ..." lies outside it. Raises SettingsError if the capacity does not fit, with
+    the largest one that does, and what else to lower.
     """
     settings = parts.settings
     groups = settings.environment.num_groups
     learner = jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32))
-    actors = jax.eval_shape(
-        lambda: parts.actor.init_state(np.arange(settings.envs_per_group, dtype=np.int32))  # type: ignore[arg-type]
-    )
-    evaluator = jax.eval_shape(lambda: parts.evaluation_actor.init_state(np.arange(settings.evaluation.num_envs, dtype=np.int32)))  # type: ignore[arg-type]
+    actors = jax.eval_shape(parts.actor.init_state, jax.ShapeDtypeStruct((settings.envs_per_group,), np.int32))
+    evaluator = jax.eval_shape(parts.evaluation_actor.init_state, jax.ShapeDtypeStruct((settings.evaluation.num_envs,), np.int32))
     memories = tree_bytes(actors.novelty) * groups // num_devices
     table = {
         "parameters and targets": tree_bytes(learner._replace(optimiser=None)),

@@ -38,15 +38,13 @@ class Schedule:
     learner: LearnerSettings
 
     def updates_due(self, counters: Counters, drawable_sequences: int) -> int:
-        """Updates owed by now. Learning starts once `min_sequences` can be drawn, which is noted in `counters`.
-
-        Inserted sequences are counted as timesteps / period, which spreads the bursts in which they complete.
-        """
+        """Updates owed by now. Learning starts once `min_sequences` can be drawn, which is noted in `counters`."""
         if counters.learning_since_timesteps is None:
             if drawable_sequences < self.replay.min_sequences:
                 return 0
             counters.learning_since_timesteps = counters.timesteps
             counters.learning_since_updates = counters.updates
+        # Not the completed sequences, which come in bursts.
         inserted = (counters.timesteps - counters.learning_since_timesteps) / self.replay.period
         owed = int(inserted * self.replay.samples_per_insert / self.learner.batch_size)
         return max(0, owed - (counters.updates - counters.learning_since_updates))

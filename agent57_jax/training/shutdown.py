@@ -11,9 +11,7 @@ class Shutdown:
     """Handles SIGINT, SIGTERM and SIGHUP: the first asks the loop to save and exit, a second one ends the process at once.
 
     A repeat within `REPEAT_SECONDS` counts as the same request: launchers signal both a process and its group. SIGHUP, from a lost
-    terminal, never counts as the second one.
-
-    Calling it tells whether a signal has arrived. As a context manager it restores the replaced handlers.
+    terminal, never counts as the second one. Calling it tells whether a signal has arrived. At exit it restores the replaced handlers.
     """
 
     REPEAT_SECONDS = 2.0

@@ -48,9 +48,7 @@ class Trainer:
     def __init__(self, settings: Settings, workdir: str | os.PathLike[str], should_stop: Callable[[], bool]) -> None:
         """Builds environments, programs and states, or restores them from the last checkpoint; arguments as of `interface.train`.
 
-        Raises:
-          SettingsError: for settings that do not work with the task, the devices or the memory.
-          CheckpointError: for a checkpoint that does not fit the settings.
+        Raises SettingsError for settings that do not work with task, devices or memory, CheckpointError for a checkpoint that does not fit.
         """
         check_folder(workdir)
         self.settings, self.workdir, self.should_stop = settings, pathlib.Path(workdir), should_stop
@@ -118,8 +116,7 @@ class Trainer:
     def run(self) -> None:
         """Trains until `total_steps` or until it should stop, and saves a checkpoint at the end.
 
-        Raises:
-          TrainingError: on a non-finite loss or gradient, or when an environment fails; LostProcessError when another process is gone.
+        Raises TrainingError for non-finite values or a failed environment, its subclass LostProcessError when another process is gone.
         """
         has_lost = False
         try:
