@@ -47,7 +47,7 @@ GRACE_SECONDS = 30.0  # a process that is told to end may save for so long befor
 DONE, FAILED, TIMED_OUT, WAITS = "done", "failed", "timed out", "waits for the next start"
 ATTEMPTS = 2
 WHOLE_MINUTES = 30.0  # which the limits below add up to; more time makes them longer
-SMALL = ("--config.replay.capacity=4000", "--config.replay.min_sequences=16", "--config.learner.batch_size=4")
+SMALL = ("--config.num_devices=1", "--config.replay.capacity=4000", "--config.replay.min_sequences=16", "--config.learner.batch_size=4")
 FEW = ("--repeats=1", "--seconds=0", "--updates_per_run=1")
 ENVIRONMENTS = (256, 512, 1_024, 2_048)
 # Rules of small budgets with a GPU's sizes: the paper's networks and frames, many environments, each timestep replayed twelve times.
@@ -124,7 +124,7 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
     # All of its replay is overwritten by acts first.
     small = ["--config.replay.capacity=102400", "--config.replay.min_sequences=16"]
     precision = small if is_full else ["--updates=1", "--batches=1"]
-    pong = PONG if is_full else {"total_steps": 5_000, "logging.period_seconds": 1, "video.period_episodes": 0}
+    pong = PONG if is_full else {"num_devices": 1, "total_steps": 4_000, "logging.period_seconds": 1, "video.period_episodes": 0}
     train = ["train.py", f"--config=configs/pong.py:{'laptop' if is_full else 'smoke'}", f"--workdir={out / 'pong'}"]
     return [
         check("A_machine", 60),

@@ -46,7 +46,7 @@ def write(out: pathlib.Path) -> None:
         for axis, unit in zip(axes[0], units, strict=True):
             axis.set(xlabel="environments", ylabel=f"{unit}s a second", yscale="log")
             axis.set_xscale("log", base=2)
-            axis.legend(fontsize="xx-small")
+            axis.legend(fontsize="xx-small", loc="lower center", bbox_to_anchor=(0.5, 1.0))  # above: it must not hide points
         figure.savefig(out / "C_throughput.png", dpi=120)
         pyplot.close(figure)
 

@@ -128,9 +128,10 @@ def test_predictions_add_up_and_grow_with_their_causes() -> None:
     update = gpu_prediction.counted(made().update)
     times = [gpu_prediction.update(settings, SPEC, update, 10**10, 10**8, device, full).total for full in (False, True)]
     assert 10e-3 < times[0] < times[1] < 100e-3
-    reached = gpu_prediction.goals(128, 20e-3, 1e-3)
-    assert reached["40 updates/s alone"] == pytest.approx((0.8, 40.0))
-    assert reached["66,500 frames/s and 5 updates/s"][0] == pytest.approx(16_625 / 128 * 1e-3 + 0.1)
+    reached = gpu_prediction.goals(settings, 20e-3, 1e-3)
+    assert reached["40 updates/s alone"] == pytest.approx(0.8)
+    assert reached["66,500 frames/s and 5 updates/s"] == pytest.approx(16_625 / 128 * 1e-3 + 0.1)
+    assert reached["13,000 steps/s at ratio 6"] == pytest.approx(13_000 / 128 * 1e-3 + 13_000 * 6 / 80 / 64 * 20e-3)
 
 
 def test_joined_lstms_give_what_separate_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
