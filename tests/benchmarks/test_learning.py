@@ -87,9 +87,6 @@ def test_thresholds_rise_and_agents_have_one_name_each() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_settings_of_a_task_can_be_made(name: str, tmp_path: pathlib.Path) -> None:
-    file = TASKS[name].config
-    if not (common.ROOT / file).exists():
-        pytest.skip(f"there is no {file} yet")
     settings = common.settings_of(Run(name, "agent57", 3, MINUTES, tmp_path).training)
     assert settings.environment.task_id == name
     assert settings.seed == 3 and settings.total_steps < 10_000_000  # what two cores do within the time
