@@ -79,7 +79,7 @@ def test_more_steps_let_a_finished_run_go_on(tmp_path: pathlib.Path) -> None:
     choice = ("--games", "Pong-v5", "--profile=smoke")
     assert suite(tmp_path, *choice).returncode == 0
     longer = suite(tmp_path, *choice, "--config.total_steps=16000")
-    assert longer.returncode == 0 and "Pong-0: goes on after 8,000 steps" in longer.stdout
+    assert longer.returncode == 0 and "Pong-0: resumes after 8,000 steps" in longer.stdout
     other = suite(tmp_path, *choice, "--config.policy.beta_max=0.5")
     assert other.returncode == 2 and "other settings (policy.beta_max was 0.01, is 0.5" in other.stderr and other.stderr.count("\n") == 1
 
@@ -102,11 +102,11 @@ def test_a_signal_stops_the_children_and_the_same_command_goes_on(number: signal
         finally:
             process.kill()
     assert process.returncode == 128 + number, errors
-    assert output.splitlines()[-1] == f"stopped by {number.name}; the same command goes on from here"
+    assert output.splitlines()[-1] == f"stopped by {number.name}; the same command resumes"
     assert folders.saved_steps(tmp_path / "Pong-0") == 4_000 and not (tmp_path / "Boxing-0").exists()
     assert not (tmp_path / "Pong-0" / "evaluation.json").exists()
     done = suite(tmp_path, "--games", "Pong-v5", "Boxing-v5", "--profile=smoke")
-    assert done.returncode == 0 and "Pong-0: goes on after 4,000 steps" in done.stdout
+    assert done.returncode == 0 and "Pong-0: resumes after 4,000 steps" in done.stdout
 
 
 @pytest.mark.parametrize(
