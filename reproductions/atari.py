@@ -1,9 +1,8 @@
-"""Atari (Agent57 §4, App. H): what does one machine reach, by the clock?
+"""Atari (Agent57 §4, App. H): what does one machine reach, over wall-clock time?
 
-The paper trains each game on 90 billion frames with 256 actor machines. Here the x-axis is the wall clock of one machine.
-cpu: Boxing, little more than an hour of two cores, and no claim: the curve is what two cores give, whatever it is. gpu: Pong (18 or more),
-Boxing (90 or more) and Zaxxon (beyond a human's 9,173) with the paper's sizes; a game's training goes on from its checkpoint in as many
-pieces as one likes, and --partial draws what there is. smoke: a few thousand steps of Boxing.
+The paper trains each game on 90 billion frames with 256 actor machines. cpu: Boxing, about an hour on two cores, without a claim. gpu:
+Pong (18 or more), Boxing (90 or more) and Zaxxon (above a human's 9,173) with the paper's sizes; training resumes from checkpoints in as
+many pieces as one likes, and --partial draws what there is. smoke: a few thousand steps of Boxing.
 """
 
 import pathlib
@@ -16,7 +15,7 @@ from reproductions.common import Figure, Profile, Run, Training, reproduce
 from reproductions.records import expectation
 
 EPISODES = 30
-CPU_OVERRIDES: dict[str, Any] = {"total_steps": 1_400_000}  # what a core does in an hour
+CPU_OVERRIDES: dict[str, Any] = {"total_steps": 1_400_000}  # about an hour of one core
 GPU_STEPS = {"Pong-v5": 50_000_000, "Boxing-v5": 50_000_000, "Zaxxon-v5": 250_000_000}
 
 # Game -> the mean return that is expected, and whether it must be exceeded.
@@ -43,7 +42,7 @@ PROFILES = {
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """Each game's score after training, raw and human-normalised, and its curves by the clock."""
+    """Each game's score after training, raw and human-normalised, and its curves."""
     games = {}
     expectations = {}
     for run in runs:
@@ -61,13 +60,12 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
             "hours": run.seconds / 3600,
             "frames": int(run.metrics[-1]["frames"]),
             "evaluation_seconds": run.curve("evaluation/return", over="seconds"),
-            "evaluation_frames": run.curve("evaluation/return", over="frames"),
             "training_seconds": run.curve("episode/return", over="seconds"),
         }
         if run.training.labels["has_claim"]:
             wanted, is_strict = CLAIMS[game]
             reached = run.evaluation["mean"] > wanted if is_strict else run.evaluation["mean"] >= wanted
-            # A run that still goes on can reach what is expected, but has not failed to.
+            # An unfinished run may have reached the goal, but has not failed to.
             expectations[f"{game.removesuffix('-v5')} on one GPU"] = expectation(
                 f"mean return of {EPISODES} greedy episodes {'more than' if is_strict else 'at least'} {wanted:g}",
                 run.evaluation["mean"],
@@ -77,7 +75,7 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
-    """A panel for each game: greedy evaluation episodes and training episodes by the clock."""
+    """A panel for each game: greedy evaluation episodes and training episodes over wall-clock time."""
     games = record["data"]["games"]
     title = f"Atari on one machine ({record['machine']['device']}, {record['machine']['cores']} cores)"
     with plots.picture(path, record, title, size=(max(6.5, 5.0 * len(games)), 4.8)) as figure:
@@ -86,30 +84,20 @@ def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
                 ("training_seconds", plots.GREY, "training episodes, all policies"),
                 ("evaluation_seconds", plots.BLUE, "greedy evaluation episodes"),
             ):
-                curve = [(seconds / 3600, value) for seconds, value in data[key]]
-                if curve:
-                    axes.plot(*zip(*curve, strict=True), color=colour, linewidth=0.7, alpha=0.3)
-                    axes.plot(*zip(*plots.smoothed(curve), strict=True), color=colour, linewidth=2.2, label=name)
+                plots.smooth_curve(axes, [(seconds / 3600, value) for seconds, value in data[key]], colour, name)
             label = f"{data['episodes']} greedy episodes at the end: {data['return']:.4g}"
             axes.plot(data["hours"], data["return"], "o", color=plots.ORANGE, markersize=8, markeredgecolor="black", label=label)
             plots.threshold(axes, data["random"], "random", style=":")
             plots.threshold(axes, data["human"], "human", style=":")
             if data["has_claim"] and not CLAIMS[game][1]:  # what must be exceeded is the human's score
                 plots.threshold(axes, CLAIMS[game][0], f"goal: {CLAIMS[game][0]:g}")
-            axes.set_xlim(left=0)
-            axes.set_xlabel("hours of training")
-            axes.set_title(f"{game.removesuffix('-v5')}: {data['frames'] / 1e6:.3g} million frames")
+            title = f"{game.removesuffix('-v5')}: {data['frames'] / 1e6:.3g} million frames"
+            axes.set(xlim=(0, None), xlabel="hours of training", title=title)
             plots.legend(axes, loc="best", fontsize=9)
         figure.axes[0].set_ylabel("return of an episode")
 
 
 FIGURE = Figure(name="atari", profiles=PROFILES, summarise=summarise, draw=draw, counts_unfinished=True)
 
-
-def main() -> None:
-    """Makes the figure."""
-    reproduce(FIGURE)
-
-
 if __name__ == "__main__":
-    main()
+    reproduce(FIGURE)

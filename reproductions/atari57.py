@@ -1,11 +1,10 @@
-"""Many Atari games with many seeds, trained and evaluated: one after another, or one on each GPU (Agent57 Table 1).
+"""Trains and evaluates many Atari games with many seeds, one after another or one on each GPU (Agent57 Table 1).
 
 python -m reproductions.atari57 [--games Pong-v5 Boxing-v5 ...] [--seeds 0 1 ...] [--profile=laptop] [--runs=runs/atari57]
     [--config.NAME=VALUE ...]
 
-Without --games it takes all 57. The same command goes on where it was stopped: runs that are finished and evaluated are skipped, others
-resume. A run that fails does not keep the others from running; it is named at the end, with exit code 1.
-`python -m agent57_jax.scoreboard` judges what came out.
+The default is all 57 games. The same command resumes: finished and evaluated runs are skipped, others continue. A failed run does not stop
+the others; it is named at the end, with exit code 1. `python -m agent57_jax.scoreboard` evaluates the results.
 """
 
 import ast
@@ -44,7 +43,7 @@ def visible_gpus() -> list[str]:
 
 
 def check_games(games: Sequence[str]) -> None:
-    """Ends the process at the first name that is none of the 57."""
+    """Ends the process at the first name that is not one of the 57."""
     for game in games:
         if game not in atari57.SCORES:
             nearest = difflib.get_close_matches(game, atari57.SCORES, n=1, cutoff=0.0)[0]
@@ -52,24 +51,24 @@ def check_games(games: Sequence[str]) -> None:
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Name of a setting -> value, of arguments of the form --config.NAME=VALUE; any other ends the process."""
+    """Name of a setting -> value, from arguments --config.NAME=VALUE; any other ends the process."""
     overrides = {}
     for argument in arguments:
         name, equals, text = argument.removeprefix("--config.").partition("=")
         if not argument.startswith("--config.") or not equals:
             command_line.fail(f"'{argument}' is not understood; overrides look like --config.total_steps=1000000")
         try:
-            overrides[name] = {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else ast.literal_eval(text)
+            overrides[name] = ast.literal_eval(text.title() if text.lower() in ("true", "false") else text)
         except (ValueError, SyntaxError):
             overrides[name] = text
     return overrides
 
 
 def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> tuple[list[Job], list[str]]:
-    """The jobs of all runs that are not done, with a line printed for each run; and why some runs cannot go on.
+    """The jobs of all runs that are not done, and why some runs cannot resume. Prints a line for each run.
 
     Raises:
-      SettingsError: for settings that cannot work; ReproductionError: for a folder that holds another run.
+      SettingsError: for invalid settings; ReproductionError: for a folder that holds another run.
     """
     jobs, failures = [], []
     for training in trainings:
@@ -84,7 +83,7 @@ def plan(trainings: Sequence[Training], home: pathlib.Path, episodes: int) -> tu
             continue
         if not is_done:
             steps = folders.saved_steps(folder)
-            print(f"{training.name}: " + (f"goes on after {steps:,} steps" if steps else "to be trained"), flush=True)
+            print(f"{training.name}: " + (f"resumes after {steps:,} steps" if steps else "to be trained"), flush=True)
             jobs.append(common.training_job(training, folder, is_finished, then=evaluation))
         elif not evaluation.is_done():
             print(f"{training.name}: trained, to be evaluated", flush=True)
@@ -121,7 +120,7 @@ def main() -> None:
     ]
     try:
         with (
-            common.locked(home, "; wait for it, or give this one other --runs") as descriptor,
+            common.locked(home, "; wait for it, or choose another folder with --runs") as descriptor,
             Supervisor(workers, common.ROOT, [descriptor], gpus[:workers]) as supervisor,
         ):
             jobs, failures = plan(trainings, home, options.episodes)
@@ -132,11 +131,11 @@ def main() -> None:
     except (ReproductionError, SettingsError, OSError, ValueError) as error:
         command_line.fail(str(error).replace("\n", "; "))
     except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from here", flush=True)
+        print(f"{stopped}; the same command resumes", flush=True)
         sys.exit(128 + stopped.number)
     if failures:
-        command_line.fail("\n".join([*failures, "The same command goes on with what is missing."]), code=1)
-    print(f"all {len(trainings)} runs are trained and evaluated; judge them: python -m agent57_jax.scoreboard {options.runs}")
+        command_line.fail("\n".join([*failures, "The same command resumes."]), code=1)
+    print(f"all {len(trainings)} runs are trained and evaluated; for the scores: python -m agent57_jax.scoreboard {options.runs}")
 
 
 def _training(game: str, seed: int, profile: str, overrides: Mapping[str, Any]) -> Training:

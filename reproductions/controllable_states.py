@@ -1,26 +1,19 @@
 """Controllable states (NGU §2): does the embedding hold what the agent controls, and little else?
 
-NGU compares observations by an embedding f that inverse dynamics shapes: the action between two observations is guessed from f of both. The
-papers say that f then keeps what the agent controls and drops the rest, and show it by what it is good for. Here f itself is looked at:
+NGU's embedding f is shaped by inverse dynamics: the action between two observations is predicted from f of both. The papers say that f
+keeps what the agent controls and drops the rest, and show it only by its use. This figure looks at f itself, after and before training:
 
-- on all tasks, how often inverse dynamics is right: over training, beside always guessing the most common action, and after it, on actions
-  that are drawn at random, beside chance. Only the second shows that it sees what actions do: in training a policy that is greedy most of
-  the time lets its actions be guessed from one observation alone;
-- in the grid worlds, how well a linear map reads from f where the agent is, how well it reads what the agent does not control (where the
-  coin is; the colour of a wall cell), and how much of f's variance there is between places of the agent; each beside f before training.
+- all tasks: accuracy of inverse dynamics on random actions. In training, a mostly greedy policy lets actions be predicted from one
+  observation alone, so only random actions show that f sees what actions do.
+- grid worlds: how well a linear map (least squares, judged on other environments) reads from f the agent's place, and what the agent
+  does not control (the coin's place; the colour of a wall); and the share of f's variance between places of the agent.
 
-Tested: inverse dynamics beats chance on random actions; the agent's place is read far better than the rest, and better than before
-training; and nearly all that moves f is the agent's place.
-
-The maps are fitted by ridge regression on the timesteps of some environments and judged on those of others. Their actions, too, are drawn
-at random, in the maze among those that meet no wall. R^2 is 1 for a perfect reading and 0 for the mean.
-
-smoke: a few minutes, too short to learn much. cpu: small rooms and networks on two cores. gpu: the papers' sizes.
+smoke: too short to learn much. cpu: small rooms and networks. gpu: the papers' sizes.
 """
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -40,19 +33,18 @@ LEARNT, UNTRAINED = "learnt", "untrained"
 AGENT, OTHER = "agent", "other"
 OTHER_NAMES = {COIN: "coin's place", MAZE: "wall's colour"}  # what the agent does not control
 
-# Environments and timesteps of what is looked at after training. One half of the environments is to fit the read-outs, the other to judge.
+# Environments and timesteps after training. One half of the environments fits the linear maps, the other judges them.
 DATA = {COIN: (1_024, 64), MAZE: (1_024, 64), ZAXXON: (32, 250)}
-RIDGE = 1e-6  # relative to the mean square of the features
 
 WANTED_ADVANTAGE = 1.5  # times chance
 WANTED_GAP = 0.4  # of R^2
 WANTED_SHARE = 0.8  # of the embedding's variance
 
-# What a task's runs have beyond configs/TASK.py and its profile.
+# Changes to a task's config and profile.
 OWN_OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
     ("laptop", MAZE): {"replay.samples_per_insert": 12.0},  # so short a run makes few updates otherwise
-    # Most of an update's time goes into action values, so sequences are short, and all of each trains the embedding. Every actor explores:
-    # where the policy lets actions be foretold from one observation, little is learnt of what they do.
+    # Short sequences, all of which train the embedding, because most of an update's time goes into action values. Every actor explores:
+    # where actions can be predicted from one observation, little is learnt about their effects.
     ("laptop", ZAXXON): {
         "replay.trace": 10,
         "replay.period": 10,
@@ -64,7 +56,7 @@ OWN_OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def trainings(profile: str, steps: Mapping[str, int], overrides: Mapping[str, Any]) -> tuple[Training, ...]:
-    """A run for each task, for so many agent steps."""
+    """A run for each task, with its number of agent steps."""
     return tuple(
         Training(
             name=task,
@@ -87,22 +79,8 @@ PROFILES = {
 }
 
 
-def fit(features: np.ndarray, targets: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [D, K] and offset [K] of the linear map from features [n, D] to targets [n, K] with the least squared error.
-
-    The weights' squares cost `ridge` times the mean square of the features around their means, so that units do not matter.
-    """
-    x, y = features.astype(np.float64), targets.astype(np.float64)
-    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
-    gram = (x - x_mean).T @ (x - x_mean)
-    # The tiny number is for features that are all constant: they get weights of 0.
-    penalty = ridge * np.trace(gram) / len(gram) + np.finfo(np.float64).tiny
-    weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), (x - x_mean).T @ (y - y_mean))
-    return weights, y_mean - x_mean @ weights
-
-
 def r_squared(targets: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of the variance of targets [n, K], all K together, that predictions explain; below 0 if their mean would explain more."""
+    """Share of the variance of targets [n, K], all K together, that predictions explain; below 0 if the mean predicts better."""
     variance = np.sum((targets - targets.mean(axis=0)) ** 2)
     return float(1.0 - np.sum((targets - predictions) ** 2) / variance) if variance > 0 else 0.0
 
@@ -112,33 +90,33 @@ def read_out(features: np.ndarray, values: np.ndarray, numbers: np.ndarray, is_t
 
     Args:
       features: [n, D].
-      values: [n] int, of so many values as `numbers` has rows.
-      numbers: [values, K], what each value means: a row and a column, or itself as one-hot.
+      values: [n] int, indices into `numbers`.
+      numbers: [values, K], the meaning of each value: a row and a column, or one-hot.
       is_test: [n] bool.
 
     Returns:
-      "r2": of the map to the numbers. "accuracy": share of timesteps at which the right value's numbers are the nearest to what is read.
-      "most_common": accuracy of always guessing the most common value. "explained": share of the features' variance that lies between
-      values, which is the R^2 of the map from value to features.
+      "r2": of the map to the numbers. "accuracy": share of timesteps at which the right value's numbers are the nearest to the prediction.
+      "explained": share of the features' variance between values, which is the R^2 of the map from value to features.
     """
 
     def predicted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        weights, offset = fit(x[~is_test], y[~is_test])
-        return x[is_test] @ weights + offset
+        x_mean, y_mean = x[~is_test].mean(axis=0), y[~is_test].mean(axis=0)
+        weights = np.linalg.lstsq(x[~is_test] - x_mean, y[~is_test] - y_mean, rcond=1e-6)[0]
+        prediction: np.ndarray = (x[is_test] - x_mean) @ weights + y_mean
+        return prediction
 
-    tested = values[is_test]
+    features, tested = features.astype(np.float64), values[is_test]
     read = predicted(features, numbers[values])
     nearest = np.argmin(np.sum(numbers**2, axis=1) - 2 * read @ numbers.T, axis=1)  # |a - b|^2 but for the |a|^2 that all share
     return {
         "r2": r_squared(numbers[tested], read),
         "accuracy": float(np.mean(nearest == tested)),
-        "most_common": float(np.mean(tested == np.argmax(np.bincount(values[~is_test])))),
-        "explained": r_squared(features[is_test].astype(np.float64), predicted(np.eye(len(numbers))[values], features)),
+        "explained": r_squared(features[is_test], predicted(np.eye(len(numbers))[values], features)),
     }
 
 
 def variables(task: str, observation: np.ndarray, position: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What is to be read: for the agent's place and for what it does not control, values [n] and their meaning in numbers [values, K].
+    """The agent's place and what it does not control: values [n] and their meaning in numbers [values, K].
 
     Args:
       observation: [n, size, size, 3] uint8.
@@ -174,7 +152,7 @@ def read_outs(task: str, run: Any, seen: Any) -> dict[str, dict[str, dict[str, f
 
 
 def attainable_accuracy(task: str, observation: np.ndarray, position: np.ndarray, next_position: np.ndarray) -> float:
-    """Share of actions in a grid world that can be known: all that moved the agent; of those that did not, one of the possible ones.
+    """Accuracy that is attainable in a grid world: 1 for actions that moved the agent; otherwise a guess among the blocked ones.
 
     Args:
       observation: [n, size, size, 3] uint8, in which the action was chosen.
@@ -190,10 +168,10 @@ def attainable_accuracy(task: str, observation: np.ndarray, position: np.ndarray
 
 
 def guesses(task: str, run: Any, seen: Any) -> dict[str, float | None]:
-    """How often inverse dynamics is right, from timesteps [E, T] of a restored run with actions that know nothing of the observation.
+    """Accuracy of inverse dynamics on timesteps [E, T] of a restored run with random actions.
 
     Returns:
-      LEARNT, UNTRAINED: after training and before it; "attainable": the most that can be, None where that is not known.
+      LEARNT, UNTRAINED: after and before training; "attainable": the maximum, None where it is not known.
     """
     from agent57_jax.types import FIRST
     from reproductions import rollouts
@@ -211,7 +189,7 @@ def guesses(task: str, run: Any, seen: Any) -> dict[str, float | None]:
 
 
 def look_at(task: str, folder: pathlib.Path, num_envs: int, timesteps: int, seed: int) -> dict[str, Any]:
-    """Guesses of random actions; for a grid world also read-outs, for an emulator None, since its state is not known."""
+    """Guesses of random actions, and read-outs in a grid world; None instead for an emulator, whose state is not known."""
     from reproductions import rollouts
 
     if task not in OTHER_NAMES:
@@ -237,14 +215,13 @@ def measure(folder: pathlib.Path, training: Training, episodes: int) -> dict[str
 
 
 def most_common_share(run: Run) -> float | None:
-    """Share of the action that training episodes of the last tenth of the run took most often; None if none ended."""
+    """Share of the most common action in training episodes of the last tenth of the run; None if none ended."""
     keys = {key for line in run.metrics for key in line if key.startswith("action/ratio_")}
-    shares = [late_mean(run.curve(key)) for key in sorted(keys)]
-    return max((share for share in shares if share is not None), default=None)
+    return max((share for key in keys if (share := late_mean(run.curve(key))) is not None), default=None)
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """Accuracy of inverse dynamics over training and at its end (mean of the last tenth), what guessing gives, measurements."""
+    """Accuracy of inverse dynamics over training and in its last tenth, what guessing gives, and the measurements."""
     tasks: dict[str, dict[str, Any]] = {}
     for run in runs:
         task, curve = run.training.labels["task"], run.curve("novelty/inverse_accuracy")
@@ -256,47 +233,39 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
             "curve": curve,
         }
     expectations: dict[str, Any] = {}
-    for task in TASKS:
-        expectations[f"inverse dynamics sees what actions do, {NAMES[task]}"] = _sees_actions(tasks.get(task))
-    for task, other in OTHER_NAMES.items():
-        found = tasks.get(task, {}).get("read_outs")
-        expectations[f"the embedding tells the agent's place and not the {other}, {NAMES[task]}"] = _tells_place(found)
-        expectations[f"training makes the agent's place readable, {NAMES[task]}"] = _is_learnt(found)
-        expectations[f"what moves the embedding is the agent's place, {NAMES[task]}"] = _is_moved_by_place(found)
+    for task, found in tasks.items():
+        accuracy, chance = found["guesses"][LEARNT], found["chance"]
+        expectations[f"inverse dynamics sees what actions do, {NAMES[task]}"] = expectation(
+            f"accuracy on random actions at least {WANTED_ADVANTAGE:g} times chance",
+            {"accuracy": accuracy, "chance": chance},
+            accuracy >= WANTED_ADVANTAGE * chance,
+        )
+        if found["read_outs"] is not None:
+            expectations |= place_expectations(NAMES[task], OTHER_NAMES[task], found["read_outs"])
     return {"tasks": tasks, "expectations": expectations}
 
 
-def _sees_actions(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    expected = f"accuracy on random actions at least {WANTED_ADVANTAGE:g} times chance"
-    if found is None:
-        return expectation(expected, None, None)
-    measured = {"accuracy": found["guesses"][LEARNT], "chance": found["chance"]}
-    return expectation(expected, measured, measured["accuracy"] >= WANTED_ADVANTAGE * measured["chance"])
-
-
-def _tells_place(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    expected = f"R^2 of the agent's place at least {WANTED_GAP:g} above that of the other"
-    if found is None:
-        return expectation(expected, None, None)
-    agent, other = (found[LEARNT][variable]["r2"] for variable in (AGENT, OTHER))
-    return expectation(expected, {AGENT: agent, OTHER: other}, agent >= other + WANTED_GAP)
-
-
-def _is_learnt(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    expected = f"R^2 of the agent's place at least {WANTED_GAP:g} above that before training, and the accuracy above that before training"
-    if found is None:
-        return expectation(expected, None, None)
-    after, before = (found[embedding][AGENT] for embedding in (LEARNT, UNTRAINED))
-    measured = {name: {key: part[key] for key in ("r2", "accuracy")} for name, part in ((LEARNT, after), (UNTRAINED, before))}
-    return expectation(expected, measured, after["r2"] >= before["r2"] + WANTED_GAP and after["accuracy"] > before["accuracy"])
-
-
-def _is_moved_by_place(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    expected = f"at least {WANTED_SHARE:g} of the embedding's variance lies between places of the agent, and more than before training"
-    if found is None:
-        return expectation(expected, None, None)
-    after, before = (found[embedding][AGENT]["explained"] for embedding in (LEARNT, UNTRAINED))
-    return expectation(expected, {LEARNT: after, UNTRAINED: before}, after >= WANTED_SHARE and after > before)
+def place_expectations(name: str, other: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Claims about a grid world, from `read_outs`."""
+    after, before, rest = found[LEARNT][AGENT], found[UNTRAINED][AGENT], found[LEARNT][OTHER]
+    keys = ("r2", "accuracy")
+    return {
+        f"the embedding tells the agent's place and not the {other}, {name}": expectation(
+            f"R^2 of the agent's place at least {WANTED_GAP:g} above that of the other",
+            {AGENT: after["r2"], OTHER: rest["r2"]},
+            after["r2"] >= rest["r2"] + WANTED_GAP,
+        ),
+        f"training makes the agent's place readable, {name}": expectation(
+            f"R^2 of the agent's place at least {WANTED_GAP:g} above that before training, and a higher accuracy",
+            {LEARNT: {key: after[key] for key in keys}, UNTRAINED: {key: before[key] for key in keys}},
+            after["r2"] >= before["r2"] + WANTED_GAP and after["accuracy"] > before["accuracy"],
+        ),
+        f"what moves the embedding is the agent's place, {name}": expectation(
+            f"at least {WANTED_SHARE:g} of the embedding's variance lies between places of the agent, and more than before training",
+            {LEARNT: after["explained"], UNTRAINED: before["explained"]},
+            after["explained"] >= WANTED_SHARE and after["explained"] > before["explained"],
+        ),
+    }
 
 
 def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -306,61 +275,43 @@ def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
     with plots.picture(path, record, "Controllable states: what the embedding of inverse dynamics holds", size=(11.0, 8.5)) as figure:
         (training, actions), (places, variance) = figure.subplots(2, 2, width_ratios=(1.5, 1))
         for task, found in tasks.items():
-            # Trainings have different lengths: what they share is where they end.
+            # Runs differ in length, so the x-axis is the completed share.
             points = [(steps / record["settings"]["runs"][task]["steps"], value) for steps, value in found["curve"]]
             plots.curves(training, [points], COLOURS[task], NAMES[task])
             if found["most_common_action"] is not None:
                 training.axhline(found["most_common_action"], color=COLOURS[task], linestyle="--", linewidth=1.2)
-        training.set_ylim(0, 1)
-        training.set_xlim(0, 1)
-        training.set_xlabel("part of the training")
-        training.set_ylabel("accuracy on the agent's own actions")
+        training.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the training run", ylabel="accuracy on the agent's own actions")
         training.set_title("inverse dynamics in training (dashed: most common action)")
         training.legend(loc="best")
 
-        _draw_bars(
-            actions,
-            [Bars(NAMES[task], COLOURS[task], found["guesses"][LEARNT], found["guesses"][UNTRAINED]) for task, found in tasks.items()],
-        )
+        both = (LEARNT, UNTRAINED)
+        _draw_bars(actions, [(NAMES[task], COLOURS[task], *(found["guesses"][each] for each in both)) for task, found in tasks.items()])
         for i, found in enumerate(tasks.values()):
             for value, style in ((found["chance"], ":"), (found["guesses"]["attainable"], "-")):
                 if value is not None:
                     actions.hlines(value, i - 0.42, i + 0.42, color="black", linestyle=style, linewidth=1.2)
-        actions.set_ylabel("accuracy on random actions")
-        actions.set_title("after training (pale: before; dotted: chance;\nline: what can be known)")
+        title = "after training (pale: before; dotted: chance;\nline: what can be known)"
+        actions.set(ylabel="accuracy on random actions", title=title)
 
         bars = [
-            Bars(f"{NAMES[task]}:\n{what}", COLOURS[task], *(found[embedding][variable]["r2"] for embedding in (LEARNT, UNTRAINED)))
+            (f"{NAMES[task]}:\n{what}", COLOURS[task], *(found[each][variable]["r2"] for each in both))
             for task, found in read.items()
             for variable, what in ((AGENT, "agent's place"), (OTHER, OTHER_NAMES[task]))
         ]
         _draw_bars(places, bars)
-        places.set_ylabel("R² on other episodes")
-        places.set_title("read from the embedding by a linear map")
-        bars = [
-            Bars(NAMES[task], COLOURS[task], *(found[embedding][AGENT]["explained"] for embedding in (LEARNT, UNTRAINED)))
-            for task, found in read.items()
-        ]
+        places.set(ylabel="R² on other episodes", title="read from the embedding by a linear map")
+        bars = [(NAMES[task], COLOURS[task], *(found[each][AGENT]["explained"] for each in both)) for task, found in read.items()]
         _draw_bars(variance, bars)
-        variance.set_ylabel("share of the embedding's variance")
-        variance.set_title("between places of the agent")
+        variance.set(ylabel="share of the embedding's variance", title="between places of the agent")
 
 
-class Bars(NamedTuple):
-    """A number after training and before it."""
-
-    label: str
-    colour: str
-    learnt: float
-    untrained: float
-
-
-def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
-    for i, bar in enumerate(bars):
-        for value, offset, alpha in ((bar.learnt, -0.2, 1.0), (bar.untrained, 0.2, 0.4)):
-            axes.bar(i + offset, value, width=0.38, color=bar.colour, alpha=alpha)
+def _draw_bars(axes: Axes, bars: Sequence[tuple[str, str, float, float]]) -> None:
+    """Bars of (label, colour, number after training, number before it)."""
+    for i, (_, colour, learnt, untrained) in enumerate(bars):
+        for value, offset, alpha in ((learnt, -0.2, 1.0), (untrained, 0.2, 0.4)):
+            axes.bar(i + offset, value, width=0.38, color=colour, alpha=alpha)
             axes.annotate(f"{value:.2f}", (i + offset, max(value, 0.0)), ha="center", va="bottom", fontsize=9)
-    axes.set_xticks(range(len(bars)), [bar.label for bar in bars], fontsize=9)
+    axes.set_xticks(range(len(bars)), [label for label, *_ in bars], fontsize=9)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(top=1.08)
     axes.axhline(0.0, color=plots.GREY, linewidth=0.8)
@@ -368,11 +319,5 @@ def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
 
 FIGURE = Figure(name="controllable_states", profiles=PROFILES, summarise=summarise, draw=draw, measure=measure)
 
-
-def main() -> None:
-    """Makes the figure."""
-    reproduce(FIGURE)
-
-
 if __name__ == "__main__":
-    main()
+    reproduce(FIGURE)

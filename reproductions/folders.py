@@ -1,4 +1,4 @@
-"""What the folder of a run holds: its last checkpoint, its metrics, what was measured of it."""
+"""What the folder of a run contains: its last checkpoint, its metrics, and measurements made from it."""
 
 import os
 import pathlib
@@ -12,26 +12,26 @@ from agent57_jax.training import run_folder
 from reproductions import records
 from reproductions.records import ROOT
 
-BLOCK_BYTES = 1 << 16  # read at a time from a file's end
+TAIL_BYTES = 1 << 18  # of metrics.jsonl; a line has a few thousand
 
 
 class ReproductionError(RuntimeError):
-    """A figure that cannot be made as asked; the message says why in one line."""
+    """A figure cannot be made as requested; the message says why in one line."""
 
 
 class DamageError(ReproductionError):
-    """A file of one run that cannot be read; the message names it."""
+    """A file of a run cannot be read; the message names it."""
 
 
 def evaluation_of(folder: pathlib.Path, episodes: int, seed: int) -> dict[str, Any] | None:
-    """evaluation.json, if it is of the last checkpoint, so many episodes and the seed."""
+    """evaluation.json, if it is of the last checkpoint, with this number of episodes and this seed."""
     found = records.read_json(folder / "evaluation.json")
     wanted = {"episodes": episodes, "seed": seed, "checkpoint": latest_checkpoint(folder)}
     return found if isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items()) else None
 
 
 def remembered(folder: pathlib.Path, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A measurement of a run's last checkpoint: from `<folder>/<name>.json` if it was made under the same key, else made and written."""
+    """A measurement of a run's last checkpoint, read from `<folder>/<name>.json` if that has the same key, else computed and written."""
     key = {**key, "checkpoint": latest_checkpoint(folder)}
     found = records.read_json(folder / f"{name}.json")
     if isinstance(found, dict) and found.get("key") == key:
@@ -42,15 +42,15 @@ def remembered(folder: pathlib.Path, name: str, key: Mapping[str, Any], compute:
 
 
 def finished(folder: pathlib.Path, settings: Settings) -> bool:
-    """Whether the folder holds a run with these settings that has come to its end and saved it.
+    """Whether the folder holds a run with these settings that has reached its end and saved it.
 
     Raises:
-      ReproductionError: if it holds a run with other settings: its numbers must not be taken for these.
-      DamageError: for metrics of which the last line is damaged.
+      ReproductionError: if it holds a run with other settings, whose numbers must not be used.
+      DamageError: if the last line of metrics is damaged.
     """
     values = records.read_json(folder / "config.json")
     if not isinstance(values, dict) or latest_checkpoint(folder) is None:
-        return False  # train.py will start anew
+        return False  # train.py will start from the beginning
     line = last_metrics(folder)
     before, free = config.flatten(values), ("total_steps", *config.INCIDENTAL_SETTINGS)
     changed = run_folder.differences(before, settings, free)
@@ -87,10 +87,10 @@ def saved_steps(folder: pathlib.Path) -> int:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The complete lines of metrics.jsonl; none without the file.
+    """The complete lines of metrics.jsonl; empty without the file.
 
     Raises:
-      DamageError: for a line that is none.
+      DamageError: if a line is damaged.
     """
     path = folder / "metrics.jsonl"
     try:
@@ -100,21 +100,17 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def last_metrics(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The last complete line of metrics.jsonl; None without one. Of a file that weeks have made large, only the end is read.
+    """The last complete line of metrics.jsonl; None without one. Only the end of the file is read, since it may be large.
 
     Raises:
-      DamageError: if it is no line of metrics.
+      DamageError: if the line is damaged.
     """
     path = folder / "metrics.jsonl"
     if not path.exists():
         return None
     with path.open("rb") as file:
-        start, end = file.seek(0, os.SEEK_END), b""
-        while start and end.count(b"\n") < 2:  # the end of the line before, and its own
-            size = min(BLOCK_BYTES, start)
-            start = file.seek(start - size)
-            end = file.read(size) + end
-    lines = end.split(b"\n")[:-1]  # behind the last end of a line is nothing, or a line that is being written
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]  # the rest is empty or a line that is being written
     if not lines:
         return None
     try:
@@ -124,5 +120,5 @@ def last_metrics(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def from_root(path: pathlib.Path) -> str:
-    """A path as it is shown: from the project's root if it lies there."""
+    """A path for messages: relative to the project's root if it is inside."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -1,4 +1,4 @@
-"""Commands side by side, each on its own share of the cores; a signal to this process reaches all of them."""
+"""Runs commands side by side, each on its own share of the cores, and passes signals on to them."""
 
 import collections
 import dataclasses
@@ -16,11 +16,11 @@ TAIL_LINES = 15
 
 
 class JobError(RuntimeError):
-    """Commands that failed; the message names each with the last lines of its log."""
+    """Commands failed; the message names each with the last lines of its log."""
 
 
 class Stopped(Exception):  # noqa: N818 - a request, not an error
-    """SIGINT or SIGTERM arrived, and no command runs any more."""
+    """SIGINT or SIGTERM arrived, and all commands have ended."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -33,14 +33,14 @@ class Job:
 
     name: str
     command: Sequence[str]
-    log: pathlib.Path  # standard output and standard error, behind what is there
-    is_done: Callable[[], bool]  # whether the command, once it has ended without an error, has done what it is for
-    then: "Job | None" = None  # runs next, where this one was done
-    has_enough: Callable[[], bool] | None = None  # asked again and again while the command runs; once true, SIGTERM asks it to end
+    log: pathlib.Path  # standard output and standard error are appended
+    is_done: Callable[[], bool]  # whether the command, having ended without an error, has done its work
+    then: "Job | None" = None  # runs next, if this one is done
+    has_enough: Callable[[], bool] | None = None  # polled while the command runs; SIGTERM ends it once this is true
 
 
 def shares(cores: Sequence[int], workers: int) -> list[list[int]]:
-    """Equal parts of the cores, one a worker, and no more workers than cores; what is left over stays idle."""
+    """Equal parts of the cores, one a worker, for at most as many workers as cores; leftover cores stay idle."""
     workers = min(workers, len(cores))
     size = len(cores) // workers
     return [list(cores[worker * size : (worker + 1) * size]) for worker in range(workers)]
@@ -48,27 +48,24 @@ def shares(cores: Sequence[int], workers: int) -> list[list[int]]:
 
 def tail(path: pathlib.Path) -> str:
     """The last lines of a log, indented."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
+    return "\n".join(f"    {line}" for line in path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
 
 class Supervisor:
-    """Runs jobs, `workers` at a time. While it is open (`with`), SIGINT and SIGTERM belong to it.
+    """Runs jobs, `workers` at a time. Inside its `with` block, it handles SIGINT and SIGTERM.
 
-    Every command inherits an affinity of its own, from which JAX takes its number of threads.
+    Each command inherits its own CPU affinity, from which JAX takes its number of threads.
     """
 
     def __init__(self, workers: int, directory: pathlib.Path, keep_open: Sequence[int] = (), gpus: Sequence[str] = ()) -> None:
         """Args:
-        workers: commands at a time; never more than there are cores.
+        workers: commands at a time; at most one per core.
         directory: where the commands run.
         keep_open: file descriptors that they inherit.
-        gpus: a GPU for each worker, as CUDA numbers or names it; none: all workers see all GPUs.
+        gpus: a GPU for each worker, as in CUDA_VISIBLE_DEVICES; empty: all workers see all GPUs.
         """
         self.shares = shares(sorted(os.sched_getaffinity(0)), workers)
-        self._gpus = tuple(gpus)
-        self._directory = directory
-        self._keep_open = tuple(keep_open)
+        self._gpus, self._directory, self._keep_open = tuple(gpus), directory, tuple(keep_open)
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}  # by the number of the share
         self._asked_to_end: set[int] = set()  # numbers of shares
         self._stopped_by: int | None = None
@@ -84,16 +81,16 @@ class Supervisor:
             signal.signal(number, handler)
 
     def run(self, jobs: Sequence[Job], total: int | None = None, after_each: Callable[[], None] = lambda: None) -> None:
-        """Runs all jobs, and prints a line when one starts and when it has ended. A job that fails does not keep the others from running.
+        """Runs all jobs and prints a line when one starts and when it ends. A failed job does not stop the others.
 
         Args:
           jobs: in the order in which they start.
-          total: how many there are with those that need not run; these count as the first ones.
-          after_each: called after a job has ended.
+          total: number of jobs including those that were done before, which count as the first ones.
+          after_each: called after each job.
 
         Raises:
-          JobError: when the others have ended, if one failed.
-          Stopped: when all have ended, if a signal asked for it.
+          JobError: after the others have ended, if one failed.
+          Stopped: after all have ended, if a signal arrived.
         """
         own = sum(1 + (job.then is not None) for job in jobs)
         total = own if total is None else total
@@ -110,7 +107,7 @@ class Supervisor:
                 time.sleep(POLL_SECONDS)
                 if self._stopped_by is not None and not is_announced:
                     is_announced = True
-                    print(f"{signal.Signals(self._stopped_by).name}: waiting until what runs has saved and ended", flush=True)
+                    print(f"{signal.Signals(self._stopped_by).name}: waiting for the running commands to save and end", flush=True)
                 for share, (job, process, start) in list(self._running.items()):
                     if process.poll() is None:
                         if share not in self._asked_to_end and job.has_enough is not None and job.has_enough():
@@ -131,7 +128,7 @@ class Supervisor:
                     after_each()
         finally:
             self._is_running_jobs = False
-            for _, process, _ in self._running.values():  # only if something above raised
+            for _, process, _ in self._running.values():  # only after an exception above
                 process.kill()
         if self._stopped_by is not None:
             raise Stopped(self._stopped_by)
@@ -144,28 +141,21 @@ class Supervisor:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[share]
         elif len(self.shares) > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environment:
-            # One GPU serves all of them; alone, a training takes almost all of its memory.
+            # The commands share one GPU; a training run alone would take almost all of its memory.
             environment.setdefault("XLA_CLIENT_MEM_FRACTION", f"{0.9 / len(self.shares):.3f}")
         own = os.sched_getaffinity(0)
         with job.log.open("ab") as log:
             log.write(f"$ {' '.join(('python', *job.command[1:]))}\n".encode())
             log.flush()
-            os.sched_setaffinity(0, self.shares[share])  # a child inherits it
+            streams: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            os.sched_setaffinity(0, self.shares[share])  # the child inherits it
             try:
-                process = subprocess.Popen(
-                    list(job.command),
-                    cwd=self._directory,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=self._keep_open,
-                )
+                process = subprocess.Popen(list(job.command), cwd=self._directory, env=environment, pass_fds=self._keep_open, **streams)
             finally:
                 os.sched_setaffinity(0, own)
         self._running[share] = (job, process, time.monotonic())
         print(f"{job.name} starts; log: {self._relative(job.log)}", flush=True)
-        if self._stopped_by is not None:  # the signal came while the process was being made
+        if self._stopped_by is not None:  # the signal arrived while the process was being started
             process.send_signal(self._stopped_by)
 
     def _failure(self, job: Job, code: int) -> str | None:
@@ -181,7 +171,7 @@ class Supervisor:
         return path.relative_to(self._directory) if path.is_relative_to(self._directory) else path
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Passes the signal on. `run` raises Stopped when all have ended; outside of it nothing is to be waited for."""
+        """Passes the signal on. `run` raises Stopped after all have ended; outside it, there is nothing to wait for."""
         self._stopped_by = number
         for _, process, _ in list(self._running.values()):
             process.send_signal(number)

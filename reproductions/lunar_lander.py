@@ -1,9 +1,8 @@
-"""Lunar Lander: does the whole EnvPool path learn a task of vector observations?
+"""Lunar Lander: does the EnvPool path learn a task with vector observations?
 
-No figure of the papers; the task's authors call it solved at a mean return of 200. Tested: a mean return of 200 or more over 100 greedy
-episodes, for every seed.
+The papers have no such figure; the task's authors call it solved at a mean return of 200. Tested for every seed, over 100 greedy episodes.
 
-smoke: a few thousand steps, too short to learn anything. cpu: the laptop's sizes on two cores. gpu: the paper's sizes.
+smoke: too short to learn. cpu: the laptop profile. gpu: the paper's sizes.
 """
 
 import pathlib
@@ -69,12 +68,10 @@ def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
         for run, colour in zip(runs, colours, strict=True):
             hours = [(seconds / 3600, value) for seconds, value in run["curve_seconds"]]
             for axes, curve in ((left, run["curve"]), (right, hours)):
-                if not curve:
-                    continue
-                axes.plot(*zip(*curve, strict=True), color=colour, linewidth=0.8, alpha=0.35)
-                axes.plot(*zip(*plots.smoothed(curve), strict=True), color=colour, linewidth=2.0, label=f"seed {run['seed']}")
-                label = f"{run['episodes']} episodes after training: {run['return']:.0f}"
-                axes.plot(curve[-1][0], run["return"], "o", color=colour, markersize=8, markeredgecolor="black", label=label)
+                if curve:
+                    plots.smooth_curve(axes, curve, colour, f"seed {run['seed']}")
+                    label = f"{run['episodes']} episodes after training: {run['return']:.0f}"
+                    axes.plot(curve[-1][0], run["return"], "o", color=colour, markersize=8, markeredgecolor="black", label=label)
         plots.threshold(left, WANTED_RETURN, "")
         plots.threshold(right, WANTED_RETURN, f"solved:\n{WANTED_RETURN:g}")
         plots.in_millions(left, "agent steps")
@@ -85,11 +82,5 @@ def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
 
 FIGURE = Figure(name="lunar_lander", profiles=PROFILES, summarise=summarise, draw=draw, counts_unfinished=True)
 
-
-def main() -> None:
-    """Makes the figure."""
-    reproduce(FIGURE)
-
-
 if __name__ == "__main__":
-    main()
+    reproduce(FIGURE)

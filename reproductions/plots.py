@@ -1,4 +1,4 @@
-"""How all pictures look."""
+"""The common look of all pictures."""
 
 import contextlib
 import pathlib
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours that the colour-blind tell apart too (Okabe and Ito).
+# Distinguishable for the colour-blind (Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
 STYLE: Any = {
     "font.size": 11,
@@ -28,7 +28,7 @@ Points = Sequence[Sequence[float]]  # [x, y] each
 
 @contextlib.contextmanager
 def picture(path: pathlib.Path, record: Mapping[str, Any], title: str, size: tuple[float, float] = (11.0, 4.5)) -> Iterator[Figure]:
-    """A figure to draw on, with a title that says which profile it is of and whether runs are missing; saved as PNG in the end."""
+    """A figure to draw on, saved as PNG afterwards. The title names the profile and says whether runs are missing."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         runs = len(record["settings"]["runs"])
@@ -57,22 +57,25 @@ def curves(axes: Axes, seeds: Sequence[Points], colour: Any, label: str, style: 
     axes.plot(grid, values, style, color=colour, linewidth=2.2, label=label)
 
 
-def smoothed(points: Points, share: float = 0.04) -> list[tuple[float, float]]:
-    """Each value as the mean over its neighbours, a share of all points."""
-    half = int(len(points) * share / 2)
-    values = [value for _, value in points]
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return [(x, sum(window) / len(window)) for (x, _), window in zip(points, windows, strict=True)]
+def smooth_curve(axes: Axes, points: Points, colour: Any, label: str) -> None:
+    """A curve, if it has points, as a thin line, and as a thick one with each value averaged over its neighbours, 4% of all points."""
+    if not points:
+        return
+    x, y = np.transpose(points)
+    window = np.ones(2 * int(0.02 * len(y)) + 1)
+    means = np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
+    axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
+    axes.plot(x, means, color=colour, linewidth=2.2, label=label)
 
 
 def legend(axes: Axes, **options: Any) -> None:
-    """A legend, if there is anything to name; without runs there is not."""
+    """A legend, if there is anything to name."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(**options)
 
 
 def threshold(axes: Axes, value: float, label: str, style: str = "--") -> None:
-    """A horizontal line with its name to the right of the panel."""
+    """A horizontal line, named to the right of the panel."""
     axes.axhline(value, color=GREY, linestyle=style, linewidth=1.0, zorder=1)
     options: Any = {"ha": "left", "va": "center", "color": GREY, "fontsize": 9, "annotation_clip": False}
     axes.annotate(label, (1.0, value), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", **options)

@@ -1,22 +1,20 @@
 """Random Coin (Agent57 §4.2, Fig. 5): does the exploitative policy suffer from the exploratory ones?
 
-A room with a coin; the family's policies weigh the intrinsic reward with beta up to beta_max. The paper shows the return of the policy with
-beta 0 after 150 million frames: with one network for the sum of both rewards (NGU) it falls as beta_max grows, with one network for each
-reward it stays near 1. Tested: separate networks keep 0.95 or more for every beta_max, and every seed of the single network at the largest
-beta_max stays below all of them at the smallest, clearly in the mean.
+A room with a coin; the policies weigh the intrinsic reward with beta up to beta_max. The paper shows the return of the policy with beta 0:
+with one network for both rewards (NGU) it falls as beta_max grows, with one network for each reward it stays near 1.
 
-smoke: a 5x5 room, a few minutes, too short to learn anything. cpu: a 7x7 room and two policies on two cores, and two beta_max below
-the paper's. gpu: the paper's 15x15 room and lengths.
+smoke: a 5x5 room, too short to learn. cpu: a 7x7 room, two policies, two more beta_max below the paper's. gpu: the paper's 15x15 room.
 """
 
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 
 from reproductions import plots
-from reproductions.common import Figure, Profile, Run, Training, late_mean, mean, reproduce
+from reproductions.common import Figure, Profile, Run, Training, late_mean, reproduce
 from reproductions.records import all_hold, expectation
 
 SINGLE, SEPARATE = "single", "separate"
@@ -27,16 +25,15 @@ SEEDS = (0, 1, 2)
 WANTED_RETURN = 0.95
 WANTED_LOSS = 0.05
 
-# What the cpu profile's runs have beyond configs/random_coin.py:laptop. Two policies, beta 0 and beta_max. Each sequence is sampled about
-# once, as in the paper: with more, priorities that grow with beta r^i leave policy 0 a small share of the batch.
+# The cpu profile's changes to configs/random_coin.py:laptop. Two policies, beta 0 and beta_max. Each sequence is sampled about once, as in
+# the paper: with more, priorities that grow with beta r^i leave policy 0 a small share of the batch.
 CPU_OVERRIDES: dict[str, Any] = {
     "environment.grid_size": 7,
     "environment.num_envs": 64,
     "policy.num_policies": 2,
     "replay.samples_per_insert": 1.0,
     "total_steps": 1_000_000,
-    # The evaluator that plays during training has no say in this figure, so it may cost little. Its slow episodes, the short ones of which
-    # end first, are no measure of anything; the score is that of `judging`, where each environment plays the same number.
+    # This figure does not use the evaluator that plays during training, so it gets little time.
     "evaluation.num_envs": 16,
     "evaluation.period_acts": 16,
     "evaluation.window_episodes": 3_600,
@@ -82,20 +79,10 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
         for run in runs
     ]
     means = []
-    for agent in AGENTS:
-        for beta in sorted({point["beta_max"] for point in points}):
-            returns = [point["return"] for point in points if (point["agent"], point["beta_max"]) == (agent, beta)]
-            if returns:
-                means.append(
-                    {
-                        "agent": agent,
-                        "beta_max": beta,
-                        "mean": mean(returns),
-                        "lowest": min(returns),
-                        "highest": max(returns),
-                        "seeds": len(returns),
-                    }
-                )
+    for agent, beta in sorted({(point["agent"], point["beta_max"]) for point in points}, key=lambda pair: (pair[0] != SINGLE, pair[1])):
+        returns = [point["return"] for point in points if (point["agent"], point["beta_max"]) == (agent, beta)]
+        spread = {"mean": statistics.fmean(returns), "lowest": min(returns), "highest": max(returns), "seeds": len(returns)}
+        means.append({"agent": agent, "beta_max": beta, **spread})
     separate, single = ({entry["beta_max"]: entry for entry in means if entry["agent"] == agent} for agent in (SEPARATE, SINGLE))
     falls = None
     if {BETAS[0], BETAS[-1]} <= set(single):
@@ -138,19 +125,16 @@ def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
         left.set_xscale("log")
         left.set_xticks(betas, [f"{beta:g}" for beta in betas])
         left.minorticks_off()
-        left.set_ylim(-0.03, 1.05)
         plots.threshold(left, WANTED_RETURN, f"{WANTED_RETURN}")
-        left.set_xlabel("beta_max")
         episodes = max(point["episodes"] for point in data["points"])
-        left.set_ylabel(f"mean return of {episodes} greedy episodes")
+        left.set(ylim=(-0.03, 1.05), xlabel="beta_max", ylabel=f"mean return of {episodes} greedy episodes")
         left.set_title("after training (dots: seeds, band: lowest to highest)")
         plots.legend(left, loc="lower left")
         for axes, agent in ((middle, SEPARATE), (right, SINGLE)):
             for beta in betas:
                 seeds = [point["curve"] for point in data["points"] if (point["agent"], point["beta_max"]) == (agent, beta)]
                 plots.curves(axes, seeds, colours[beta], f"beta_max {beta:g}")
-            axes.set_ylim(-0.03, 1.05)
-            axes.set_title(f"{names[agent]}: during training")
+            axes.set(ylim=(-0.03, 1.05), title=f"{names[agent]}: during training")
             plots.in_millions(axes, "agent steps")
         middle.set_ylabel("return of the training episodes of policy 0")
         plots.legend(right, loc="lower right", fontsize=9)
@@ -158,11 +142,5 @@ def draw(record: Mapping[str, Any], path: pathlib.Path) -> None:
 
 FIGURE = Figure(name="random_coin", profiles=PROFILES, summarise=summarise, draw=draw)
 
-
-def main() -> None:
-    """Makes the figure."""
-    reproduce(FIGURE)
-
-
 if __name__ == "__main__":
-    main()
+    reproduce(FIGURE)

@@ -1,8 +1,8 @@
-"""Episodes of a trained run in a grid world, timestep by timestep: what the agent saw, did, embedded and was rewarded with, and where.
+"""Episodes of a trained run in a grid world, timestep by timestep: observations, actions, embeddings, rewards and positions.
 
-The agent plays as it does for `evaluate.py`: greedy episodes with the last checkpoint's parameters, the exploration of evaluation, and the
-novelty statistics of the checkpoint. Those stay as they are, for the evaluator too does not teach them. The same folder, seed and number of
-environments give the same episodes here and there. Other policies can act in its place, and of emulators there are random actions.
+The agent plays as in `evaluate.py`: with the parameters and novelty statistics of the last checkpoint, which stay constant, and the
+exploration of evaluation. The same folder, seed and number of environments give the same episodes here and there. Other policies can act
+in its place. Emulators offer random actions only.
 """
 
 import os
@@ -34,21 +34,21 @@ Policy = Callable[[jax.Array, Any], jax.Array]
 
 
 class Timesteps(NamedTuple):
-    """A stretch of E environments, as NumPy arrays; its timesteps follow those of the stretch before."""
+    """Consecutive timesteps of E environments, as NumPy arrays."""
 
     observation: Array  # [E, T, *observation_shape]
     action: Array  # [E, T] int32, chosen at the observation; ignored at LAST
     step_type: Array  # [E, T] int32
     discount: Array  # [E, T] float32, 0 where the environment terminated
     intrinsic_reward: Array | None  # [E, T] float32; None for an agent without
-    embedding: Array | None  # [E, T, D] float32, f(x) as actors compute it; None without episodic novelty
+    embedding: Array | None  # [E, T, D] float32, f(x); None without episodic novelty
     position: Array  # [E, T, 2] int32, row and column of the agent
-    is_first_visit: Array  # [E, T] bool, the agent has not been on its cell before in this episode
-    extras: dict[str, Array]  # [E, T] float32 each, what else the environment reports
+    is_first_visit: Array  # [E, T] bool, the agent enters its cell for the first time in the episode
+    extras: dict[str, Array]  # [E, T] float32 each, further numbers of the environment
 
 
 class Emulated(NamedTuple):
-    """A stretch of E environments that step outside JAX."""
+    """Consecutive timesteps of E environments that step outside JAX."""
 
     observation: np.ndarray  # [E, T, *observation_shape]
     action: np.ndarray  # [E, T] int32, chosen at the observation; ignored at LAST
@@ -60,30 +60,30 @@ class _Carry(NamedTuple):
 
     actor: ActorState
     simulation: programs.Simulation
-    visited: jax.Array  # [E, rows, columns] bool, cells the agent has been on in this episode
+    visited: jax.Array  # [E, rows, columns] bool, cells visited in this episode
 
 
 def restore(folder: str | os.PathLike[str]) -> Restored:
     """The last checkpoint of a run in a grid world.
 
     Raises:
-      SettingsError: if the folder holds no such run or no checkpoint; CheckpointError: if it cannot be read.
+      SettingsError: without such a run or a checkpoint; CheckpointError: if it cannot be read.
     """
 
     def make_environment(settings: Settings) -> JaxEnvironment:
         kind = settings.environment.kind
         if kind not in GRID_WORLDS:
-            raise SettingsError(f"{folder} holds a run of {kind.value}, which is no grid world with a place for the agent")
+            raise SettingsError(f"{folder} holds a run of {kind.value}, which is not a grid world")
         return factory.make_jax_environment(settings.environment)
 
     return judging.restore(folder, make_environment)
 
 
 def play(run: Restored, num_envs: int, seed: int, policy: Policy | None = None, block_steps: int = BLOCK_STEPS) -> Iterator[Timesteps]:
-    """Plays on and on, a stretch of `block_steps` timesteps after the other; the first begins with FIRST everywhere.
+    """Plays without end, in blocks of `block_steps` timesteps, the first of which begins with FIRST everywhere.
 
     Args:
-      policy: chooses the actions in the agent's place; the agent still sees, embeds and is rewarded.
+      policy: chooses the actions instead of the agent, which still embeds observations and is rewarded.
     """
     mesh = parallel.make_mesh(1)
     actor = evaluator.greedy_only(run.parts.evaluation_actor, num_envs)
@@ -146,17 +146,17 @@ def at_random(key: jax.Array, state: Any) -> jax.Array:
 
 
 def along_corridors(key: jax.Array, state: Any) -> jax.Array:
-    """In the disco maze: every action that meets no wall with the same probability."""
+    """In the disco maze: every action that does not hit a wall with the same probability."""
     target = state.agent[None] + jnp.asarray(MOVES)  # [A, 2]
     is_free = state.corridor[target[:, 0], target[:, 1]]
     return jax.random.categorical(key, jnp.where(is_free, 0.0, -jnp.inf)).astype(jnp.int32)
 
 
 def emulate_at_random(folder: str | os.PathLike[str], num_envs: int, timesteps: int, seed: int) -> tuple[Restored, Emulated]:
-    """The run of a folder, and the first timesteps of emulators of its task in which every action has the same probability.
+    """The run of a folder, and timesteps of emulators of its task with uniformly random actions.
 
     Raises:
-      SettingsError: if the folder holds no checkpoint; CheckpointError: if it cannot be read.
+      SettingsError: without a checkpoint; CheckpointError: if it cannot be read.
     """
     run = judging.restore(folder, lambda settings: factory.make_host_environment(settings.environment, num_envs, seed, "judging"))
     environment = run.environment
@@ -174,7 +174,7 @@ def emulate_at_random(folder: str | os.PathLike[str], num_envs: int, timesteps: 
 
 
 def initial_learner(run: Restored) -> LearnerState:
-    """The learner with which the run began."""
+    """The learner as the run began."""
 
     def init(root: jax.Array) -> LearnerState:
         return run.parts.learner.init(parallel.fold_counter(root, programs.INIT_STREAM, jnp.uint32(0)))
@@ -192,7 +192,7 @@ def embed(run: Restored, parameters: Any, observation: np.ndarray) -> np.ndarray
 
 
 def guess_actions(run: Restored, learner: LearnerState, observation: np.ndarray) -> np.ndarray:
-    """What inverse dynamics holds for the most probable action of each transition: [E, T, *observation_shape] -> [E, T - 1] int."""
+    """Inverse dynamics' most probable action of each transition: [E, T, *observation_shape] -> [E, T - 1] int."""
     network = run.parts.learner.embedding
     assert network is not None
     guess = jax.jit(lambda parameters, pair: jnp.argmax(network.action_logits(parameters, pair)[:, 0], axis=-1))
@@ -201,41 +201,38 @@ def guess_actions(run: Restored, learner: LearnerState, observation: np.ndarray)
 
 
 def visits(folder: str | os.PathLike[str], episodes: int, seed: int) -> dict[str, Any]:
-    """What a run in the disco maze is rewarded with where it is for the first time in an episode, and where it has been before.
+    """Intrinsic rewards of a run in the disco maze on first and on repeated visits of a cell within an episode.
 
-    The start of an episode does not count: it has no memory to be compared with. Walking into a wall counts apart: the agent is where it
-    stood. Every environment plays a fixed number of episodes, so that short episodes are not preferred over long ones.
+    The start of an episode does not count, because there is no memory to compare with, nor does walking into a wall. Every environment
+    plays a fixed number of episodes, so that short episodes are not preferred over long ones.
 
     Returns:
-      "first", "repeated", "wall": mean r^i over timesteps of the kind, None where there was none.
-      "visited_fraction": mean over episodes of the share of corridor cells that one visits; "episodes": their number.
+      "first", "repeated": mean r^i over timesteps of the kind, None where there was none.
+      "visited_fraction": mean over episodes of the share of corridor cells that an episode visits.
 
     Raises:
-      SettingsError: if the folder holds no checkpoint of a maze, or its agent has no intrinsic reward.
-      CheckpointError: if the checkpoint cannot be read.
+      SettingsError: without a checkpoint of a maze, or without an intrinsic reward; CheckpointError: if it cannot be read.
     """
     run = restore(folder)
     if run.settings.environment.kind is not EnvironmentKind.DISCO_MAZE or run.statistics is None:
         raise SettingsError(f"{folder} must hold a run in the disco maze with an intrinsic reward")
     quota = judging.quotas(episodes)
     ended = np.zeros(len(quota), int)
-    kinds = ("first", "repeated", "wall")
-    sums, counts = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0)
+    rewards: dict[str, list[np.ndarray]] = {"first": [], "repeated": []}
     fractions: list[float] = []
     for block in play(run, len(quota), seed):
         assert block.intrinsic_reward is not None
         is_last = block.step_type == LAST
         before = ended[:, None] + np.cumsum(is_last, axis=1) - is_last  # [E, T] episodes that have ended before the timestep
         counted = before < quota[:, None]
-        is_wall = is_last & (block.discount == 0)
-        moved = counted & (block.step_type != FIRST) & ~is_wall
-        chosen = {"first": moved & block.is_first_visit, "repeated": moved & ~block.is_first_visit, "wall": counted & is_wall}
-        for kind, where in chosen.items():
-            sums[kind] += float(np.sum(block.intrinsic_reward[where], dtype=np.float64))
-            counts[kind] += int(np.sum(where))
+        moved = counted & (block.step_type != FIRST) & ~(is_last & (block.discount == 0))  # the rest hit a wall
+        rewards["first"].append(block.intrinsic_reward[moved & block.is_first_visit])
+        rewards["repeated"].append(block.intrinsic_reward[moved & ~block.is_first_visit])
         fractions += block.extras[VISITED_FRACTION][counted & is_last].tolist()
         ended += np.sum(is_last, axis=1)
         if np.all(ended >= quota):
             break
-    means = {kind: sums[kind] / counts[kind] if counts[kind] else None for kind in kinds}
-    return {**means, "visited_fraction": float(np.mean(fractions)), "episodes": len(fractions)}
+    every = {kind: np.concatenate(parts).astype(np.float64) for kind, parts in rewards.items()}
+    return {kind: float(each.mean()) if each.size else None for kind, each in every.items()} | {
+        "visited_fraction": float(np.mean(fractions))
+    }

@@ -75,7 +75,7 @@ def test_metrics_that_a_training_leaves_damaged_are_its_failure_alone(tmp_path: 
 def test_more_steps_let_a_finished_run_go_on(suite: Callable[..., Any]) -> None:
     assert suite(*PONG).code == 0
     longer = suite(*PONG, "--config.total_steps=16000")
-    assert longer.code == 0 and "Pong-0: goes on after 8,000 steps" in longer.output
+    assert longer.code == 0 and "Pong-0: resumes after 8,000 steps" in longer.output
     other = suite(*PONG, "--config.policy.beta_max=0.5")
     assert other.code == 2 and "other settings (policy.beta_max was 0.01, is 0.5" in other.errors and other.errors.count("\n") == 1
 
@@ -92,11 +92,11 @@ def test_a_signal_stops_the_children_and_the_same_command_goes_on(
     logs = [tmp_path / "Pong-0" / "train.log"]
     stopped = stopped_program(signal.SIGTERM, logs, start_another, "suite", f"--runs={tmp_path}", "--episodes=3", *GAMES)
     assert stopped.code == 128 + signal.SIGTERM, stopped.errors
-    assert stopped.output.splitlines()[-1] == "stopped by SIGTERM; the same command goes on from here"
+    assert stopped.output.splitlines()[-1] == "stopped by SIGTERM; the same command resumes"
     assert folders.saved_steps(tmp_path / "Pong-0") == 4_000 and not (tmp_path / "Boxing-0").exists()
     assert not (tmp_path / "Pong-0" / "evaluation.json").exists()
     done = suite(*GAMES)
-    assert done.code == 0 and "Pong-0: goes on after 4,000 steps" in done.output
+    assert done.code == 0 and "Pong-0: resumes after 4,000 steps" in done.output
 
 
 @pytest.mark.parametrize(

@@ -18,35 +18,6 @@ from tests.reproductions.test_rollouts import save_run
 LEARNT, UNTRAINED, AGENT, OTHER = figure.LEARNT, figure.UNTRAINED, figure.AGENT, figure.OTHER
 
 
-def test_fit_recovers_a_linear_code() -> None:
-    rng = np.random.default_rng(0)
-    weights, offset = rng.normal(size=(5, 3)), rng.normal(size=3)
-    features = rng.normal(3.0, 2.0, size=(200, 5)).astype(np.float32)
-    found = figure.fit(features, features.astype(np.float64) @ weights + offset)
-    np.testing.assert_allclose(found[0], weights, rtol=1e-4)
-    np.testing.assert_allclose(found[1], offset, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("ridge", [1e-6, 0.1, 10.0])
-def test_fit_equals_least_squares_with_the_penalty_as_further_rows(ridge: float) -> None:
-    rng = np.random.default_rng(1)
-    x, y = rng.normal(3.0, 2.0, size=(40, 6)), rng.normal(size=(40, 2))
-    centred = x - x.mean(axis=0)
-    strength = np.sqrt(ridge * np.sum(centred**2) / 6)
-    rows = np.concatenate([centred, strength * np.eye(6)])
-    wanted = np.linalg.lstsq(rows, np.concatenate([y - y.mean(axis=0), np.zeros((6, 2))]), rcond=None)[0]
-    weights, offset = figure.fit(x, y, ridge)
-    np.testing.assert_allclose(weights, wanted, rtol=1e-6, atol=1e-9)
-    # At the mean of the features the best guess is the mean of the targets; units of the features do not matter.
-    np.testing.assert_allclose(x.mean(axis=0) @ weights + offset, y.mean(axis=0))
-    np.testing.assert_allclose(figure.fit(1000 * x, y, ridge)[0], weights / 1000, rtol=1e-6)
-
-
-def test_features_that_say_nothing_give_the_mean() -> None:
-    weights, offset = figure.fit(np.full((10, 4), 7.0), np.arange(10.0)[:, None])
-    assert not weights.any() and offset == pytest.approx([4.5])
-
-
 def test_r_squared() -> None:
     targets = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]])
     assert figure.r_squared(targets, targets) == 1
@@ -66,9 +37,9 @@ def test_a_read_out_finds_what_the_code_holds_and_nothing_else() -> None:
     features, places, others, is_test = code_data()
     numbers = np.stack(np.divmod(np.arange(9), 3), axis=1)
     held = figure.read_out(features, places, numbers, is_test)
-    assert held == pytest.approx({"r2": 1, "accuracy": 1, "most_common": 1 / 9, "explained": 1}, abs=0.02)
+    assert held == pytest.approx({"r2": 1, "accuracy": 1, "explained": 1}, abs=0.02)
     missing = figure.read_out(features, others, np.eye(4), is_test)
-    assert missing == pytest.approx({"r2": 0, "accuracy": 1 / 4, "most_common": 1 / 4, "explained": 0}, abs=0.03)
+    assert missing == pytest.approx({"r2": 0, "accuracy": 1 / 4, "explained": 0}, abs=0.03)
 
 
 def test_accuracy_is_that_of_the_nearest_place() -> None:
@@ -88,10 +59,6 @@ def test_a_read_out_is_judged_where_it_was_not_fitted() -> None:
     is_test = np.arange(200) >= 100
     found = figure.read_out(rng.normal(size=(200, 150)), rng.integers(0, 4, 200), np.eye(4), is_test)
     assert found["r2"] < 0 and found["accuracy"] < 0.5
-    # The most common value where it was fitted, not where it is judged.
-    values = np.where(is_test, 1, 0)
-    values[:10] = 1
-    assert figure.read_out(rng.normal(size=(200, 2)), values, np.eye(2), is_test)["most_common"] == 0
 
 
 def test_what_is_read_in_the_coin_room() -> None:
@@ -147,8 +114,8 @@ def test_guesses_of_the_actions_that_led_to_each_timestep(monkeypatch: pytest.Mo
 
 def read_outs_of(agent: float, other: float, explained: float) -> dict[str, dict[str, float]]:
     return {
-        AGENT: {"r2": agent, "accuracy": agent, "most_common": 0.1, "explained": explained},
-        OTHER: {"r2": other, "accuracy": other, "most_common": 0.1, "explained": 0.0},
+        AGENT: {"r2": agent, "accuracy": agent, "explained": explained},
+        OTHER: {"r2": other, "accuracy": other, "explained": 0.0},
     }
 
 

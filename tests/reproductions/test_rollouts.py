@@ -107,9 +107,10 @@ def test_visits_equal_a_loop_over_the_episodes_of_evaluate(maze: pathlib.Path) -
     # 32 environments, of which 28 play one episode more, over more than one block.
     found = rollouts.visits(maze, episodes=700, seed=SEED)
     values, lengths = visits_twin(maze, episodes=700, num_envs=32)
-    assert found.pop("episodes") == 700 == len(lengths)
+    assert len(lengths) == 700
     assert sorted(judging.evaluate(maze, episodes=700, seed=SEED)["lengths"]) == sorted(lengths)
     assert min(len(kind) for kind in values.values()) >= 50
+    del values["wall"]  # walking into a wall is no visit
     assert found == pytest.approx({kind: np.mean(kinds) for kind, kinds in values.items()}, rel=1e-5)
     assert found["first"] > found["repeated"] > 0
 
@@ -119,9 +120,7 @@ def test_an_agent_without_episodic_novelty_has_visits_too(tmp_path: pathlib.Path
     settings.novelty.reward = IntrinsicReward.LIFELONG
     settings.environment.max_episode_steps = 1
     found = rollouts.visits(save_run(settings, tmp_path), episodes=1, seed=SEED)
-    # One episode of one step, which met a wall or did not.
-    assert found["repeated"] is None and (found["first"] is None) != (found["wall"] is None)
-    assert found["episodes"] == 1
+    assert found["repeated"] is None  # one episode of one step
 
 
 def test_more_environments_than_a_bandit_remembers_episodes(tmp_path: pathlib.Path) -> None:
