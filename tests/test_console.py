@@ -16,6 +16,7 @@ from rich.console import Console as Terminal
 
 from agent57_jax.monitoring.console import PLAIN_WIDTH, Console, duration, short
 
+ROOT = Path(__file__).parent.parent
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 VALUES = {
@@ -63,8 +64,15 @@ def make(width=120, height=40, **options):
     return Console(1_000_000, "Zaxxon [v5]", ["8 devices [data]"], terminal=terminal, device="NVIDIA H100 x 8"), file
 
 
-def live(width=120, height=40):
-    return make(width, height, force_terminal=True, force_interactive=True, _environ={"TERM": "xterm-256color"})
+LIVE = {"force_terminal": True, "force_interactive": True, "_environ": {"TERM": "xterm-256color"}}
+
+
+def live(width=120, height=40, **options):
+    return make(width, height, **LIVE, **options)
+
+
+def assert_all_in(parts, text):
+    assert not [part for part in parts if part not in text], text
 
 
 def last_panel(file):
@@ -88,15 +96,8 @@ def test_log_file_gets_one_line_an_update():
     assert lines[:2] == ["Zaxxon [v5]", "8 devices [data]"]
     assert re.fullmatch(r"\d\d:\d\d:\d\d restored \[bold\]checkpoint\[/bold\] 12", lines[2])
     assert len(lines) == 5
-    for part in (
-        "25.0% 4m03s left  steps 250.0k",
-        "updates 31.2k",
-        "12.3k/s frames",
-        "return 1234.5",
-        "evaluation 4321",
-        "loss 0.0123",
-    ):
-        assert part in lines[3]
+    said = ("25.0% 4m03s left  steps 250.0k", "updates 31.2k", "12.3k/s frames", "return 1234.5", "evaluation 4321", "loss 0.0123")
+    assert_all_in(said, lines[3])
     assert "steps 260.0k" in lines[4]
     assert "12m20s left" in lines[4]  # 740,000 steps at the 1,000 a second that were measured
     assert "\x1b" not in file.getvalue()
@@ -127,30 +128,15 @@ def test_panel_survives_any_width(width):
 def test_panel_shows_what_matters():
     console, file = live()
     console.update(counters(250_000, 100.0), VALUES)
-    shown = visible(file.getvalue())
-    for part in (
-        "Zaxxon [v5]",
-        "25.0%",
-        "4m03s left",
-        "12.3k frames/s",
-        "3.21 updates/s",
-        "return 1234.5",
-        "return 4321",
-        "hns 0.47",
-        "7: 75% (55)  0: 25% (-)",
-        "extrinsic 0.0123",
-        "25.5% full",
-        "NVIDIA H100 x 8  3.0 of 80.0 GiB  host 1.5 GiB",
-        "learning 33%  acting 31%  host 15%  environments 12%  evaluation 9%",
-    ):
-        assert part in shown, part
+    said = ("Zaxxon [v5]", "25.0%", "4m03s left", "12.3k frames/s", "3.21 updates/s", "return 1234.5", "return 4321", "hns 0.47")
+    assert_all_in((*said, "7: 75% (55)  0: 25% (-)", "extrinsic 0.0123", "25.5% full"), visible(file.getvalue()))
+    said = ("NVIDIA H100 x 8  3.0 of 80.0 GiB  host 1.5 GiB", "learning 33%  acting 31%  host 15%  environments 12%  evaluation 9%")
+    assert_all_in(said, visible(file.getvalue()))
     console.say("the replay is small", warning=True)
     file.truncate(0)
     console.update(counters(250_100, 101.0), {"arm/pulls_0": 16.0})
-    shown = visible(file.getvalue())
-    assert "warning: the replay is small" in shown
-    assert "return 4321" in shown  # values stay until newer ones come
-    assert "0: 85% (-)  7: 15% (55)" in shown
+    # Values stay until newer ones come.
+    assert_all_in(("warning: the replay is small", "return 4321", "0: 85% (-)  7: 15% (55)"), visible(file.getvalue()))
     console.close()
     console.close()
 
@@ -169,21 +155,18 @@ def test_panel_fits_its_terminal_with_every_part_whole(width, height):
     assert {len(line) for line in panel} == {width}
     inside = "\n".join(line[2:-2] for line in panel[2:-1])
     assert "…" not in inside or width < 40
-    for part in ("12.3k frames/s", "return 1234.5", "return 4321", "hns 0.47") if width >= 40 else ():
-        assert part in inside, part
+    if width >= 40:
+        assert_all_in(("12.3k frames/s", "return 1234.5", "return 4321", "hns 0.47"), inside)
     if height == 24 and width >= 40:
-        for part in ("NVIDIA H100 x 8", "3.0 of 80.0 GiB", "learning 33%", "7: 75% (55)", "25.5% full", "warning:"):
-            assert part in inside, part
+        assert_all_in(("NVIDIA H100 x 8", "3.0 of 80.0 GiB", "learning 33%", "7: 75% (55)", "25.5% full", "warning:"), inside)
     if height == 24 and width == 80:
-        for part in ("NVIDIA H100 x 8  3.0 of 80.0 GiB", "alpha 1.02", "extrinsic 0.0123"):
-            assert part in inside, part
+        assert_all_in(("NVIDIA H100 x 8  3.0 of 80.0 GiB", "alpha 1.02", "extrinsic 0.0123"), inside)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_panel_needs_no_character_that_the_terminal_lacks(encoding):
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    options = {"force_terminal": True, "force_interactive": True, "_environ": {"TERM": "xterm"}}
-    terminal = Terminal(file=file, width=30, height=40, highlight=False, **options)
+    terminal = Terminal(file=file, width=30, height=40, highlight=False, **LIVE)
     console = Console(1_000_000, "runs/a_name_that_is_longer_than_the_terminal", terminal=terminal, device="NVIDIA H100 80GB HBM3 x 8")
     console.say(WARNING, warning=True)
     console.update(counters(250_000, 100.0), VALUES)
@@ -214,7 +197,7 @@ def test_arms_of_long_ago_fade():
 
 
 def test_panel_is_whole_without_colours():
-    console, file = make(80, force_terminal=True, force_interactive=True, color_system=None, _environ={"TERM": "xterm"})
+    console, file = live(80, color_system=None)
     console.update(counters(250_000, 100.0), VALUES)
     console.close()
     panel = visible(file.getvalue()).splitlines()[2:]
@@ -264,7 +247,7 @@ def test_a_run_outlives_its_output(output):
     command = [sys.executable, "-c", GOING_ON]
     environment = {**os.environ, "TERM": "xterm", "CI": "false", "PYTHONUNBUFFERED": ""}  # the buffer's rest comes at the end
     streams = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent, **streams) as process:
+    with subprocess.Popen(command, env=environment, cwd=ROOT, **streams) as process:
         os.close(writer)
         if output != "full disk":
             assert b"title" in os.read(reader, 100)
@@ -341,7 +324,7 @@ def test_warnings_of_others_stay_in_the_panel():
 def run_in_terminal(term, ci="false"):
     leader, follower = pty.openpty()
     environment = {**os.environ, "TERM": term, "CI": ci, "COLUMNS": "60", "LINES": "30"}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=follower, env=environment, cwd=Path(__file__).parent.parent)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=follower, env=environment, cwd=ROOT)
     os.close(follower)
     output = b""
     try:
@@ -361,43 +344,27 @@ def test_real_terminal_gets_a_panel_and_its_cursor_back():
     assert "from elsewhere" in visible(output)
 
 
-@pytest.mark.parametrize("term", ["dumb", "unknown"])
-def test_dumb_terminal_gets_lines(term):
-    output = run_in_terminal(term)
-    assert "\x1b" not in output
-    assert "50.0% ? left  steps 50" in output
-
-
-def test_terminal_of_a_ci_gets_lines():
-    output = run_in_terminal("xterm-256color", ci="true")
-    assert "\x1b" not in output
-    assert "50.0% ? left  steps 50" in output
+@pytest.mark.parametrize(("term", "ci"), [("dumb", "false"), ("unknown", "false"), ("xterm-256color", "true")])
+def test_a_dumb_terminal_and_that_of_a_ci_get_lines(term, ci):
+    assert_lines(run_in_terminal(term, ci))
 
 
 def test_pipe_gets_lines_even_where_colours_are_forced():
     environment = {**os.environ, "FORCE_COLOR": "1", "TTY_INTERACTIVE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env=environment, cwd=Path(__file__).parent.parent
-    )
-    assert "\x1b" not in done.stdout
-    assert "50.0% ? left  steps 50" in done.stdout
+    command = [sys.executable, "-c", SCRIPT]
+    assert_lines(subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT).stdout)
+
+
+def assert_lines(output):
+    assert "\x1b" not in output
+    assert "50.0% ? left  steps 50" in output
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "-"),
-        (0, "0"),
-        (950, "950"),
-        (9_999, "9999"),
-        (12_345, "12.3k"),
-        (4_560_000, "4.56M"),
-        (90e9, "90.0G"),
-        (-12_345.0, "-12.3k"),
-        (0.0123, "0.0123"),
-        (123.456, "123.5"),
-        (float("nan"), "nan"),
-        (float("-inf"), "-inf"),
+        *((None, "-"), (0, "0"), (950, "950"), (9_999, "9999"), (12_345, "12.3k"), (4_560_000, "4.56M"), (90e9, "90.0G")),
+        *((-12_345.0, "-12.3k"), (0.0123, "0.0123"), (123.456, "123.5"), (float("nan"), "nan"), (float("-inf"), "-inf")),
     ],
 )
 def test_short(value, text):

@@ -4,37 +4,38 @@ import gc
 import json
 import pathlib
 import pickle
-import runpy
 import shutil
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from absl import flags
 
-from agent57_jax import config
-from agent57_jax.commands import command_line
-from agent57_jax.training import judging, shutdown
+from agent57_jax.config import SettingsError
+from agent57_jax.training import judging
 from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.training.trainer import Trainer
+from agent57_jax.types import RunError
 from tests import tiny
-from tests.test_command_line import ROOT
+from tests.trainings import Make, open_training, share_programs
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
-def opened(folder: pathlib.Path) -> Trainer:
-    return Trainer(config.finalise(tiny.coin_settings()), folder, lambda: False)
+def save_after(training: Trainer, dispatches: int = 6) -> None:
+    for _ in range(dispatches):
+        training._act_and_learn()
+    training._save()
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run with two checkpoints."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    training = opened(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        training = open_training(tiny.coin_settings(), folder)
     for _ in range(2):
-        for _ in range(6):
-            training._act_and_learn()
-        training._save()
+        save_after(training)
     training.close()
     assert Checkpoints(folder / "checkpoints", 2, read_only=True).steps() == [1, 2]
     return folder
@@ -88,25 +89,21 @@ def remove(folder: pathlib.Path) -> None:
 # Of several arrays that cannot be read, TensorStore raises one; the others' errors come up when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_checkpoint_before_serves(
-    damage: Callable[[pathlib.Path], None], item: str, run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[pathlib.Path], None], item: str, run: pathlib.Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(run / "checkpoints" / "2" / item)
-    training = opened(run)
+    training = make(tiny.coin_settings(), run)
     gc.collect()
     assert (training.counters.checkpoints, training.counters.starts) == (1, 2)
     shown = " ".join(capsys.readouterr().out.split())
     assert "checkpoint 2 in" in shown and f"'{item}'" in shown and "it is now 2.damaged" in shown
     assert "resumed from checkpoint 1" in shown
     # It goes on, under the number that is free again, and what was damaged stays for whoever wants to look at it.
-    for _ in range(6):
-        training._act_and_learn()
-    training._save()
+    save_after(training)
     training.close()
     assert training.checkpoints.steps() == [1, 2]
     assert (run / "checkpoints" / "2.damaged").is_dir()
-    again = opened(run)
-    assert again.counters.checkpoints == 2
-    again.close()
+    assert make(tiny.coin_settings(), run).counters.checkpoints == 2
 
 
 class Planted:
@@ -120,7 +117,7 @@ class Planted:
 
 
 @pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
-def test_a_checkpoint_is_never_code(protocol: int, run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_checkpoint_is_never_code(protocol: int, run: pathlib.Path, make: Make, tmp_path: pathlib.Path) -> None:
     """A pickle in the place of every file, and beside each: none is executed, by the trainer or by the judge."""
     marker = tmp_path / "executed"
     code = pickle.dumps(Planted(marker), protocol)
@@ -133,17 +130,15 @@ def test_a_checkpoint_is_never_code(protocol: int, run: pathlib.Path, tmp_path: 
             path.with_name(name).write_bytes(code)
     with pytest.raises(CheckpointError):
         judging.evaluate(run, episodes=1, seed=0)
-    training = opened(run)
-    assert training.counters.checkpoints == 1
-    training.close()
+    assert make(tiny.coin_settings(), run).counters.checkpoints == 1
     assert not marker.exists()
 
 
-def test_when_none_can_be_read_nothing_is_begun_anew(run: pathlib.Path) -> None:
+def test_when_none_can_be_read_nothing_is_begun_anew(run: pathlib.Path, make: Make) -> None:
     for step in (1, 2):
         halve(run / "checkpoints" / str(step) / "learner")
     with pytest.raises(CheckpointError, match=r"^no checkpoint can be read: .*checkpoint 2 .*To start a new run choose another --workdir$"):
-        opened(run)
+        make(tiny.coin_settings(), run)
     assert Checkpoints(run / "checkpoints", 2, read_only=True).steps() == [1, 2]  # both are still where they were
 
 
@@ -156,46 +151,20 @@ def test_evaluate_says_what_is_damaged(run: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "is damaged, it is not JSON"), ("[]", r"is damaged: it holds \[\]"), ("", "not JSON")]
 )
-def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.Path) -> None:
+def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.Path, make: Make) -> None:
     (run / "config.json").write_text(content)
-    for use in (opened, lambda folder: judging.evaluate(folder, episodes=1, seed=0)):
-        with pytest.raises(config.SettingsError, match=message):
-            use(run)
+    for use in (lambda: make(tiny.coin_settings(), run), lambda: judging.evaluate(run, episodes=1, seed=0)):
+        with pytest.raises(SettingsError, match=message):
+            use()
 
 
-@pytest.fixture
-def no_flags() -> Iterator[None]:
-    """None of the flags that a training defines, which other programs that this process has imported define too."""
-    names = ("config", "workdir", "doctor", "distributed", "coordinator", "num_processes", "process_id", "stopped_exit_code")
-    before = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
-    for name in before:
-        delattr(flags.FLAGS, name)
-    yield
-    for name in names:
-        if name in flags.FLAGS:
-            delattr(flags.FLAGS, name)
-        if name in before:
-            flags.FLAGS[name] = before[name]
-
-
-def test_a_damaged_line_of_metrics_is_one_line(
-    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_flags: None
-) -> None:
+def test_a_damaged_line_of_metrics_is_one_line(run: pathlib.Path, make: Make) -> None:
     path = run / "metrics.jsonl"
     before = '{"steps": 1}\n' + "\0" * 40 + '\n{"steps": 2}\n'
     path.write_text(before)
-    main = runpy.run_path(str(ROOT / "agent57_jax/commands/train.py"))["main"]
-    values = {"_DOCTOR": False, "_WORKDIR": str(run), "_CONFIG": tiny.coin_settings(), "_DISTRIBUTED": False, "_STOPPED": 0}
-    values |= dict.fromkeys(("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"))
-    for name, value in values.items():
-        monkeypatch.setitem(main.__globals__, name, types.SimpleNamespace(value=value))
-    monkeypatch.setattr(command_line, "prepare_jax", lambda **_: None)
-    monkeypatch.setattr(shutdown, "Shutdown", lambda: lambda: False)
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith(f"error: line 2 of {path} is not a line of metrics; fix or remove the line, or move the file away: ")
+    message = rf"^line 2 of {path} is not a line of metrics; fix or remove the line, or move the file away: .*$"
+    with pytest.raises((SettingsError, RunError), match=message):
+        make(tiny.coin_settings(), run)
     assert path.read_text() == before
 
 
@@ -203,5 +172,5 @@ def test_settings_of_another_version_are_one_line(run: pathlib.Path) -> None:
     values: dict[str, Any] = json.loads((run / "config.json").read_text())
     values["replay"]["novel_idea"] = 1
     (run / "config.json").write_text(json.dumps(values))
-    with pytest.raises(config.SettingsError, match=r"^config.json does not fit this version of agent57_jax: replay.novel_idea$"):
+    with pytest.raises(SettingsError, match=r"^config.json does not fit this version of agent57_jax: replay.novel_idea$"):
         judging.evaluate(run, episodes=1, seed=0)

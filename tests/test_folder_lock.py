@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from agent57_jax.training import folder_lock
-from agent57_jax.training.trainer import Trainer
-from tests import test_trainer, tiny
+from tests import tiny
+from tests.trainings import Make
 
 HOLD = """
 import pathlib, sys, time
@@ -71,10 +71,9 @@ def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path: pathlib.Path, m
     folder_lock.hold(tmp_path, lambda _: None, never).close()
 
 
-def test_a_trainer_holds_its_folder_until_it_is_closed(tmp_path: pathlib.Path) -> None:
-    training = test_trainer.make(tiny.coin_settings(), tmp_path)
+def test_a_trainer_holds_its_folder_until_it_is_closed(make: Make, tmp_path: pathlib.Path) -> None:
+    training = make(tiny.coin_settings(), tmp_path)
     with pytest.raises(folder_lock.FolderInUseError, match="trains in"):
-        Trainer(training.settings, tmp_path, test_trainer.Stop())
+        make(training.settings, tmp_path)
     training.close()
-    test_trainer.MADE.clear()
     folder_lock.hold(tmp_path, lambda _: None, never).close()

@@ -5,8 +5,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from typing import Any
 
@@ -18,8 +16,7 @@ from agent57_jax import config, presets
 from agent57_jax.training import trainer
 from agent57_jax.training.checkpoint import CheckpointError
 from tests import tiny
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.test_command_line import ROOT, run
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +57,12 @@ def test_metrics_are_columns_of_one_length(names: dict[str, Any]) -> None:
 
 
 def test_an_evaluation_is_repeated_by_its_seed_and_play_shows_an_episode_of_it(names: dict[str, Any]) -> None:
-    run = names["run"]
-    once = run.evaluate(episodes=1, seed=3)
-    assert once["returns"] == run.evaluate(episodes=1, seed=3)["returns"]
-    moments = list(run.play(seed=3))
+    finished = names["run"]
+    once = finished.evaluate(episodes=1, seed=3)
+    assert once["returns"] == finished.evaluate(episodes=1, seed=3)["returns"]
+    moments = list(finished.play(seed=3))
     assert (moments[-1].step, moments[-1].score) == (once["lengths"][0], once["returns"][0])
-    begun = run.play(episodes=1000)
+    begun = finished.play(episodes=1000)
     assert next(begun).starts
     begun.close()
 
@@ -116,18 +113,18 @@ def test_settings_are_those_of_the_file_with_the_overrides() -> None:
 
 
 def test_folders_and_numbers_that_cannot_work_are_a_line(names: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="holds no run: there is no config"):
-        a57.open_run(tmp_path)
-    with pytest.raises(ValueError, match="episodes is 0, but must be at least 1"):
-        names["run"].evaluate(episodes=0)
-    with pytest.raises(ValueError, match="seed is -1, but must be at least 0"):
-        next(names["run"].play(seed=-1))
-    (tmp_path / "config.json").write_text(config.to_json(names["settings"]))
-    run = a57.open_run(tmp_path)
-    with pytest.raises(ValueError, match="has no metrics yet"):
-        run.metrics()
-    with pytest.raises(ValueError, match="holds no complete checkpoint yet"):
-        run.evaluate(episodes=1)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/config.json").write_text(config.to_json(names["settings"]))
+    finished, begun = names["run"], a57.open_run(tmp_path / "begun")
+    for use, message in (
+        (lambda: a57.open_run(tmp_path), "holds no run: there is no config"),
+        (lambda: finished.evaluate(episodes=0), "episodes is 0, but must be at least 1"),
+        (lambda: next(finished.play(seed=-1)), "seed is -1, but must be at least 0"),
+        (begun.metrics, "has no metrics yet"),
+        (lambda: begun.evaluate(episodes=1), "holds no complete checkpoint yet"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
 
 
 def test_handlers_of_signals_are_given_back() -> None:
@@ -150,8 +147,7 @@ def test_names_come_when_they_are_used_and_jax_only_then() -> None:
         "import os, jax",
         "assert os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] == 'false' and not jax.config.jax_enable_x64",
     )
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("XLA_")} | {"JAX_ENABLE_X64": "false"}
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    done = run("-c", "\n".join(lines), JAX_ENABLE_X64="false")
     assert done.returncode == 0, done.stderr
     assert all(hasattr(a57, name) for name in a57.__all__)
 
@@ -164,15 +160,15 @@ def test_a_wheel_has_the_configs_and_the_commands(tmp_path: pathlib.Path) -> Non
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, copy / name)
-    done = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False)
+    done = run("-c", build, folder=copy)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    variables = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
-    command = [sys.executable, "-m", "agent57_jax", "train", "--config=coinrun:smoke", "--config.sed=1"]
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    installed = str(tmp_path / "installed")
+    misspelt = ("train", "--config=coinrun:smoke", "--config.sed=1")
+    done = run("-m", "agent57_jax", *misspelt, folder=tmp_path, PYTHONPATH=installed)
     assert (done.returncode, done.stderr) == (2, "error: no setting 'sed'. Did you mean seed?\n")
     show = "import agent57_jax as a57; print(a57.settings('coinrun:smoke').environment.task_id, a57.__file__)"
-    done = subprocess.run([sys.executable, "-c", show], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["CoinrunEasy-v0", str(tmp_path / "installed/agent57_jax/__init__.py")], done.stderr
+    done = run("-c", show, folder=tmp_path, PYTHONPATH=installed)
+    assert done.stdout.split() == ["CoinrunEasy-v0", f"{installed}/agent57_jax/__init__.py"], done.stderr
     assert presets.FOLDER == ROOT / "configs"

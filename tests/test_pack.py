@@ -8,18 +8,26 @@ import pytest
 from agent57_jax import config
 from agent57_jax.commands import pack
 from agent57_jax.config import SettingsError
-from agent57_jax.training import judging, trainer
+from agent57_jax.training import judging
 from agent57_jax.training.checkpoint import CheckpointError
+from agent57_jax.training.trainer import Trainer
 from tests import tiny
-from tests.test_trainer import Stop
+from tests.trainings import Make
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.99], ids=["newest", "average"])
-def test_a_packed_agent_plays_like_its_run(decay: float, tmp_path: pathlib.Path) -> None:
-    settings = tiny.coin_settings()
-    settings.learner.average_decay = decay
-    run, agent = tmp_path / "run", tmp_path / "agents/coin"
-    trainer.Trainer(config.finalise(settings), run, Stop()).run()
+@pytest.fixture(scope="module")
+def averaging_run(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that evaluates the average of its parameters."""
+    settings = config.changed(tiny.coin_settings(), {"learner.average_decay": 0.99})
+    training = Trainer(settings, tmp_path_factory.mktemp("averaging") / "run", lambda: False)
+    training.run()
+    return training
+
+
+@pytest.mark.parametrize("source", ["coin_run", "averaging_run"])
+def test_a_packed_agent_plays_like_its_run(source: str, make: Make, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> None:
+    training: Trainer = request.getfixturevalue(source)
+    run, agent = training.workdir, tmp_path / "agents/coin"
     expected = judging.evaluate(run, episodes=8, seed=3)
     size = pack.pack(run, agent)
     assert not list(agent.rglob("commit_success.txt"))  # it would name this machine's folders
@@ -31,7 +39,7 @@ def test_a_packed_agent_plays_like_its_run(decay: float, tmp_path: pathlib.Path)
     assert json.loads(last)["steps"] == json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["steps"]
     # It is no run to go on with, and a try leaves it as it was.
     with pytest.raises(CheckpointError, match="no item 'actors'"):
-        trainer.Trainer(config.finalise(settings), agent, Stop()).run()
+        make(training.settings, agent)
     assert judging.evaluate(agent, episodes=8, seed=3)["returns"] == expected["returns"]
 
 

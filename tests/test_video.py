@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 import pathlib
 import re
 import signal
@@ -24,7 +23,7 @@ from agent57_jax.config import VideoSettings
 from agent57_jax.monitoring import metrics, pictures, video
 from agent57_jax.training import assembly, evaluator, judging, trainer
 from tests import tiny
-from tests.test_command_line import ROOT
+from tests.test_dashboards import summaries
 from tests.test_pictures import episode, moment
 
 
@@ -36,6 +35,16 @@ def read(path: pathlib.Path) -> tuple[np.ndarray, float]:
     assert found is not None, done.stderr
     width, height, frames_per_second = (float(group) for group in found.groups())
     return np.frombuffer(done.stdout, np.uint8).reshape(-1, int(height), int(width), 3), frames_per_second
+
+
+def show(spectator: video.Spectator, moments: list[pictures.Moment]) -> list[bool]:
+    """What it wanted to see, which it was shown."""
+    wanted = []
+    for each in moments:
+        wanted.append(spectator.wants(each.starts))
+        if wanted[-1]:
+            spectator.see(each)
+    return wanted
 
 
 class Made:
@@ -62,6 +71,11 @@ class Made:
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir())
+
+    def assert_tries_again(self) -> None:
+        """The next episode has a video, and what went wrong was said once."""
+        self.play(episode(3))
+        assert len(self.names()) == 1 and len(self.warnings) == 1
 
 
 def test_an_episode_becomes_a_video_an_animation_and_no_more_files(tmp_path: pathlib.Path) -> None:
@@ -100,9 +114,7 @@ def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path: pathlib.Path, monke
     made = Made(pathlib.Path("cart:smoke"))
     best = video.BestEpisode(1, pathlib.Path("zaxxon:best.mp4"), pathlib.Path("s3:best.png"), "game")
     made.play(episode(2))
-    for each in episode(2):
-        if best.wants(each.starts):
-            best.see(each)
+    show(best, episode(2))
     made.recorder.close()
     assert made.warnings == [] and best.problem is None
     assert len(read(tmp_path / made.folder / made.names()[0])[0]) == len(read(tmp_path / "zaxxon:best.mp4")[0]) == 3
@@ -133,7 +145,7 @@ def test_an_episode_that_was_under_way_is_not_recorded(tmp_path: pathlib.Path) -
     assert made.names() == [] and made.animations == []
 
 
-def test_memory_is_bounded_over_a_long_episode(tmp_path: pathlib.Path) -> None:
+def test_memory_is_bounded_over_a_long_episode() -> None:
     film = video.Film(None)
     for step in range(27_001):
         film.add(moment(step, ends=step == 27_000, size=(2, 2)))
@@ -152,8 +164,7 @@ def test_a_failing_disk_costs_the_video_and_a_warning(tmp_path: pathlib.Path, mo
     assert len(made.warnings) == 1 and "No space left on device" in made.warnings[0], made.warnings
     assert made.names() == [] and made.animations == []
     monkeypatch.undo()
-    made.play(episode(3))  # the next one is tried again
-    assert len(made.names()) == 1 and len(made.warnings) == 1
+    made.assert_tries_again()
 
 
 def test_a_stalled_encoder_costs_the_video_and_a_short_wait(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,25 +172,19 @@ def test_a_stalled_encoder_costs_the_video_and_a_short_wait(tmp_path: pathlib.Pa
     monkeypatch.setattr(video, "PATIENCE_SECONDS", 0.3)
     made = Made(tmp_path)
     recorder = made.recorder
-    for each in episode(3)[:3]:
-        assert recorder.wants(each.starts)
-        recorder.see(each)
+    assert all(show(recorder, episode(3)[:3]))
     recorder._taken.join()
     assert recorder._written is not None and recorder._written._encoder is not None
     encoder = recorder._written._encoder._process
     encoder.send_signal(signal.SIGSTOP)
-    start, wanted = time.monotonic(), []
-    for each in episode(300)[3:]:
-        wanted.append(recorder.wants(each.starts))
-        if wanted[-1]:
-            recorder.see(each)
+    start = time.monotonic()
+    wanted = show(recorder, episode(300)[3:])
     assert 0.3 <= time.monotonic() - start < 30 and wanted[0] and not wanted[-1]
     assert made.warnings == [f"a video could not be written to {tmp_path}: nothing was taken for 0.3 s"]
     recorder._taken.join()
     assert encoder.returncode is not None and made.names() == []
     monkeypatch.undo()
-    made.play(episode(3))  # the next one is tried again
-    assert len(made.names()) == 1 and len(made.warnings) == 1
+    made.assert_tries_again()
     recorder.close()
     assert set(threading.enumerate()) <= before
 
@@ -191,14 +196,9 @@ def test_where_no_thread_can_be_started_there_are_no_videos(tmp_path: pathlib.Pa
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert made.recorder.wants(starts=True)
-    made.recorder.see(moment(0))
+    assert show(made.recorder, [moment(0)]) == [True]
     assert len(made.warnings) == 1 and "can't start new thread" in made.warnings[0]
     made.recorder.close()
-    monkeypatch.undo()
-    made = Made(tmp_path)
-    made.play(episode(3))
-    assert len(made.names()) == 1
 
 
 def test_a_writer_that_hangs_is_left_alone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,9 +206,7 @@ def test_a_writer_that_hangs_is_left_alone(tmp_path: pathlib.Path, monkeypatch: 
     monkeypatch.setattr(video, "PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr(video.Film, "add", lambda *_: may_end.wait(60))
     made = Made(tmp_path)
-    for each in [*episode(99), *episode(99)]:
-        if made.recorder.wants(each.starts):
-            made.recorder.see(each)
+    show(made.recorder, [*episode(99), *episode(99)])
     start = time.monotonic()
     made.recorder.close()
     assert time.monotonic() - start < 10
@@ -222,9 +220,7 @@ def test_a_score_that_is_not_finite_stops_no_recorder(score: float, tmp_path: pa
     made, best = Made(tmp_path / "videos"), video.BestEpisode(1, None, tmp_path / "a.png", "game")
     moments = episode(2, score=score, intrinsic_reward=score, combined=score)
     made.play(moments)
-    for each in moments:
-        if best.wants(each.starts):
-            best.see(each)
+    show(best, moments)
     assert made.names() == [f"000000_steps1500000_return{score}.mp4"] and made.warnings == [] and best.problem is None
     made.recorder.close()
 
@@ -235,9 +231,7 @@ def test_whatever_goes_wrong_costs_a_video_and_a_warning(tmp_path: pathlib.Path)
     odd = [moment(), moment(1)._replace(screen=np.zeros((210, 160, 1), np.uint8))]
     made.play(odd)
     assert len(made.warnings) == 1 and "TypeError" in made.warnings[0]
-    for each in odd:
-        if best.wants(each.starts):
-            best.see(each)
+    show(best, odd)
     assert best.problem is not None and "TypeError" in best.problem
     made.play([moment(), moment(1, size=(100, 160))])
     assert len(made.warnings) == 2 and "came after others of 520x420" in made.warnings[1]
@@ -247,16 +241,18 @@ def test_whatever_goes_wrong_costs_a_video_and_a_warning(tmp_path: pathlib.Path)
 
 
 def test_a_failing_animation_costs_a_warning(tmp_path: pathlib.Path) -> None:
-    warnings: list[str] = []
-    recorder = video.Recorder(tmp_path, VideoSettings(), lambda: 0, warnings.append, lambda *_: None)
-    recorder._animations.append(recorder._worker.submit(lambda: 1 / 0))
-    recorder.close()
-    assert warnings == ["an animation of an episode could not be made: ZeroDivisionError: division by zero"]
-    full = OSError(28, "No space left on device")
-    recorder = video.Recorder(tmp_path, VideoSettings(), lambda: 0, warnings.append, lambda *_: (_ for _ in ()).throw(full))
-    recorder._animations.append(recorder._worker.submit(lambda: (b"", 1, 1)))
-    recorder.close()
-    assert len(warnings) == 2 and "No space left" in warnings[1]
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for made, animate, warning in (
+        (lambda: 1 / 0, print, "an animation of an episode could not be made: ZeroDivisionError: division by zero"),
+        (lambda: (b"", 1, 1), full, "No space left"),
+    ):
+        warnings: list[str] = []
+        recorder = video.Recorder(tmp_path, VideoSettings(), lambda: 0, warnings.append, animate)
+        recorder._animations.append(recorder._worker.submit(made))
+        recorder.close()
+        assert len(warnings) == 1 and warning in warnings[0]
 
 
 def test_animations_become_rare_and_are_made_only_for_somebody(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,35 +281,19 @@ def test_what_cannot_be_drawn_is_said_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_tensorboard_gets_an_animation(tmp_path: pathlib.Path) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-
     writer = metrics.MetricsWriter(tmp_path, None, tensorboard=True)
     gif, width, height = pictures.animation(episode(5))
     writer.animate(gif, width, height, 1234)
     writer.close()
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    data, found = file.read_bytes(), []
-    while data:  # records: length, its checksum, the event, its checksum
-        length = int.from_bytes(data[:8], "little")
-        event = Event.FromString(data[12 : 12 + length])
-        found += [(event.step, value) for value in event.summary.value if value.HasField("image")]
-        data = data[16 + length :]
-    ((step, value),) = found
+    ((step, value),) = [(step, value) for step, value in summaries(tmp_path) if value.HasField("image")]
     assert (step, value.tag, value.image.width, value.image.height) == (1234, metrics.VIDEO_TAG, width, height)
     with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
         assert image.format == "GIF" and image.n_frames == 6
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A tiny run that recorded."""
-    folder = tmp_path_factory.mktemp("run")
-    settings = tiny.coin_settings()
-    settings.video.period_episodes = 1
-    training = trainer.Trainer(config.finalise(settings), folder, lambda: False)
-    training.run()
-    assert training.evaluator._act._cache_size() == 1
-    return folder
+@pytest.fixture
+def run(coin_run: trainer.Trainer) -> pathlib.Path:
+    return coin_run.workdir
 
 
 def test_a_training_records(run: pathlib.Path) -> None:
@@ -344,9 +324,7 @@ def test_evaluate_shows_the_best_episode_and_changes_no_score(run: pathlib.Path,
 def test_the_best_is_the_first_of_the_best(tmp_path: pathlib.Path) -> None:
     best = video.BestEpisode(4, None, tmp_path / "a.png", "game")
     for number, score in enumerate((1.0, 5.0, 5.0, 2.0, 9.0)):
-        for each in episode(3, score=score, policy=number):
-            if best.wants(each.starts):
-                best.see(each)
+        show(best, episode(3, score=score, policy=number))
     assert best.best is not None and (best.best.score, best.best.policy) == (5.0, 1)
 
 
@@ -361,21 +339,6 @@ def test_a_run_without_the_packages_warns_and_trains(
     assert training.recorder is None
     said = capsys.readouterr().out
     assert said.count("pip install imageio-ffmpeg") == 1 and not (tmp_path / "videos").exists()
-
-
-@pytest.mark.parametrize(
-    ("program", "flags", "message"),
-    [
-        (["evaluate.py"], ["--video=x.gif"], "x.gif must end in .mp4"),
-        (["evaluate.py"], ["--contact_sheet=nowhere/x.png"], "there is no folder nowhere for x.png"),
-        (["-m", "agent57_jax", "watch"], [], "there is neither a window nor a terminal to play in: python evaluate.py --workdir=runs/x"),
-    ],
-)
-def test_what_cannot_be_shown_is_said_in_a_line(program: list[str], flags: list[str], message: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
-    command = [sys.executable, *program, "--workdir=runs/x", *flags]
-    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (200, 60), (40, 20), (10, 5)])
