@@ -5,24 +5,8 @@ from pathlib import Path
 
 # The full action set of the Arcade Learning Environment, in its order.
 ACTION_NAMES = (
-    "NOOP",
-    "FIRE",
-    "UP",
-    "RIGHT",
-    "LEFT",
-    "DOWN",
-    "UPRIGHT",
-    "UPLEFT",
-    "DOWNRIGHT",
-    "DOWNLEFT",
-    "UPFIRE",
-    "RIGHTFIRE",
-    "LEFTFIRE",
-    "DOWNFIRE",
-    "UPRIGHTFIRE",
-    "UPLEFTFIRE",
-    "DOWNRIGHTFIRE",
-    "DOWNLEFTFIRE",
+    *("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT"),
+    *("UPFIRE", "RIGHTFIRE", "LEFTFIRE", "DOWNFIRE", "UPRIGHTFIRE", "UPLEFTFIRE", "DOWNRIGHTFIRE", "DOWNLEFTFIRE"),
 )
 
 
@@ -50,8 +34,3 @@ def human_normalised_score(task_id: str, score: float) -> float | None:
         return None
     random, human = SCORES[task_id]["random"], SCORES[task_id]["human"]
     return (score - random) / (human - random)
-
-
-def capped(normalised_score: float) -> float:
-    """CHNS: the human-normalised score clipped to [0, 1] (Agent57 §4), so that easy games can't make up for those not learnt at all."""
-    return min(max(normalised_score, 0.0), 1.0)

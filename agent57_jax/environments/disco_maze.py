@@ -1,17 +1,16 @@
 """Random Disco Maze, the gridworld on which NGU shows what controllable states are for (NGU §4.1)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
+from agent57_jax.environments.grid import ACTION_NAMES, MOVES, choose, is_at, make_spec, make_timestep
+from agent57_jax.types import FIRST, LAST, MID, TimeStep
 
-ACTION_NAMES = ("up", "right", "down", "left")
-VISITED_FRACTION = "visited_fraction"  # part of the maze's corridor cells that the agent has been on in this episode, its start included
-MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]], np.int32)  # [A, 2], rows and columns
+VISITED_FRACTION = "visited_fraction"  # the extra: visited part of the corridor cells in this episode, the start included
 WALL_COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], np.uint8)
 AGENT_COLOUR = np.array([255, 255, 255], np.uint8)
 
@@ -19,7 +18,7 @@ _NO_PASSAGE = np.uint32(2**32 - 1)  # weight of a passage that can't be opened
 
 
 class MazePlan(NamedTuple):
-    """A maze that is being built. Room (r, c) of n x n has number r * n + c and lies on cell (2r + 1, 2c + 1) of the maze."""
+    """A maze under construction. Room (r, c) of n x n has number r * n + c and lies on cell (2r + 1, 2c + 1) of the maze."""
 
     weight: jax.Array  # [2, n * n] uint32, of the passage from each room to its right and downwards; no two are equal
     is_open: jax.Array  # [2, n * n] bool, passages so far
@@ -38,7 +37,7 @@ class DiscoMazeState(NamedTuple):
 
 
 class _Draw(NamedTuple):
-    """The random numbers of a step, whether it needs them or not."""
+    """All random numbers that a step may need."""
 
     colour: jax.Array  # [size, size] uint32, index of `WALL_COLOURS`
     plan: MazePlan  # of a maze without a passage
@@ -48,16 +47,16 @@ class _Draw(NamedTuple):
 class DiscoMaze:
     """A new maze in each episode, whose walls change their colours at every step. A `JaxEnvironment` without reward.
 
-    The maze has size x size cells with a border of wall: rooms on all odd coordinates, and passages between neighbouring rooms that
-    connect them all without a cycle, so that 21 x 21 cells have 100 rooms and 99 passages, 199 corridor cells. It is the minimum
-    spanning tree of random weights, the mazes of randomised Kruskal.
-    An action moves the agent by one cell. Walking into a wall terminates; that timestep shows the agent where it stood.
+    The maze has size x size cells with a border of wall. Rooms lie on all odd coordinates; passages between neighbouring rooms connect
+    them all without a cycle: 21 x 21 cells have 100 rooms and 99 passages, 199 corridor cells. It is the minimum spanning tree of random
+    weights, as in randomised Kruskal. An action moves the agent by one cell. Walking into a wall terminates; that timestep shows the agent
+    where it stood.
 
-    The observation is a [size, size, 3] uint8 RGB image: each wall cell in one of five colours, all drawn anew for every timestep,
-    corridors black, the agent white.
+    The observation is a [size, size, 3] uint8 RGB image: corridors black, the agent white, and each wall cell in one of five colours that
+    are drawn anew for every timestep.
 
-    Choices: the maze's algorithm; the agent starts in a random room; an episode is truncated after 5,000 steps, as many as the
-    episodic memory of NGU's experiment holds.
+    Choices: the maze's algorithm; the agent starts in a random room; an episode is truncated after 5,000 steps, the capacity of the
+    episodic memory in NGU's experiment.
     """
 
     def __init__(self, size: int = 21, max_episode_steps: int = 5000) -> None:
@@ -66,20 +65,13 @@ class DiscoMaze:
           max_episode_steps: agent steps until an episode is truncated.
 
         Raises:
-          ValueError: for a size that no maze has, or an episode without steps.
+          ValueError: for a size without a maze, or an episode without steps.
         """
         if size < 5 or size % 2 == 0 or max_episode_steps < 1:
             raise ValueError(f"Disco Maze needs an odd size of at least 5 and at least 1 step, not {size} and {max_episode_steps}")
         self.size = size
         self.max_episode_steps = max_episode_steps
-        self.spec = EnvironmentSpec(
-            observation_shape=(size, size, 3),
-            observation_dtype=np.dtype(np.uint8),
-            num_actions=len(ACTION_NAMES),
-            action_names=ACTION_NAMES,
-            frames_per_step=1,
-            extras=(VISITED_FRACTION,),
-        )
+        self.spec = make_spec((size, size, 3), ACTION_NAMES, (VISITED_FRACTION,))
         self._num_rooms_per_side = size // 2
         self._num_corridor_cells = 2 * self._num_rooms_per_side**2 - 1
 
@@ -90,16 +82,7 @@ class DiscoMaze:
         return state, self._timestep(state, this.colour, terminated=jnp.bool_(False))
 
     def step(self, key: jax.Array, state: DiscoMazeState, action: jax.Array) -> tuple[DiscoMazeState, TimeStep]:
-        """Moves the agent, or after a LAST timestep ignores the action and starts an episode in another maze.
-
-        Args:
-          key: random key of this step.
-          state: from `init` or `step`.
-          action: integer in [0, 4), an index of `ACTION_NAMES`.
-
-        Returns:
-          The next state and its timestep (scalar fields).
-        """
+        """Moves the agent; after a LAST timestep ignores the action and starts an episode in another maze."""
         draw = self._draw(key)
         starts = state.step_type == LAST
         target = state.agent + jnp.asarray(MOVES)[action]
@@ -108,18 +91,18 @@ class DiscoMaze:
         agent = jnp.where(is_free, target, state.agent)
         moved = state._replace(
             agent=agent,
-            visited=state.visited | self._is_at(agent),
+            visited=state.visited | is_at(agent, self.size),
             step_type=jnp.where(is_free & (length < self.max_episode_steps), MID, LAST).astype(jnp.int32),
             episode_length=length,
         )
-        # Under vmap every branch is paid for in every step, so a maze that is built at once would cost each step of an episode as much as
-        # its first. An episode takes at least two steps, FIRST and LAST: half of the next maze is built in each.
-        plan = _choose(starts, draw.plan, state.next_maze)
-        state = _choose(starts, self._start(draw.room, state.next_maze), moved)._replace(next_maze=_extend(plan))
+        # Under vmap every step pays for every branch, so building a whole maze at a start would slow down all steps. An episode takes at
+        # least two timesteps, FIRST and LAST: each timestep builds half of the next maze, and later ones change nothing.
+        plan = choose(starts, draw.plan, state.next_maze)
+        state = choose(starts, self._start(draw.room, state.next_maze), moved)._replace(next_maze=_extend(plan))
         return state, self._timestep(state, draw.colour, terminated=~is_free & ~starts)
 
     def _draw(self, key: jax.Array) -> _Draw:
-        """All that may be random in a step, from one call of the generator: each call costs more than the numbers it makes."""
+        """One call of the generator for everything: a call costs more than its numbers."""
         num_rooms = self._num_rooms_per_side**2
         bits = jax.random.bits(key, (self.size**2 + 2 * num_rooms + 1,), jnp.uint32)
         for_colour, for_plan, for_room = jnp.split(bits, [self.size**2, self.size**2 + 2 * num_rooms])
@@ -140,39 +123,25 @@ class DiscoMaze:
         return DiscoMazeState(
             corridor=jnp.pad(blocks.reshape(2 * n, 2 * n), ((1, 0), (1, 0))),
             agent=agent,
-            visited=self._is_at(agent),
+            visited=is_at(agent, self.size),
             step_type=jnp.int32(FIRST),
             episode_length=jnp.int32(0),
             next_maze=maze,
         )
 
-    def _is_at(self, agent: jax.Array) -> jax.Array:
-        rows, columns = np.mgrid[: self.size, : self.size]
-        return (rows == agent[0]) & (columns == agent[1])
-
     def _timestep(self, state: DiscoMazeState, colour: jax.Array, terminated: jax.Array) -> TimeStep:
         wall = jnp.asarray(WALL_COLOURS)[colour]
-        floor = jnp.where(self._is_at(state.agent)[..., None], AGENT_COLOUR[None, None], jnp.uint8(0))
-        return TimeStep(
-            observation=jnp.where(state.corridor[..., None], floor, wall),
-            reward=jnp.float32(0),
-            discount=1 - terminated.astype(jnp.float32),
-            step_type=state.step_type,
-            episode_return=jnp.float32(0),
-            episode_length=state.episode_length,
-            extras={VISITED_FRACTION: jnp.sum(state.visited, dtype=jnp.float32) / self._num_corridor_cells},
-        )
-
-
-def _choose(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+        floor = jnp.where(is_at(state.agent, self.size)[..., None], AGENT_COLOUR[None, None], jnp.uint8(0))
+        image = jnp.where(state.corridor[..., None], floor, wall)
+        visited = jnp.sum(state.visited, dtype=jnp.float32) / self._num_corridor_cells
+        return make_timestep(state, image, jnp.float32(0), terminated, extras={VISITED_FRACTION: visited})
 
 
 def _new_plan(bits: jax.Array) -> MazePlan:
     """n x n rooms without a passage, and weights from random bits [2 * n * n] for all passages there could be."""
     num_rooms = bits.size // 2
     n = math.isqrt(num_rooms)
-    # The low bits name the passage, which keeps weights distinct; the bits above decide.
+    # The low bits number the passage, so weights are distinct. The bits above decide.
     id_mask = _passage_id_mask(num_rooms)
     ids = np.arange(2 * num_rooms, dtype=np.uint32)
     weight = bits & ~np.uint32(id_mask) | ids
@@ -190,9 +159,9 @@ def _passage_id_mask(num_rooms: int) -> int:
 
 
 def _extend(plan: MazePlan) -> MazePlan:
-    """Half of Borůvka's algorithm: twice applied to a new plan it gives the minimum spanning tree, a third time it changes nothing.
+    """Half of Borůvka's algorithm: applied twice to a new plan it gives the minimum spanning tree; a third time changes nothing.
 
-    In a round every region opens its lightest passage to another region, so that each round at least halves the number of regions.
+    In a round every region opens its lightest passage to another region, so the number of regions at least halves.
     """
     num_rooms = plan.region.size
     num_rounds = num_rooms.bit_length() - 1
@@ -208,7 +177,7 @@ def _merge_regions(plan: MazePlan, max_regions: int) -> MazePlan:
     room = jnp.arange(num_rooms, dtype=jnp.int32)
 
     def beyond(x: jax.Array) -> jax.Array:
-        """Values [num_rooms] of the rooms to the right and below, [2, num_rooms]. What comes around belongs to no passage."""
+        """Values [num_rooms] of the rooms to the right and below, [2, num_rooms]. Wrapped values belong to no passage."""
         return jnp.stack([jnp.roll(x, -1), jnp.roll(x, -n)])
 
     candidate = jnp.where(region[None] != beyond(region), weight, _NO_PASSAGE)
@@ -217,8 +186,8 @@ def _merge_regions(plan: MazePlan, max_regions: int) -> MazePlan:
     at_room = lightest[region]
     is_open |= (candidate != _NO_PASSAGE) & ((candidate == at_room[None]) | (candidate == beyond(at_room)))
 
-    # Each region points to the one behind its lightest passage. Weights are distinct, so that pointers lead into no cycle but
-    # that of two regions which chose the same passage: the lower one of them becomes the root.
+    # Each region points to the one behind its lightest passage. Weights are distinct, so the only cycles are pairs of regions that chose
+    # the same passage: the lower region becomes the root.
     passage = (lightest & _passage_id_mask(num_rooms)).astype(jnp.int32)
     near = passage % num_rooms
     far = near + jnp.where(passage < num_rooms, 1, n)

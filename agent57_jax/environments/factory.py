@@ -1,4 +1,7 @@
-"""From settings to environments. Adapters are imported when they are needed: a grid world must not require EnvPool."""
+"""From settings to environments. An adapter is imported when it is needed: a grid world must not require EnvPool."""
+
+from collections.abc import Callable
+from typing import Any
 
 from agent57_jax.config import EnvironmentKind, EnvironmentSettings, SettingsError
 from agent57_jax.environments.disco_maze import DiscoMaze
@@ -16,51 +19,41 @@ def make_host_environment(
     Args:
       seed: the run's seed.
       stream: "training", "evaluation" or "judging"; none shares a seed with another.
-      skip: environments of the stream that others (groups, processes, a former start of this run) own.
+      skip: environments of the stream that others (groups, processes, an earlier start of this run) own.
 
     Raises:
       SettingsError: when the task cannot be made; one line that says why.
     """
-    seeds = hashed_seeds(seed, stream, skip + num_envs)[skip:]
+    common: dict[str, Any] = {
+        "task_id": settings.task_id,
+        "num_envs": num_envs,
+        "seeds": hashed_seeds(seed, stream, skip + num_envs)[skip:],
+        "max_episode_steps": settings.max_episode_steps,
+        "render_mode": render_mode,
+    }
     try:
         if settings.kind is EnvironmentKind.GYMNASIUM:
-            return _gymnasium(settings, num_envs, seeds, render_mode)
-        return _envpool(settings, num_envs, seeds, render_mode)
+            return _gymnasium_environment()(**common, num_processes=settings.num_threads)
+        from agent57_jax.environments.envpool import EnvPoolEnvironment
+
+        return EnvPoolEnvironment(
+            **common,
+            num_threads=settings.num_threads,
+            frame_skip=settings.action_repeat_frames,
+            noop_max=settings.noop_max,
+            repeat_action_probability=settings.repeat_action_probability,
+            frame_size=settings.frame_size,
+        )
     except ValueError as error:  # the adapter refuses in one line
         raise SettingsError(str(error)) from error
 
 
-def _envpool(settings: EnvironmentSettings, num_envs: int, seeds: list[int], render_mode: str | None) -> HostEnvironment:
-    from agent57_jax.environments.envpool import EnvPoolEnvironment
-
-    return EnvPoolEnvironment(
-        settings.task_id,
-        num_envs,
-        seeds=seeds,
-        num_threads=settings.num_threads,
-        max_episode_steps=settings.max_episode_steps,
-        frame_skip=settings.action_repeat_frames,
-        noop_max=settings.noop_max,
-        repeat_action_probability=settings.repeat_action_probability,
-        frame_size=settings.frame_size,
-        render_mode=render_mode,
-    )
-
-
-def _gymnasium(settings: EnvironmentSettings, num_envs: int, seeds: list[int], render_mode: str | None) -> HostEnvironment:
+def _gymnasium_environment() -> Callable[..., HostEnvironment]:
     try:
         from agent57_jax.environments.gymnasium import GymnasiumEnvironment
     except ModuleNotFoundError as error:
         raise SettingsError("environment.kind=gymnasium needs Gymnasium: pip install -e '.[gymnasium]' in the repository") from error
-
-    return GymnasiumEnvironment(
-        settings.task_id,
-        num_envs,
-        seeds=seeds,
-        num_processes=settings.num_threads,
-        max_episode_steps=settings.max_episode_steps,
-        render_mode=render_mode,
-    )
+    return GymnasiumEnvironment
 
 
 def make_jax_environment(settings: EnvironmentSettings) -> JaxEnvironment:

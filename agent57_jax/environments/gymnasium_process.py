@@ -1,6 +1,6 @@
-"""What runs in the processes of Gymnasium environments: making them, checking their spaces, stepping them. The only importer of gymnasium.
+"""The processes of Gymnasium environments: making them, checking their spaces, stepping them. The only importer of gymnasium.
 
-Nothing here imports JAX: every process would pay for it.
+Nothing here imports JAX, which every process would have to load.
 """
 
 import contextlib
@@ -23,19 +23,18 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
 
-# Ids that a package registers only when it is imported: how they begin, the module, what to install.
+# Ids that a package registers when it is imported: their prefixes, the module, what to install.
 _FAMILIES = (
-    ("MiniGrid-", "minigrid", "-e '.[gymnasium]' in the repository"),
-    ("BabyAI-", "minigrid", "-e '.[gymnasium]' in the repository"),
+    (("MiniGrid-", "BabyAI-"), "minigrid", "-e '.[gymnasium]' in the repository"),
     ("ALE/", "ale_py", "ale-py"),
     ("MiniWorld-", "miniworld", "miniworld"),
 )
-# MiniGrid shows numbers for object (0..10), colour (0..5) and state (0..3); these factors spread each over the values of a byte.
+# Spread MiniGrid's numbers for object (0..10), colour (0..5) and state (0..3) over the values of a byte.
 _MINIGRID_FACTORS = np.array([25, 51, 85], np.uint8)
 _CHANNELS = (1, 3, 4)
 
 _GYMNASIUM = os.path.dirname(gymnasium.__file__) + os.sep
-# What methods take and return, for those who know an older API; and what Python says where Gymnasium's wrappers or we meet one.
+# For environments of an older interface: what methods take and return, and Python's messages where one is called.
 _RETURNS = {
     "reset": "reset() must take seed and options, and must return two values: observation, info",
     "step": "step() must return five values: observation, reward, terminated, truncated, info",
@@ -49,19 +48,19 @@ class Task(NamedTuple):
     """Which environment, and how."""
 
     task_id: str  # a Gymnasium id, or "module:name" where the module has that name
-    max_episode_steps: int | None  # agent steps until an episode is truncated, if the environment itself has no shorter limit
-    can_render: bool  # make it so that it can be drawn, where it knows how
+    max_episode_steps: int | None  # agent steps until an episode is truncated, unless the environment has a shorter limit
+    can_render: bool  # ask it to draw, if it can
 
 
 class Description(NamedTuple):
-    """What its spaces say about an environment."""
+    """What the spaces of an environment say."""
 
     observation_shape: tuple[int, ...]  # [height, width, channels] or [size]
     observation_dtype: np.dtype  # uint8 or float32
     first_action: int  # what the environment calls action 0
     action_dtype: np.dtype  # of what its action space draws
     action_names: tuple[str, ...]
-    steps_per_second: float | None  # as a person is to see them; None: it does not say
+    steps_per_second: float | None  # of a video; None: unknown
 
 
 def make(task: Task) -> gymnasium.Env[Any, Any]:
@@ -71,7 +70,7 @@ def make(task: Task) -> gymnasium.Env[Any, Any]:
       ValueError: one line, when there is none of that name or it cannot be made.
     """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    # Pictures are drawn in memory. Where there is no screen, SDL would look for one and print an error that reads like ours.
+    # Pictures are drawn in memory. Without a screen, SDL would look for one and print an error that reads like ours.
     for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(variable, "dummy")
     create = _maker(task.task_id)
@@ -100,7 +99,7 @@ def _blaming(task_id: str, problem: str) -> Iterator[None]:
 
 
 def _drawn(create: Callable[..., gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:
-    """The environment with its pictures, or without where what makes it takes no `render_mode`: a function that wraps it, for one."""
+    """The environment with its pictures, or without if its maker takes no `render_mode`."""
     try:
         return create(render_mode="rgb_array")
     except TypeError as error:
@@ -114,7 +113,7 @@ def _metadata(environment: gymnasium.Env[Any, Any]) -> dict[str, Any]:
 
 
 def _maker(task_id: str) -> Callable[..., gymnasium.Env[Any, Any]]:
-    """What makes the environment: a class or function of the user's module, or Gymnasium by an id."""
+    """What makes the environment: a class or function of the user's module, or Gymnasium for an id."""
     module_name, colon, name = task_id.rpartition(":")
     module = _module(task_id, module_name) if colon else None
     if module is not None and callable(getattr(module, name, None)):
@@ -151,7 +150,7 @@ def _module(task_id: str, name: str) -> ModuleType:
 def _minigrid_image(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """MiniGrid's partial view alone: uint8 [height, width, 3] of object, colour and state, each spread over 0..255.
 
-    The networks divide bytes by 255, and MiniGrid's own numbers go up to 10. The mission's text and the compass are left out.
+    The networks divide bytes by 255, and MiniGrid's own numbers only go up to 10. The text of the mission and the compass are left out.
     """
     space = environment.observation_space
     if not isinstance(space, spaces.Dict) or "image" not in space.spaces:
@@ -162,10 +161,10 @@ def _minigrid_image(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, 
 
 
 def describe(task: Task) -> Description:
-    """Makes one for a moment and checks its spaces.
+    """Makes an environment for a moment and checks its spaces.
 
     Raises:
-      ValueError: one line, when it cannot be made, and for spaces that no network here takes; it says which wrapper helps.
+      ValueError: one line, when it cannot be made, or when the networks can't take its spaces; it names a wrapper that helps.
     """
     environment = make(task)
     try:
@@ -206,30 +205,27 @@ def _observation(task_id: str, space: spaces.Space[Any]) -> tuple[tuple[int, ...
 
 
 def _kind(space: spaces.Space[Any]) -> str:
-    """A space in a few words; its own text may run over many lines."""
-    name = type(space).__name__
+    """A space in a few words: its own text can have many lines."""
     if isinstance(space, spaces.Dict):
         return f"a Dict of {', '.join(space.spaces)}"
     if isinstance(space, spaces.Discrete):
         return f"Discrete({space.n})"
-    return name if space.shape is None else f"{name} {space.dtype}{list(space.shape)}"
+    return type(space).__name__ + ("" if space.shape is None else f" {space.dtype}{list(space.shape)}")
 
 
 def _action_names(environment: gymnasium.Env[Any, Any], start: int, count: int) -> tuple[str, ...]:
-    """Names that the environment has for its actions (as the Atari emulator and MiniGrid do), else their numbers."""
+    """The environment's names for its actions (Atari and MiniGrid have some), else their numbers."""
     meanings, members = (getattr(environment.unwrapped, name, None) for name in ("get_action_meanings", "actions"))
     names: list[str] = []
     if callable(meanings):
         names = [str(name) for name in meanings()]
     elif isinstance(members, type) and issubclass(members, enum.IntEnum):
         names = [member.name for member in sorted(members)]
-    is_usable = len(names) == len(set(names)) == count and all(map(_is_name, names))
-    return tuple(names) if is_usable else tuple(str(start + action) for action in range(count))
-
-
-def _is_name(text: str) -> bool:
-    """Whether it can be a part of a metric's key."""
-    return bool(text.strip()) and text.isprintable() and not set(text) & set("{}")
+    # A name becomes a part of a metric's key.
+    is_usable = all(name.strip() and name.isprintable() and not set(name) & set("{}") for name in names)
+    if is_usable and len(names) == len(set(names)) == count:
+        return tuple(names)
+    return tuple(str(start + action) for action in range(count))
 
 
 def summary(error: BaseException) -> str:
@@ -237,12 +233,12 @@ def summary(error: BaseException) -> str:
     message = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
-    if isinstance(error, gymnasium.error.Error) or last is None:
-        return message or type(error).__name__  # Gymnasium's say what is to be done
+    if last is None or isinstance(error, gymnasium.error.Error):  # Gymnasium's messages say what to do
+        return message or type(error).__name__
     if last.name in _RETURNS and last.filename.startswith((_GYMNASIUM, __file__)) and any(sign in message for sign in _OLD_SIGNS):
         return _RETURNS[last.name]
-    if last.filename == __file__:
-        return message or type(error).__name__  # and so do ours
+    if last.filename == __file__:  # and so do ours
+        return message or type(error).__name__
     return f"{type(error).__name__}: {message} ({last.filename}:{last.lineno}, in {last.name})"
 
 
@@ -253,7 +249,7 @@ def _returned(method: str, count: int, values: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> np.ndarray:
-    """What `step` returned for a number or a truth value; others would fail without saying which it was, or pass for true."""
+    """A number or truth value that `step` returned. Anything else would fail later without a name, or pass for true."""
     try:
         number = np.asarray(value)
         if number.dtype == object and isinstance(value, SupportsFloat):  # a fraction, for one
@@ -267,7 +263,7 @@ def _number(name: str, value: Any) -> np.ndarray:
 
 
 def _fitting(subject: str, values: np.ndarray) -> np.ndarray:
-    """The same as float32, if that is wider; a number beyond its range would become infinite."""
+    """The same as float32, if it is wider. A number beyond that range would become infinite."""
     if values.dtype.kind != "f" or values.dtype.itemsize <= np.dtype(np.float32).itemsize:
         return values
     with np.errstate(over="ignore"):
@@ -279,24 +275,22 @@ def _fitting(subject: str, values: np.ndarray) -> np.ndarray:
 
 
 class Batch:
-    """The environments of one process, one after another. Like EnvPool's they start anew in the step after their last one."""
+    """The environments of one process, stepped one after another. Like EnvPool's, they restart in the step after their last one."""
 
     def __init__(self, task: Task, description: Description, seeds: Sequence[int], memory: mmap.mmap) -> None:
-        """`seeds`: one for each environment; `memory`: shared, into which observations are written."""
+        """`seeds`: one for each environment; `memory`: shared, for the observations."""
         self._description, self._seeds = description, seeds
         self._observations = as_rows(memory, description)
         self._rewards = np.zeros(len(seeds), np.float32)
         self._ends = np.zeros((2, len(seeds)), np.bool_)  # terminated, truncated
         self._is_seeded = False
-        # For environments that draw from the global generators; processes are copies of each other.
+        # For environments that draw from the global generators, which otherwise start alike in every process.
         random.seed(seeds[0])
         np.random.seed(seeds[0])  # noqa: NPY002
-        self._environments: list[gymnasium.Env[Any, Any]] = []
-        for _ in seeds:
-            self._environments.append(make(task))
+        self._environments = [make(task) for _ in seeds]
 
     def reset(self) -> None:
-        """Starts an episode in every environment. The seeds are for the first ones; later episodes go on with their streams."""
+        """Starts an episode in every environment. Seeds are for the first ones only; later episodes continue their streams."""
         for index, (environment, seed) in enumerate(zip(self._environments, self._seeds, strict=True)):
             observation, _ = _returned("reset", 2, environment.reset() if self._is_seeded else environment.reset(seed=seed))
             self._show(index, observation)
@@ -304,14 +298,14 @@ class Batch:
         self._ends[:] = False
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Takes actions [n] from 0; returns rewards [n] float32 and [2, n] whether environments terminated, or were truncated."""
+        """Takes actions [n] that count from 0; returns rewards [n] float32 and [2, n]: terminated, truncated."""
         over = self._ends[0] | self._ends[1]
         for index, environment in enumerate(self._environments):
             reward, terminated, truncated = 0.0, False, False
             if over[index]:
                 observation, _ = _returned("reset", 2, environment.reset())
             else:
-                # Of the type that its space draws: an environment may compute with it.
+                # An environment may compute with it, so it has the type that the space draws.
                 action = self._description.action_dtype.type(int(actions[index]) + self._description.first_action)
                 step = environment.step(action)
                 observation, reward, terminated, truncated, _ = _returned("step", 5, step)
@@ -331,7 +325,7 @@ class Batch:
         return picture.astype(np.uint8)
 
     def close(self) -> None:
-        """Ends the environments, whatever they think of it."""
+        """Ends the environments; an error of one does not keep the others."""
         for environment in self._environments:
             with contextlib.suppress(Exception):
                 environment.close()
@@ -348,20 +342,20 @@ class Batch:
 
 
 def as_rows(memory: mmap.mmap, description: Description) -> np.ndarray:
-    """The observations [n, *observation_shape] that lie in shared memory."""
+    """Shared memory as observations [n, *observation_shape]."""
     return np.frombuffer(memory, description.observation_dtype).reshape(-1, *description.observation_shape)
 
 
 def _ignore_signals() -> None:
-    """A scheduler, or Ctrl-C, may signal every process; these end with their channel, when the trainer has saved."""
+    """Schedulers and Ctrl-C signal every process. These end with their channel, after the trainer has saved."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 def tell(channel: int) -> None:
-    """The life of a process that makes an environment to `describe` it: what that does to a process must not be done to the trainer's.
+    """The life of a process that describes an environment, whose code must not touch the trainer's process.
 
-    The message is the task, the answer ("done", its description) or ("failed", one line).
+    Receives the task; answers ("done", its description) or ("failed", one line).
 
     Args:
       channel: file descriptor of a connection.
@@ -370,24 +364,24 @@ def tell(channel: int) -> None:
     answer: tuple[str, Description | str]
     try:
         answer = "done", describe(connection.recv())
-    except Exception as error:  # also the environment's code, which can raise anything
+    except Exception as error:  # the environment's code can raise anything
         answer = "failed", summary(error)
     with contextlib.suppress(OSError):
         connection.send(answer)
 
 
 def serve(channel: int, memory: int) -> None:
-    """The life of a process: makes a `Batch` and calls what it is asked, until the other end of the channel is closed.
+    """The life of a process that steps a `Batch`, until the other end of the channel closes.
 
-    The first message is the task, its description and the seeds. Then a question is a method's name with its arguments, and an answer
-    ("done", result) or ("failed", one line).
+    The first message is the task, its description and the seeds. Each further message is the name of a method with its arguments; the
+    answer is ("done", result) or ("failed", one line).
 
     Args:
       channel: file descriptor of a connection.
       memory: that of shared memory for the observations.
     """
     _ignore_signals()
-    warnings.simplefilter("ignore")  # the process that described one has shown what comes with making it
+    warnings.simplefilter("ignore")  # `tell` has shown them
     connection = Connection(channel)
     batch: Batch | None = None
     try:
@@ -401,11 +395,11 @@ def serve(channel: int, memory: int) -> None:
             except Exception as error:
                 if name != "render":
                     raise
-                answer = "failed", summary(error)  # no picture is the end of a process
+                answer = "failed", summary(error)  # a missing picture does not end a process
             connection.send(answer)
     except EOFError:
         pass
-    except Exception as error:  # the environment's code, which can raise anything
+    except Exception as error:  # the environment's code can raise anything
         with contextlib.suppress(OSError):
             connection.send(("failed", summary(error)))
     finally:

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
+from agent57_jax.environments.grid import ACTION_NAMES, MOVES, choose, is_at, make_spec, make_timestep
+from agent57_jax.types import FIRST, LAST, MID, TimeStep
 
-ACTION_NAMES = ("up", "right", "down", "left")
-MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]], np.int32)  # [A, 2], rows and columns
-FLOOR_COLOUR, AGENT_COLOUR, COIN_COLOUR = np.array([[40, 44, 52], [255, 255, 255], [255, 200, 40]], np.uint8)  # for a person's eyes
+FLOOR_COLOUR, AGENT_COLOUR, COIN_COLOUR = np.array([[40, 44, 52], [255, 255, 255], [255, 200, 40]], np.uint8)  # of a video
 
 
 class RandomCoinState(NamedTuple):
@@ -24,15 +23,14 @@ class RandomCoinState(NamedTuple):
 
 
 class RandomCoin:
-    """An empty room with an agent and a coin, both somewhere else in each episode. A `JaxEnvironment`.
+    """An empty room with an agent and a coin, in new places in each episode. A `JaxEnvironment`.
 
     Agent and coin start on distinct cells drawn uniformly. An action moves the agent by one cell; at the border it stays where it is.
     Reaching the coin gives reward 1 and terminates. After `max_episode_steps` steps the episode is truncated.
 
-    The observation is a [size, size, 3] uint8 image of the room, whose cells are all floor: channel 0 is 255 on the floor, channel 1 on
-    the agent, channel 2 on the coin, and everything else is 0. When the coin is reached, both are shown on its cell.
-    Choice: the paper gives no encoding. The walls lie just outside of the image. The floor is the same in every image; to a
-    convolution that pads with zeros it shows where the room ends.
+    The observation is a [size, size, 3] uint8 image of the room: channel 0 is 255 everywhere, channel 1 is 255 at the agent, channel 2 at
+    the coin, and everything else is 0. When the coin is reached, both are shown on its cell.
+    Choice: the paper gives no encoding. Channel 0 is the floor: a convolution that pads with zeros can see where the room ends.
     """
 
     def __init__(self, size: int = 15, max_episode_steps: int = 200) -> None:
@@ -41,19 +39,13 @@ class RandomCoin:
           max_episode_steps: agent steps until an episode is truncated.
 
         Raises:
-          ValueError: for a room without place for both, or an episode without steps.
+          ValueError: for a room that is too small for both, or an episode without steps.
         """
         if size < 2 or max_episode_steps < 1:
             raise ValueError(f"Random Coin needs a size of at least 2 and at least 1 step, not {size} and {max_episode_steps}")
         self.size = size
         self.max_episode_steps = max_episode_steps
-        self.spec = EnvironmentSpec(
-            observation_shape=(size, size, 3),
-            observation_dtype=np.dtype(np.uint8),
-            num_actions=len(ACTION_NAMES),
-            action_names=ACTION_NAMES,
-            frames_per_step=1,
-        )
+        self.spec = make_spec((size, size, 3), ACTION_NAMES)
 
     def init(self, key: jax.Array) -> tuple[RandomCoinState, TimeStep]:
         """Draws an episode and returns its state and FIRST timestep (scalar fields)."""
@@ -61,16 +53,7 @@ class RandomCoin:
         return state, self._timestep(state, reward=jnp.float32(0), terminated=jnp.bool_(False))
 
     def step(self, key: jax.Array, state: RandomCoinState, action: jax.Array) -> tuple[RandomCoinState, TimeStep]:
-        """Moves the agent, or after a LAST timestep ignores the action and starts an episode.
-
-        Args:
-          key: random key of this step; only the start of an episode uses it.
-          state: from `init` or `step`.
-          action: integer in [0, 4), an index of `ACTION_NAMES`.
-
-        Returns:
-          The next state and its timestep (scalar fields).
-        """
+        """Moves the agent; after a LAST timestep ignores the action and starts an episode. Only a start uses `key`."""
         starts = state.step_type == LAST
         agent = jnp.clip(state.agent + jnp.asarray(MOVES)[action], 0, self.size - 1)
         reached = jnp.all(agent == state.coin)
@@ -83,7 +66,7 @@ class RandomCoin:
             episode_length=length,
         )
         terminated = reached & ~starts
-        state = jax.tree.map(lambda start, move: jnp.where(starts, start, move), self._start(key), moved)
+        state = choose(starts, self._start(key), moved)
         return state, self._timestep(state, reward=terminated.astype(jnp.float32), terminated=terminated)
 
     def picture(self, observation: np.ndarray) -> np.ndarray:
@@ -106,16 +89,6 @@ class RandomCoin:
         )
 
     def _timestep(self, state: RandomCoinState, reward: jax.Array, terminated: jax.Array) -> TimeStep:
-        rows, columns = np.mgrid[: self.size, : self.size]  # [size, size]
-        agent = (rows == state.agent[0]) & (columns == state.agent[1])
-        coin = (rows == state.coin[0]) & (columns == state.coin[1])
-        image = jnp.stack([jnp.ones_like(agent), agent, coin], axis=-1)
-        return TimeStep(
-            observation=image.astype(jnp.uint8) * jnp.uint8(255),
-            reward=reward,
-            discount=1 - terminated.astype(jnp.float32),
-            step_type=state.step_type,
-            episode_return=state.episode_return,
-            episode_length=state.episode_length,
-            extras={},
-        )
+        agent, coin = is_at(state.agent, self.size), is_at(state.coin, self.size)
+        image = jnp.stack([jnp.ones_like(agent), agent, coin], axis=-1).astype(jnp.uint8) * jnp.uint8(255)
+        return make_timestep(state, image, reward, terminated, extras={})

@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
+from agent57_jax.environments.grid import choose, make_spec, make_timestep
+from agent57_jax.types import FIRST, LAST, MID, TimeStep
 
 ACTION_NAMES = ("left", "right")
 NEAR_REWARD = 0.5  # at the left end
 FAR_REWARD = 1.0  # at the right end
 ANYWHERE = 0.1  # share of episodes that start anywhere, so that every agent finds the right end
-LONG_LIMIT = "long_limit"  # name of the extra: 1 in an episode with the long limit, else 0
+LONG_LIMIT = "long_limit"  # the extra: 1 in an episode with the long limit, else 0
 
 
 class ShiftingCorridorState(NamedTuple):
@@ -27,17 +27,17 @@ class ShiftingCorridorState(NamedTuple):
 
 
 class ShiftingCorridor:
-    """A corridor with a small reward near by and a large one far away, under a time limit that changes. A `JaxEnvironment`.
+    """A corridor with a small reward nearby and a large one far away, under a time limit that changes. A `JaxEnvironment`.
 
     Both ends terminate: the left one gives 0.5, the right one 1. Nine of ten episodes start on one of the `size // 5` cells beside the
     left end, the others on any inner cell; both draws are uniform. An action moves the agent by one cell.
 
-    The limit that an episode starts with counts to its end. It is `max_episode_steps` for `phase_steps` timesteps, then `size // 2` for as
-    many, and so on. The short one lets the agent walk from those cells to the left end, but not to the right one.
+    An episode keeps the limit that it starts with. That is `max_episode_steps` for `phase_steps` timesteps, then `size // 2` for as many,
+    and so on. Under the short limit an agent can walk from those cells to the left end, but not to the right one.
 
-    The limit is not observed, and reaching it is a truncation, from which an agent bootstraps: the action values of every discount are the
-    same in both phases, and so are the policies that are best by them. Their returns are not. A large discount prefers the right end,
-    which pays under the long limit; a small one prefers the left end, which pays under the short limit.
+    The limit is not observed, and reaching it is a truncation, from which an agent bootstraps. So the action values of every discount are
+    the same in both phases, and so are the best policies. Their returns are not: a large discount prefers the right end, which pays under
+    the long limit; a small one prefers the left end, which pays under the short limit.
 
     The observation is a [size] float32 vector, 1 at the agent's cell and else 0. The extra `long_limit` tells the phase in which the
     episode started.
@@ -47,11 +47,11 @@ class ShiftingCorridor:
         """Args:
           size: cells of the corridor, both ends included; at least 5.
           max_episode_steps: agent steps until an episode is truncated under the long limit; at least `size - 2`, the longest walk.
-          phase_steps: timesteps of one environment, the first ones of episodes included, between two changes of the limit. Environments
-            that start together change together.
+          phase_steps: timesteps of one environment between two changes of the limit, FIRST included. Environments that start together
+            change together.
 
         Raises:
-          ValueError: for sizes under which the two limits do not do what the class is for.
+          ValueError: for sizes under which the two limits do not differ as described.
         """
         if size < 5 or max_episode_steps < size - 2 or phase_steps < 1:
             raise ValueError(
@@ -62,31 +62,15 @@ class ShiftingCorridor:
         self.max_episode_steps = max_episode_steps
         self.short_limit = size // 2
         self.phase_steps = phase_steps
-        self.spec = EnvironmentSpec(
-            observation_shape=(size,),
-            observation_dtype=np.dtype(np.float32),
-            num_actions=len(ACTION_NAMES),
-            action_names=ACTION_NAMES,
-            frames_per_step=1,
-            extras=(LONG_LIMIT,),
-        )
+        self.spec = make_spec((size,), ACTION_NAMES, (LONG_LIMIT,))
 
     def init(self, key: jax.Array) -> tuple[ShiftingCorridorState, TimeStep]:
-        """Draws an episode at the beginning of a phase with the long limit; returns its state and FIRST timestep (scalar fields)."""
+        """Draws an episode at the start of a phase with the long limit; returns its state and FIRST timestep (scalar fields)."""
         state = self._start(key, jnp.int32(0))
         return state, self._timestep(state, reward=jnp.float32(0), terminated=jnp.bool_(False))
 
     def step(self, key: jax.Array, state: ShiftingCorridorState, action: jax.Array) -> tuple[ShiftingCorridorState, TimeStep]:
-        """Moves the agent, or after a LAST timestep ignores the action and starts an episode.
-
-        Args:
-          key: random key of this step; only the start of an episode uses it.
-          state: from `init` or `step`.
-          action: integer in [0, 2), an index of `ACTION_NAMES`.
-
-        Returns:
-          The next state and its timestep (scalar fields).
-        """
+        """Moves the agent; after a LAST timestep ignores the action and starts an episode. Only a start uses `key`."""
         starts = state.step_type == LAST
         clock = (state.clock + 1) % (2 * self.phase_steps)
         cell = state.cell + 2 * action - 1
@@ -101,7 +85,7 @@ class ShiftingCorridor:
             episode_return=state.episode_return + reward,
             episode_length=length,
         )
-        state = jax.tree.map(lambda start, move: jnp.where(starts, start, move), self._start(key, clock), moved)
+        state = choose(starts, self._start(key, clock), moved)
         terminated = (is_left | is_right) & ~starts
         return state, self._timestep(state, reward=jnp.where(starts, 0.0, reward), terminated=terminated)
 
@@ -119,12 +103,6 @@ class ShiftingCorridor:
         )
 
     def _timestep(self, state: ShiftingCorridorState, reward: jax.Array, terminated: jax.Array) -> TimeStep:
-        return TimeStep(
-            observation=jax.nn.one_hot(state.cell, self.size, dtype=jnp.float32),
-            reward=reward,
-            discount=1 - terminated.astype(jnp.float32),
-            step_type=state.step_type,
-            episode_return=state.episode_return,
-            episode_length=state.episode_length,
-            extras={LONG_LIMIT: (state.limit == self.max_episode_steps).astype(jnp.float32)},
-        )
+        observation = jax.nn.one_hot(state.cell, self.size, dtype=jnp.float32)
+        extras = {LONG_LIMIT: (state.limit == self.max_episode_steps).astype(jnp.float32)}
+        return make_timestep(state, observation, reward, terminated, extras)

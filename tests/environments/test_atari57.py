@@ -3,7 +3,7 @@
 import pytest
 
 from agent57_jax.environments import atari57
-from agent57_jax.environments.atari57 import SCORES, capped, human_normalised_score
+from agent57_jax.environments.atari57 import SCORES, human_normalised_score
 
 
 def test_there_are_57_games_with_random_and_human_scores() -> None:
@@ -27,8 +27,3 @@ def test_normalised_score_of_known_games() -> None:
 
 def test_other_tasks_have_no_figures() -> None:
     assert human_normalised_score("LunarLander-v3", 200.0) is None
-
-
-@pytest.mark.parametrize(("score", "expected"), [(-0.5, 0.0), (0.25, 0.25), (27.0, 1.0)])
-def test_capped(score: float, expected: float) -> None:
-    assert capped(score) == expected

@@ -13,39 +13,22 @@ from envpool.registration import registry
 from agent57_jax.environments import envpool as adapter
 from agent57_jax.environments.envpool import EnvPoolEnvironment
 from agent57_jax.environments.envpool_observations import make_encoder
-from agent57_jax.types import FIRST, LAST, MID, TimeStep
+from agent57_jax.types import FIRST, LAST, MID
+from tests.environments.playing import closing, random_actions, start, step
 
 Make = Callable[..., EnvPoolEnvironment]
 KEY_ROOM = "MiniGrid-DoorKey-5x5-v0"
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
 
 
+def create(task_id: str, num_envs: int = 3, **arguments: Any) -> EnvPoolEnvironment:
+    return EnvPoolEnvironment(task_id, num_envs, list(range(100, 100 + num_envs)), num_threads=1, **arguments)
+
+
 @pytest.fixture
 def make() -> Iterator[Make]:
-    made: list[EnvPoolEnvironment] = []
-
-    def make_one(task_id: str, num_envs: int = 3, **arguments: Any) -> EnvPoolEnvironment:
-        seeds = list(range(100, 100 + num_envs))
-        made.append(EnvPoolEnvironment(task_id, num_envs, seeds, **{"num_threads": 1, **arguments}))
-        return made[-1]
-
-    yield make_one
-    for environment in made:
-        environment.close()
-
-
-def start(environment: EnvPoolEnvironment) -> TimeStep:
-    environment.reset()
-    return environment.recv()
-
-
-def step(environment: EnvPoolEnvironment, actions: np.ndarray | int) -> TimeStep:
-    environment.send(np.broadcast_to(actions, environment.num_envs).astype(np.int32))
-    return environment.recv()
-
-
-def random_actions(environment: EnvPoolEnvironment, num_steps: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, environment.spec.num_actions, (num_steps, environment.num_envs)).astype(np.int32)
+    with closing(create) as made:
+        yield made
 
 
 def raw_pool(task_id: str, num_envs: int, **options: Any) -> Any:
@@ -57,7 +40,7 @@ def raw_pool(task_id: str, num_envs: int, **options: Any) -> Any:
 def spec_of(task_id: str) -> Any:
     """What the adapter reads of a task, without the costs of making it."""
     spec = adapter._task_spec(task_id)
-    return adapter._task_spec(task_id, use_combined_action=True) if adapter._is_doom(spec) else spec
+    return adapter._task_spec(task_id, use_combined_action=True) if adapter._family(spec) == "doom" else spec
 
 
 def family(task_id: str) -> str:
@@ -70,7 +53,7 @@ def family(task_id: str) -> str:
 def verdict(task_id: str) -> str:
     """Empty for a task that is taken, else the one line without the task's name."""
     try:
-        spec, _ = adapter._describe(task_id, spec_of(task_id), is_full_atari_set=False)
+        spec, _ = adapter._describe(task_id, spec_of(task_id))
     except ValueError as error:
         said = str(error)
     else:
@@ -281,7 +264,13 @@ def test_tasks_whose_mission_varies_have_one_thing_of_the_kind() -> None:
 # Our time limit
 
 
-@pytest.mark.parametrize("task_id", ["CartPole-v1", "CliffWalking-v1", "Catch-v0", "Snake-v1"])
+@pytest.mark.parametrize(
+    "task_id",
+    [
+        *("CartPole-v1", "CliffWalking-v1", "Catch-v0", "Snake-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "NChain-v0"),
+        "GraphColoring-v1",
+    ],
+)
 def test_rows_are_cut_off_alone_and_the_others_go_on(make: Make, task_id: str) -> None:
     """Whether or not EnvPool's option would do it. Until its first end a row is what it is without a limit."""
     environment, free = make(task_id, num_envs=4, max_episode_steps=7), make(task_id, num_envs=4)
@@ -292,6 +281,7 @@ def test_rows_are_cut_off_alone_and_the_others_go_on(make: Make, task_id: str) -
         timestep, expected = step(environment, actions), step(free, actions)
         np.testing.assert_array_equal(timestep.step_type == FIRST, was_last)
         was_last = timestep.step_type == LAST
+        assert timestep.observation.shape == (4, *environment.spec.observation_shape) and np.isfinite(timestep.observation).all()
         assert (timestep.episode_length <= 7).all()
         np.testing.assert_array_equal((timestep.episode_length == 7) <= was_last, True)
         np.testing.assert_array_equal(timestep.observation[same], expected.observation[same])
@@ -306,13 +296,10 @@ def test_rows_are_cut_off_alone_and_the_others_go_on(make: Make, task_id: str) -
 
 def test_reset_and_close_with_rows_that_were_cut_off(make: Make) -> None:
     environment = make("CartPole-v1", max_episode_steps=1)
-    start(environment)
-    assert (step(environment, 0).step_type == LAST).all()
-    environment.send(np.zeros(3, np.int32))
-    environment.reset()  # with the rows of our own restart under way
-    assert (environment.recv().step_type == FIRST).all()
-    assert (step(environment, 0).step_type == LAST).all()
-    environment.send(np.zeros(3, np.int32))
+    for _ in range(2):  # the second time with the rows of our own restart under way
+        assert (start(environment).step_type == FIRST).all()
+        assert (step(environment, 0).step_type == LAST).all()
+        environment.send(np.zeros(3, np.int32))
     environment.close()
 
 
@@ -361,16 +348,6 @@ def test_matrices_and_several_parts_become_one_vector(make: Make) -> None:
         assert shown.dtype == np.float32 and shown.shape == (3, *environment.spec.observation_shape)
         np.testing.assert_allclose(shown, np.concatenate([part.reshape(3, -1) for part in parts(raw)], axis=1), rtol=1e-6)
         pool.close()
-
-
-@pytest.mark.parametrize("task_id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "NChain-v0", "GraphColoring-v1"])
-def test_small_tasks_play(make: Make, task_id: str) -> None:
-    environment = make(task_id, max_episode_steps=30)
-    timestep = start(environment)
-    for actions in random_actions(environment, num_steps=100):
-        assert timestep.observation.shape == (3, *environment.spec.observation_shape)
-        assert np.isfinite(timestep.observation).all() and (timestep.episode_length <= 30).all()
-        timestep = step(environment, actions)
 
 
 # Images
@@ -428,4 +405,4 @@ def test_actions_have_names() -> None:
         ("intersection-v0", ("SLOWER", "IDLE", "FASTER")),
         ("NChain-v0", ("ACTION_0", "ACTION_1")),
     ):
-        assert adapter._describe(task_id, spec_of(task_id), is_full_atari_set=False)[0].action_names == names
+        assert adapter._describe(task_id, spec_of(task_id))[0].action_names == names

@@ -15,6 +15,7 @@ from agent57_jax.environments.gymnasium import GymnasiumEnvironment
 from agent57_jax.monitoring import pictures
 from agent57_jax.training.checkpoint import Checkpoints
 from agent57_jax.types import LAST
+from tests.environments.playing import start, step
 from tests.test_command_line import ROOT, environment, run
 
 PAGE = (ROOT / "docs" / "environments.md").read_text()
@@ -32,11 +33,7 @@ def test_the_example_is_an_environment(tmp_path: pathlib.Path, monkeypatch: pyte
     assert sum(bool(line) for line in block("python").splitlines()) == 10
     monkeypatch.syspath_prepend(tmp_path)
     corridor = GymnasiumEnvironment("corridor:Corridor", 2, [1, 2], num_processes=1, max_episode_steps=20)
-    corridor.reset()
-    timesteps = [corridor.recv()]
-    for _ in range(7):
-        corridor.send(np.array([1, 0]))
-        timesteps.append(corridor.recv())
+    timesteps = [start(corridor), *(step(corridor, [1, 0]) for _ in range(7))]
     corridor.close()
     last = timesteps[-1]
     assert (last.step_type[0], last.discount[0], last.episode_return.tolist()) == (LAST, 0, [1.0, 0.0])
@@ -57,8 +54,7 @@ def test_the_wrappers_are_environments_and_one_of_them_draws(tmp_path: pathlib.P
         GymnasiumEnvironment(f"{name}_lake:make", 1, [1], num_processes=1, render_mode="rgb_array") for name in ("plain", "drawn")
     )
     for lake in (plain, drawn):
-        lake.reset()
-        assert lake.recv().observation.tolist() == np.eye(1, 16).tolist()
+        assert start(lake).observation.tolist() == np.eye(1, 16).tolist()
     assert pictures.screen_of(drawn, np.zeros(16)).std() > 0
     with pytest.raises(ValueError, match="plain_lake:make draws no pictures: it was made without render_mode"):
         pictures.screen_of(plain, np.zeros(16))
@@ -67,26 +63,24 @@ def test_the_wrappers_are_environments_and_one_of_them_draws(tmp_path: pathlib.P
 
 
 @pytest.mark.slow
-def test_a_wrapper_without_pictures_is_trained_without_videos(tmp_path: pathlib.Path) -> None:
+def test_a_wrapper_without_pictures_is_trained_without_videos(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "mine.py").write_text(wrapped(""))
-    command = [sys.executable, "train.py", FAILING[0], "--config.environment.task_id=mine:make", f"--workdir={tmp_path}/run"]
-    sizes = ["--config.total_steps=2000", "--config.video.period_episodes=1"]
-    folders = environment() | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([*command, *sizes], cwd=ROOT, env=folders, capture_output=True, text=True, timeout=300, check=False)
+    own = FAILING[0], "--config.environment.task_id=mine:make", f"--workdir={tmp_path}/run"
+    done = run("train.py", *own, "--config.total_steps=2000", "--config.video.period_episodes=1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("warning: no videos: this environment cannot be drawn: ValueError: mine:make draws no pictures") == 1
     assert not list((tmp_path / "run").glob("videos/*"))
 
 
 @pytest.mark.slow
-def test_the_example_is_trained_and_judged_by_the_commands_on_the_page(tmp_path: pathlib.Path) -> None:
+def test_the_example_is_trained_and_judged_by_the_commands_on_the_page(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "corridor.py").write_text(block("python"))
     train, evaluate = (line.split() for line in block("sh").strip().splitlines())
     assert train[0] == evaluate[0] == "python"
-    folders = environment() | {"PYTHONPATH": str(tmp_path)}
     for command in ([*train[1:], "--config.total_steps=2000"], [*train[1:], "--config.total_steps=3000"], evaluate[1:]):
-        arguments = [f"--workdir={tmp_path}/run" if word.startswith("--workdir=") else word for word in command]
-        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=folders, capture_output=True, text=True, timeout=300, check=False)
+        done = run(*(f"--workdir={tmp_path}/run" if word.startswith("--workdir=") else word for word in command))
         assert done.returncode == 0, done.stdout + done.stderr
         assert ("resumed from checkpoint 1" in done.stdout) == (command[-1] == "--config.total_steps=3000")
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
@@ -96,17 +90,17 @@ def test_the_example_is_trained_and_judged_by_the_commands_on_the_page(tmp_path:
 
 
 @pytest.mark.slow
-def test_what_an_environment_does_costs_a_run_nothing(tmp_path: pathlib.Path) -> None:
-    """It changes its folder and takes the signals, and prints where output is closed; the run's folder has an odd name and no root."""
-    folders = environment() | {"PYTHONPATH": str(ROOT)}
+def test_what_an_environment_does_costs_a_run_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes its folder, takes the signals, and prints where output is closed; the run's folder is relative and has an odd name."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     own = [f"--config={ROOT}/configs/gymnasium.py:smoke", "--config.environment.task_id=tests.environments.toys:Meddles"]
-    train = [sys.executable, str(ROOT / "train.py"), *own, "--config.checkpoint.period_seconds=1", "--workdir=run[0]"]
-    closed = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    train = [str(ROOT / "train.py"), *own, "--config.checkpoint.period_seconds=1", "--workdir=run[0]"]
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable]
 
     def checkpoints() -> list[int]:
         return Checkpoints(tmp_path / "run[0]" / "checkpoints", 1, read_only=True).steps()
 
-    with subprocess.Popen([*closed, *train, "--config.total_steps=1000000000"], cwd=tmp_path, env=folders) as process:
+    with subprocess.Popen([*closed, *train, "--config.total_steps=1000000000"], cwd=tmp_path, env=environment()) as process:
         deadline = time.monotonic() + 600
         while not checkpoints() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -114,18 +108,10 @@ def test_what_an_environment_does_costs_a_run_nothing(tmp_path: pathlib.Path) ->
         assert process.wait(timeout=300) == 0
     saved = checkpoints()[-1]
     lines = [json.loads(line) for line in (tmp_path / "run[0]" / "metrics.jsonl").read_text().splitlines()]
-    done = subprocess.run(
-        [*train, f"--config.total_steps={lines[-1]['steps'] + 500}"],
-        cwd=tmp_path,
-        env=folders,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run(*train, f"--config.total_steps={lines[-1]['steps'] + 500}", folder=tmp_path)
     assert done.returncode == 0 and f"resumed from checkpoint {saved} of run[0]" in done.stdout, done.stdout + done.stderr
-    judge = [*closed, sys.executable, str(ROOT / "evaluate.py"), "--workdir=run[0]", "--episodes=2"]
-    assert subprocess.run(judge, cwd=tmp_path, env=folders, timeout=600, check=False).returncode == 0
+    judge = [*closed, str(ROOT / "evaluate.py"), "--workdir=run[0]", "--episodes=2"]
+    assert subprocess.run(judge, cwd=tmp_path, env=environment(), timeout=600, check=False).returncode == 0
     assert json.loads((tmp_path / "run[0]" / "evaluation.json").read_text())["checkpoint"] == checkpoints()[-1] > saved
 
 

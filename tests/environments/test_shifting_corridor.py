@@ -8,26 +8,14 @@ from hypothesis import strategies as st
 
 from agent57_jax.algorithm.policy_family import ngu_discounts
 from agent57_jax.environments.shifting_corridor import ShiftingCorridor, ShiftingCorridorState
-from agent57_jax.types import FIRST, LAST, MID, TimeStep
+from agent57_jax.types import FIRST, LAST, MID
 from configs import shifting_corridor as config
+from tests.environments.twins import follow
 from tests.oracles import shifting_corridor as oracle
 from tests.oracles.shifting_corridor import ShiftingCorridorTwin
 
-E = 10
 ENV = ShiftingCorridor(12, 60, phase_steps=100)
 STEP = jax.jit(ENV.step)
-
-
-def row(timestep: TimeStep, index: int) -> TimeStep:
-    return jax.tree.map(lambda x: x[index], timestep)
-
-
-def assert_same(got: TimeStep, expected: TimeStep) -> None:
-    for name, a, b in zip(TimeStep._fields, got, expected, strict=True):
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-            assert x.dtype == y.dtype, name
-            np.testing.assert_array_equal(x, y, err_msg=name)
-    assert got.extras.keys() == expected.extras.keys()
 
 
 def state_at(cell: int, limit: int = 60, clock: int = 0, steps: int = 0) -> ShiftingCorridorState:
@@ -43,29 +31,18 @@ def state_at(cell: int, limit: int = 60, clock: int = 0, steps: int = 0) -> Shif
 
 @pytest.mark.parametrize(("size", "max_episode_steps", "phase_steps"), [(5, 9, 13), (12, 60, 150)])
 def test_follows_its_twin_under_random_actions(size: int, max_episode_steps: int, phase_steps: int) -> None:
-    env = ShiftingCorridor(size, max_episode_steps, phase_steps)
-    init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
-    rng = np.random.default_rng(7)
-    state, timestep = jax.device_get(init(jax.random.split(jax.random.key(1), E)))
-    twins = [ShiftingCorridorTwin(size, max_episode_steps, phase_steps) for _ in range(E)]
-    for index, twin in enumerate(twins):
-        assert_same(row(timestep, index), twin.reset(int(state.cell[index])))
-    seen = {"left": 0, "right": 0, "truncated": 0, "first": 0, "long": 0, "short": 0}
-    for t in range(400):
-        was_last = timestep.step_type == LAST
-        actions = rng.integers(0, 2, E).astype(np.int32)
-        state, timestep = jax.device_get(step(jax.random.split(jax.random.key(1000 + t), E), state, actions))
-        for index, twin in enumerate(twins):
-            expected = twin.reset(int(state.cell[index])) if was_last[index] else twin.step(int(actions[index]))
-            assert_same(row(timestep, index), expected)
-        last = timestep.step_type == LAST
-        seen["left"] += int(np.sum(last & (timestep.reward == 0.5)))
-        seen["right"] += int(np.sum(last & (timestep.reward == 1)))
-        seen["truncated"] += int(np.sum(last & (timestep.discount == 1)))
-        seen["first"] += int(np.sum(timestep.step_type == FIRST))
-        seen["long"] += int(np.sum(last & (timestep.extras["long_limit"] == 1)))
-        seen["short"] += int(np.sum(last & (timestep.extras["long_limit"] == 0)))
-    assert min(seen.values()) > 5, seen
+    played = follow(
+        ShiftingCorridor(size, max_episode_steps, phase_steps),
+        [ShiftingCorridorTwin(size, max_episode_steps, phase_steps) for _ in range(10)],
+        restart=lambda twin, state, _: twin.reset(int(state.cell)),
+        advance=lambda twin, action, _: twin.step(action),
+        choose=lambda state, rng: rng.integers(0, 2, len(state.cell)),
+        num_steps=400,
+    )
+    last, is_long = played.step_type == LAST, played.extras["long_limit"]
+    ends = (played.reward == 0.5, played.reward == 1, played.discount == 1, is_long == 1, is_long == 0)
+    for seen in (played.step_type == FIRST, *(last & end for end in ends)):
+        assert np.sum(seen) > 5
 
 
 def test_an_end_at_the_limit_terminates() -> None:
@@ -100,20 +77,6 @@ def test_the_phase_changes_nothing_but_where_episodes_end(cell: int, action: int
         assert (steps, float(in_short.discount)) == (5, 1)
 
 
-def test_many_environments_do_what_one_does() -> None:
-    env = ShiftingCorridor(5, 9, phase_steps=2)
-    keys = jax.random.split(jax.random.key(3), 12)
-    actions = np.arange(12, dtype=np.int32) % 2
-    states, timesteps = jax.jit(jax.vmap(env.init))(keys)
-    one_init, one_step, many_step = jax.jit(env.init), jax.jit(env.step), jax.jit(jax.vmap(env.step))
-    singles = [one_init(key) for key in keys]
-    for _ in range(3):
-        for index, (_, timestep) in enumerate(singles):
-            assert_same(row(timesteps, index), timestep)
-        states, timesteps = many_step(keys, states, actions)
-        singles = [one_step(key, state, action) for key, (state, _), action in zip(keys, singles, actions, strict=True)]
-
-
 def test_starts_are_where_they_should_be() -> None:
     count = 40_000
     env = ShiftingCorridor(12)
@@ -125,24 +88,6 @@ def test_starts_are_where_they_should_be() -> None:
     inner = slice(1, -1)
     chi_square = np.sum((counts[inner] - expected[inner]) ** 2 / expected[inner])
     assert chi_square < 9 + 5 * np.sqrt(2 * 9)  # 9 degrees of freedom
-
-
-def test_spec_describes_timesteps() -> None:
-    env = ShiftingCorridor()
-    state, timestep = env.init(jax.random.key(0))
-    assert timestep.observation.shape == env.spec.observation_shape == (12,)
-    assert timestep.observation.dtype == env.spec.observation_dtype
-    assert env.spec.num_actions == len(env.spec.action_names) == 2
-    assert tuple(timestep.extras) == env.spec.extras
-    _, timestep = env.step(jax.random.key(1), state, np.int32(1))
-    assert int(timestep.step_type) == MID
-    np.testing.assert_array_equal(np.argmax(timestep.observation), state.cell + 1)
-
-
-@pytest.mark.parametrize(("size", "steps", "phase"), [(4, 10, 10), (12, 9, 10), (12, 60, 0)])
-def test_corridors_without_a_purpose_are_refused(size: int, steps: int, phase: int) -> None:
-    with pytest.raises(ValueError, match="Shifting Corridor needs"):
-        ShiftingCorridor(size, steps, phase)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.05])
@@ -189,7 +134,7 @@ def test_values_are_the_better_of_two_walks(gamma: float) -> None:
 def test_exact_returns_are_what_episodes_give() -> None:
     env = ShiftingCorridor(12, 60, phase_steps=400)
     actions = jax.numpy.asarray(oracle.best_actions(12, 0.92))
-    num_envs = 500
+    num_envs = 200
 
     def once(carry, key):
         state, timestep = carry

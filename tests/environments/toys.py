@@ -15,8 +15,12 @@ import numpy as np
 from gymnasium import spaces, wrappers
 
 
+def pixels(*shape: int) -> spaces.Box:
+    return spaces.Box(0, 255, shape, np.uint8)
+
+
 class Clock(gymnasium.Env[Any, Any]):
-    """Shows [seed of its stream, episode, step, last action]; rewards 10 * episode + step; terminates at step 3. Actions are 5..8."""
+    """Shows [seed, episode, step, last action]; rewards 10 * episode + step; terminates at step 3. Its actions are 5..8."""
 
     observation_space: Any = spaces.Box(-np.inf, np.inf, (4,), np.float64)
     action_space: Any = spaces.Discrete(4, start=5)
@@ -40,25 +44,17 @@ class Clock(gymnasium.Env[Any, Any]):
         return self.show(action), 10 * self.episode + self.time, self.time == self.last, False, {"step": self.time}
 
 
-class Both(Clock):
-    """Is cut off at the step at which it ends."""
-
-    def step(self, action: Any) -> Any:
-        shown, reward, terminated, _, info = super().step(action)
-        return shown, reward, terminated, terminated, info
-
-
 class Picture(Clock):
-    """Shows pixels [2, 3, 3]: 10 * step + channel; draws the same, twice as large."""
+    """Shows pixels [2, 3, 3]: 10 * step + channel."""
 
-    observation_space = spaces.Box(0, 255, (2, 3, 3), np.uint8)
+    observation_space = pixels(2, 3, 3)
 
     def show(self, action: int) -> Any:
         return np.tile(np.uint8(10 * self.time) + np.arange(3, dtype=np.uint8), (2, 3, 1))
 
 
 class Drawn(Picture):
-    """Draws what it shows in another size."""
+    """Draws its step in another size."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
 
@@ -70,27 +66,127 @@ class Drawn(Picture):
         return np.full((5, 4, 3), self.time, np.uint8)
 
 
+def variant(base: type[Clock] = Clock, **attributes: Any) -> Any:
+    """A class that differs from `base` in a few attributes."""
+    return type("Variant", (base,), attributes)
+
+
+# What they show
+
+Grey = variant(observation_space=pixels(2, 3), show=lambda self, _: np.full((2, 3), self.time, np.uint8))
+Global = variant(show=lambda *_: np.random.random(4))  # noqa: NPY002
+Shrinks = variant(show=lambda self, action: Clock.show(self, action)[: 4 - self.time])
+Far = variant(show=lambda self, action: Clock.show(self, action) + (1e300 if self.time == 1 else 0.0))
+Floats = variant(Picture, show=lambda self, action: Picture.show(self, action) / 255)
+Wide = variant(Picture, show=lambda self, action: Picture.show(self, action).astype(np.uint16) + 300)
+Yes = variant(Picture, show=lambda self, action: Picture.show(self, action) > 10)
+DrawnFloats = variant(Drawn, render=lambda _: np.full((5, 4, 3), 0.5))
+DrawnTooBright = variant(Drawn, render=lambda _: np.full((5, 4, 3), 256))
+DrawnNumbers = variant(Drawn, render=lambda _: np.full((5, 4, 3), 255))
+Untold = variant(metadata=None)
+
+
 class Undrawable(Drawn):
-    """Lists a picture that it cannot draw, as an environment does where there is no screen."""
+    """Cannot draw the picture that it lists, like an environment without a screen."""
 
     def render(self) -> Any:
         raise OSError("no display")
 
 
-class Grey(Clock):
-    """Shows pixels [2, 3] without channels."""
+Listed = variant(Drawn, __init__=Clock.__init__)  # and does not take the mode
 
-    observation_space = spaces.Box(0, 255, (2, 3), np.uint8)
+
+# Spaces that no network here takes
+
+Continuous = variant(action_space=spaces.Box(-1, 1, (2,)))
+Several = variant(action_space=spaces.MultiDiscrete([3, 3]))
+Cell = variant(observation_space=spaces.Discrete(6), show=lambda self, _: self.time)
+Cells = variant(observation_space=spaces.MultiDiscrete([3, 4]))
+Parts = variant(observation_space=spaces.Dict({"image": pixels(8, 8, 3), "speed": spaces.Box(0, 1, (1,))}))
+ChannelsFirst = variant(observation_space=pixels(3, 64, 64))
+FloatImage = variant(observation_space=spaces.Box(0, 1, (8, 8, 3)))
+Matrix = variant(observation_space=spaces.Box(0, 1, (8, 8)))
+
+
+Spaceless: Any = gymnasium.Env
+
+
+# Names of actions
+
+
+def named(*names: str) -> Any:
+    return variant(get_action_meanings=lambda _: list(names))
+
+
+Named = named("NOOP", "UP", "DOWN", "FIRE")
+Renamed = named("NOOP", "UP")
+Blank = named("", "UP", "DOWN", "FIRE")
+Braced = named("{noop}", "UP", "DOWN", "FIRE")
+Broad = named("NOOP", "UP\nUP", "DOWN", "FIRE")
+Undecoded = named("NOOP", "\udcff", "DOWN", "FIRE")
+Foreign = named("何もしない", "go up", "DOWN/LEFT", "FIRE")
+
+
+class Nameless(Clock):
+    """Fails to name its actions."""
+
+    def get_action_meanings(self) -> list[str]:
+        raise KeyError("names")
+
+
+# What `step` returns
+
+
+def returning(reward: Any = 1.0, ended: Any = False) -> Any:
+    def step(self: Clock, action: Any) -> Any:
+        shown, _, _, truncated, info = Clock.step(self, action)
+        return shown, reward, ended, truncated, info
+
+    return variant(step=step)
+
+
+PaidInArrays = returning(np.array([1.0]))
+Unpaid = returning(None)
+PaidInWords = returning("1.0")
+PaidUnevenly = returning([[1.0], [1.0, 2.0]])
+PaidTooMuch = returning(1e300)
+PaidExactly = returning(fractions.Fraction(3, 2))
+PaidAtOnce = returning(np.array(2), np.True_)
+EndsInArrays = returning(ended=np.array([True]))
+EndsInDoubt = returning(ended=None)
+
+
+class Both(Clock):
+    """Is truncated at the step at which it ends."""
+
+    def step(self, action: Any) -> Any:
+        shown, reward, terminated, _, info = super().step(action)
+        return shown, reward, terminated, terminated, info
+
+
+class Shifts(Clock):
+    """Shifts by its action, beyond 32 bits."""
+
+    action_space: Any = spaces.Discrete(63)
 
     def show(self, action: int) -> Any:
-        return np.full((2, 3), self.time, np.uint8)
+        return np.array([self.stream, self.episode, self.time, 1 << action if self.time else 0], np.float64)
+
+    def step(self, action: Any) -> Any:
+        assert type(action) is type(self.action_space.sample())
+        return super().step(action)
 
 
-class Global(Clock):
-    """Draws from NumPy's global generator."""
+FarShifts = variant(Shifts, action_space=spaces.Discrete(3, start=2**40), show=Clock.show)
 
-    def show(self, action: int) -> Any:
-        return np.random.random(4)  # noqa: NPY002
+# Older interfaces: four values of `step`; an observation alone; seeds by a method of their own
+
+Four = variant(step=lambda self, action: Clock.step(self, action)[:4])
+Bare = variant(observation_space=spaces.Box(0, 1, (2,)), reset=lambda *_, **__: np.zeros(2, np.float32))
+Seedless = variant(reset=lambda self: (self.show(0), {}))
+
+
+# Failures, and what is done to the process
 
 
 class Raises(Clock):
@@ -105,147 +201,23 @@ class Raises(Clock):
         return super().step(action)
 
 
-class Dies(Clock):
-    """Takes its process with it."""
+class Unmade(Clock):
+    """Lacks an argument."""
 
-    def step(self, action: Any) -> Any:
-        os._exit(7)
-
-
-class Exits(Clock):
-    """Ends its process in Python's way, and is slow about it."""
-
-    def step(self, action: Any) -> Any:
-        sys.exit(3)
-
-    def close(self) -> None:
-        atexit.register(time.sleep, 0.1)
+    def __init__(self, size: int) -> None:
+        super().__init__()
 
 
-class Shrinks(Clock):
-    """Shows something else than its space."""
+class Broken(Clock):
+    """Cannot be made."""
 
-    def show(self, action: int) -> Any:
-        return super().show(action)[: 4 - self.time]
-
-
-class Floats(Picture):
-    """Shows floats where its space says bytes."""
-
-    def show(self, action: int) -> Any:
-        return super().show(action) / 255
+    def __init__(self) -> None:
+        raise FileNotFoundError("no level.txt")
 
 
-class Paid(Clock):
-    """Returns what is no number for a reward, or no truth value for an end."""
-
-    reward: Any = 1.0
-    ended: Any = False
-
-    def step(self, action: Any) -> Any:
-        shown, _, _, truncated, info = super().step(action)
-        return shown, self.reward, self.ended, truncated, info
-
-
-class PaidInArrays(Paid):
-    reward = np.array([1.0])
-
-
-class Unpaid(Paid):
-    reward = None
-
-
-class PaidInWords(Paid):
-    reward = "1.0"
-
-
-class PaidUnevenly(Paid):
-    reward = [[1.0], [1.0, 2.0]]  # noqa: RUF012
-
-
-class PaidTooMuch(Paid):
-    reward = 1e300
-
-
-class PaidExactly(Paid):
-    reward = fractions.Fraction(3, 2)
-
-
-class PaidAtOnce(Paid):
-    reward = np.array(2)
-    ended = np.True_
-
-
-class EndsInArrays(Paid):
-    ended = np.array([True])
-
-
-class EndsInDoubt(Paid):
-    ended = None
-
-
-class Far(Clock):
-    """Shows a number that float32 does not have."""
-
-    def show(self, action: int) -> Any:
-        return super().show(action) + (1e300 if self.time == 1 else 0.0)
-
-
-class Wide(Picture):
-    """Shows numbers that are larger than the bytes of its space."""
-
-    def show(self, action: int) -> Any:
-        return super().show(action).astype(np.uint16) + 300
-
-
-class Yes(Picture):
-    """Shows whether, where its space says bytes, which loses nothing."""
-
-    def show(self, action: int) -> Any:
-        return super().show(action) > 10
-
-
-class DrawnFloats(Drawn):
-    """Draws floats."""
-
-    def render(self) -> Any:
-        return np.full((5, 4, 3), 0.5)
-
-
-class DrawnTooBright(Drawn):
-    """Draws more than a byte holds."""
-
-    def render(self) -> Any:
-        return np.full((5, 4, 3), 256)
-
-
-class DrawnNumbers(Drawn):
-    """Draws bytes as larger numbers."""
-
-    def render(self) -> Any:
-        return np.full((5, 4, 3), 255)
-
-
-class Shifts(Clock):
-    """Computes with its action, in more bits than 32."""
-
-    action_space: Any = spaces.Discrete(63)
-
-    def show(self, action: int) -> Any:
-        return np.array([self.stream, self.episode, self.time, 1 << action if self.time else 0], np.float64)
-
-    def step(self, action: Any) -> Any:
-        assert type(action) is type(self.action_space.sample())
-        return super().step(action)
-
-
-class FarShifts(Shifts):
-    """Calls its actions by larger numbers than others do."""
-
-    action_space = spaces.Discrete(3, start=2**40)
-
-    def show(self, action: int) -> Any:
-        return np.array([self.stream, self.episode, self.time, action], np.float64)
+Quits = variant(__init__=lambda _: os._exit(5))
+Dies = variant(step=lambda *_: os._exit(7))
+Exits = variant(step=lambda *_: sys.exit(3), close=lambda _: atexit.register(time.sleep, 0.1))  # slowly
 
 
 class Prints(Clock):
@@ -258,8 +230,21 @@ class Prints(Clock):
         return super().step(action)
 
 
+class Forks(Clock):
+    """Starts a process that inherits all of its files, and shows its negative number."""
+
+    def show(self, action: int) -> Any:
+        if self.stream > 0:
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+                os._exit(0)
+            self.stream = -child
+        return super().show(action)
+
+
 class Meddles(Clock):
-    """Does to its process what it should not; says what it finds of it on the way."""
+    """Changes everything about its process, and prints."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,208 +267,27 @@ class Meddles(Clock):
         return super().step(action)
 
 
-class Quits(Clock):
-    """Ends its process when it is made."""
+# Entry points that are functions
 
-    def __init__(self) -> None:
-        os._exit(5)
 
-
-class Unmade(Clock):
-    """Lacks an argument."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-
-
-class Broken(Clock):
-    """Cannot be made."""
-
-    def __init__(self) -> None:
-        raise FileNotFoundError("no level.txt")
-
-
-class Continuous(Clock):
-    """Has actions that are no choice."""
-
-    action_space = spaces.Box(-1, 1, (2,))
-
-
-class Several(Clock):
-    """Has several choices at once."""
-
-    action_space = spaces.MultiDiscrete([3, 3])
-
-
-class Cell(Clock):
-    """Shows the number of a cell."""
-
-    observation_space = spaces.Discrete(6)
-
-    def show(self, action: int) -> Any:
-        return self.time
-
-
-class Cells(Clock):
-    """Shows several numbers."""
-
-    observation_space = spaces.MultiDiscrete([3, 4])
-
-
-class Parts(Clock):
-    """Shows a dictionary."""
-
-    observation_space = spaces.Dict({"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "speed": spaces.Box(0, 1, (1,))})
-
-
-class ChannelsFirst(Clock):
-    """Shows an image the other way round."""
-
-    observation_space = spaces.Box(0, 255, (3, 64, 64), np.uint8)
-
-
-class FloatImage(Clock):
-    """Shows an image of floats."""
-
-    observation_space = spaces.Box(0, 1, (8, 8, 3))
-
-
-class Matrix(Clock):
-    """Shows a matrix of floats."""
-
-    observation_space = spaces.Box(0, 1, (8, 8))
-
-
-class Named(Clock):
-    """Has names for its actions."""
-
-    def get_action_meanings(self) -> list[str]:
-        return ["NOOP", "UP", "DOWN", "FIRE"]
-
-
-class Renamed(Clock):
-    """Has fewer names than actions."""
-
-    def get_action_meanings(self) -> list[str]:
-        return ["NOOP", "UP"]
-
-
-class Listed(Drawn):
-    """Lists a mode that it does not take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-
-class Forks(Clock):
-    """Starts a process that has all of its files, and shows its number."""
-
-    def show(self, action: int) -> Any:
-        if self.stream > 0:
-            child = os.fork()
-            if child == 0:
-                time.sleep(600)
-                os._exit(0)
-            self.stream = -child
-        return super().show(action)
-
-
-class Spaceless(gymnasium.Env[Any, Any]):
-    """Says nothing of its spaces."""
-
-
-class Untold(Clock):
-    """Says nothing of itself."""
-
-    metadata = None  # type: ignore[assignment]
-
-
-class Blank(Clock):
-    """Has names that say nothing."""
-
-    names: tuple[str, ...] = ("", "UP", "DOWN", "FIRE")
-
-    def get_action_meanings(self) -> list[str]:
-        return list(self.names)
-
-
-class Braced(Blank):
-    """Has names that look like something else."""
-
-    names = "{noop}", "UP", "DOWN", "FIRE"
-
-
-class Broad(Blank):
-    """Has names of several lines."""
-
-    names = "NOOP", "UP\nUP", "DOWN", "FIRE"
-
-
-class Undecoded(Blank):
-    """Has names that cannot be written."""
-
-    names = "NOOP", "\udcff", "DOWN", "FIRE"
-
-
-class Foreign(Blank):
-    """Has names in another script, with a space."""
-
-    names = "何もしない", "go up", "DOWN/LEFT", "FIRE"
-
-
-class Nameless(Clock):
-    """Fails to name its actions."""
-
-    def get_action_meanings(self) -> list[str]:
-        raise KeyError("names")
-
-
-class Four(Clock):
-    """Steps as it was done before there was truncation."""
-
-    def step(self, action: Any) -> Any:
-        shown, reward, terminated, _, info = super().step(action)
-        return shown, reward, terminated, info
-
-
-class Bare(Clock):
-    """Starts as it was done before there was information; shows as many numbers as are wanted of it."""
-
-    observation_space = spaces.Box(0, 1, (2,))
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        return np.zeros(2, np.float32)
-
-
-class Seedless(Clock):
-    """Starts as it was done when seeds had a method of their own."""
-
-    def reset(self) -> Any:  # type: ignore[override]
-        return super().reset()
-
-
-def flat_cell() -> gymnasium.Env[Any, Any]:
-    """What the refusal of `Cell` recommends."""
+def flat_cell() -> Any:
     return wrappers.FlattenObservation(Cell())
 
 
-def four_cells() -> gymnasium.Env[Any, Any]:
-    """An older environment in a wrapper of today."""
+def four_cells() -> Any:
     return wrappers.TimeLimit(Four(), 100)
 
 
-def covered() -> gymnasium.Env[Any, Any]:
-    """Takes no `render_mode` for what lists one."""
+def covered() -> Any:  # takes no `render_mode` for an environment that lists one
     return wrappers.TransformReward(Drawn(), lambda reward: reward)
 
 
-def passed_on(**arguments: Any) -> gymnasium.Env[Any, Any]:
-    """Takes more than what it makes does."""
+def passed_on(**arguments: Any) -> Any:  # takes more arguments than the environment that it makes
     return Listed(**arguments)
 
 
 def nothing() -> None:
-    """Makes no environment."""
+    pass
 
 
 gymnasium.register("Clock-v0", entry_point=Clock)
