@@ -5,7 +5,7 @@ Networks have the dense torso. Parameter trees are those of the package, with le
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,21 +40,6 @@ def leaves(tree: Tree) -> list[tuple[str, np.ndarray]]:
     if isinstance(tree, dict):
         return [(f"{name}/{path}".rstrip("/"), leaf) for name in sorted(tree) for path, leaf in leaves(tree[name])]
     return [("", tree)]
-
-
-def finite_differences(loss: Callable[[Tree], float], parameters: Tree, step: float = 1e-6) -> Tree:
-    """Central differences of a loss with respect to every number of a float64 tree."""
-    gradients = to_float64(parameters)
-    for (_, leaf), (_, gradient) in zip(leaves(parameters), leaves(gradients), strict=True):
-        for index in np.ndindex(leaf.shape):
-            kept = leaf[index]
-            leaf[index] = kept + step
-            above = loss(parameters)
-            leaf[index] = kept - step
-            below = loss(parameters)
-            leaf[index] = kept
-            gradient[index] = (above - below) / (2.0 * step)
-    return gradients
 
 
 def actions_of(q: Tree, num_policies: int) -> int:
