@@ -202,7 +202,7 @@ def make_twin(one: learner.Learner, settings: Settings, state: LearnerState, bat
         error_variance=None if state.error_variance is None else state.error_variance.astype(np.float64),
         normalised_loss=s.normalise_errors is NormalisedErrors.EVERYWHERE,
         online_bootstrap=s.bootstrap is Bootstrap.ONLINE,
-        trust_region=s.trust_region,
+        trust_region=s.trust_region or None,
         combined_loss=s.combined_loss,
         mixture=s.cross_mixture or None,
         acted=batch.experience.policy[:, settings.replay.burn_in :] if s.cross_mixture else None,
