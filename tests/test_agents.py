@@ -22,8 +22,6 @@ from tests import tiny
 SPEC = EnvironmentSpec((5, 5, 3), np.dtype("uint8"), 4, ("a", "b", "c", "d"), 1)
 ATARI = EnvironmentSpec((84, 84, 1), np.dtype("uint8"), 18, tuple(str(action) for action in range(18)), 4)
 NUM_LAYERS = 2  # convolutions of a torso
-
-
 AGENTS = {**profiles.AGENTS, **tiny.ABLATIONS}
 
 
@@ -82,46 +80,38 @@ def matching(agent: str, *words: str) -> set[str]:
 # States -----------------------------------------------------------------------------------------------------------------------------
 
 
+NOVELTY = "novelty", "intrinsic", "embedding", "predictor", "random_target", "distillation", "episodic", "memory", "alpha"
+
+
+@pytest.mark.parametrize(
+    ("agent", "absent"),
+    [
+        ("r2d2", (*NOVELTY, "bandit")),
+        ("r2d2_retrace", (*NOVELTY, "bandit")),
+        ("r2d2_bandit", NOVELTY),
+        ("ngu", ("bandit",)),
+        ("ngu_separate", ("bandit",)),
+        ("distillation alone", ("embedding", "memory", "squared_distance", "episodic")),
+    ],
+)
+def test_an_agent_holds_and_measures_nothing_of_what_it_lacks(agent: str, absent: tuple[str, ...]) -> None:
+    assert not matching(agent, *absent)
+    assert not [name for name in measured(agent) if any(word in name for word in absent)]
+    for word in absent:
+        assert matching("agent57", word), f"the word for it is no longer {word}"
+
+
 @pytest.mark.parametrize("agent", ["r2d2", "r2d2_retrace", "r2d2_bandit"])
-def test_an_agent_without_intrinsic_reward_holds_nothing_of_it(agent: str) -> None:
-    assert not matching(
-        agent, "novelty", "intrinsic", "embedding", "predictor", "random_target", "distillation", "episodic", "memory", "alpha"
-    )
-    found = shapes(agent)
-    assert found.shared.statistics is None and found.actor.novelty is None and found.replay.experience.intrinsic_reward is None
+def test_an_agent_without_intrinsic_reward_has_one_network_with_one_input_less(agent: str) -> None:
+    found, whole = shapes(agent), shapes("agent57")
     assert acting_parameters(found.learner)[1:] == (None, None, None, None)
-    # One network where Agent57 has two, with one input less.
-    whole = shapes("agent57").learner.parameters.q["encoder"]["Dense_1"]["kernel"]
-    own = found.learner.parameters.q["encoder"]["Dense_1"]["kernel"]
-    assert (whole.shape[0], own.shape[0]) == (2, 1)
-    assert whole.shape[1] - own.shape[1] == 1 + (shapes("agent57").parts.actor.num_policies - found.parts.actor.num_policies)
-    networks = found.learner.parameters.q, found.learner.target_q, found.learner.optimiser.q
-    assert all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(networks))
-    assert found.replay.recurrent_state.hidden.shape[3] == found.actor.recurrent.hidden.shape[1] == 1
-    assert found.shared.metrics.action_value.shape == (1,)
-    assert not any("intrinsic" in name or "novelty" in name or "embed" in name or "distill" in name for name in measured(agent))
-
-
-def test_only_an_agent_with_a_bandit_holds_one() -> None:
-    for agent in ("r2d2", "r2d2_retrace", "ngu", "ngu_separate"):
-        assert shapes(agent).actor.bandit is None and not matching(agent, "bandit")
-        assert "tensor<8x160xf32>" not in lowered(agent)[0]
-    for agent in ("r2d2_bandit", "agent57"):
-        assert shapes(agent).actor.bandit is not None
-        assert "tensor<8x160xf32>" in lowered(agent)[0]
-
-
-def test_the_words_that_are_looked_for_are_those_of_agent57() -> None:
-    """So that the test above cannot pass by a new name."""
-    for word in ("novelty", "intrinsic", "embedding", "predictor", "random_target", "distillation", "episodic", "memory", "alpha"):
-        assert matching("agent57", word), word
-    assert "novelty/memory/embeddings" in names(shapes("agent57").actor)
-
-
-def test_distillation_alone_has_no_embedding_and_no_memory() -> None:
-    assert not matching("distillation alone", "embedding", "memory", "squared_distance", "episodic")
-    assert matching("distillation alone", "predictor") and matching("distillation alone", "random_target", "distillation_error")
-    assert shapes("distillation alone").replay.experience.intrinsic_reward is not None
+    kernels = [one.learner.parameters.q["encoder"]["Dense_1"]["kernel"].shape for one in (whole, found)]
+    assert kernels[0][1] - kernels[1][1] == 1 + whole.parts.actor.num_policies - found.parts.actor.num_policies
+    for one, number in ((whole, 2), (found, 1)):
+        networks = one.learner.parameters.q, one.learner.target_q, one.learner.optimiser.q
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(networks)} == {number}
+        assert one.replay.recurrent_state.hidden.shape[3] == one.actor.recurrent.hidden.shape[1] == number
+        assert one.shared.metrics.action_value.shape == (number,)
 
 
 def test_a_random_embedding_has_no_optimiser_and_no_inverse_dynamics() -> None:
@@ -232,20 +222,20 @@ def test_convolutions_are_those_of_the_networks_that_an_agent_has(agent: str) ->
     update += (forward + backward) * (has_episodic and is_learnt)
     update += (2 * forward + backward) * has_lifelong
     found = [text.count("stablehlo.convolution") for text in lowered(agent)]
-    assert found == [act, update]
-    if agent == "r2d2":
-        assert found == [2, 11]
-    if agent == "agent57":
-        assert found == [11, 23]
+    assert found == [act, update] == {"r2d2": [2, 11], "agent57": [11, 23]}.get(agent, found)
 
 
-@pytest.mark.parametrize("agent", ["r2d2", "r2d2_retrace"])
-def test_programs_without_novelty_sort_nothing_and_talk_of_no_memory(agent: str) -> None:
-    """No nearest neighbours, and no array as long as the episodic memory."""
-    act, update = lowered(agent)
-    assert "top_k" not in act and "top_k" not in update and "tensor<8x50x4xf32>" not in act
-    whole = lowered("agent57")[0]
-    assert "top_k" in whole and "tensor<8x50x4xf32>" in whole
+@pytest.mark.parametrize(
+    ("text", "agents"),
+    [
+        ("top_k", ("r2d2", "r2d2_retrace")),  # nearest neighbours
+        ("tensor<8x50x4xf32>", ("r2d2", "r2d2_retrace")),  # episodic memories
+        ("tensor<8x160xf32>", ("r2d2", "r2d2_retrace", "ngu", "ngu_separate")),  # windows of the bandits
+    ],
+)
+def test_programs_do_not_talk_of_what_an_agent_lacks(text: str, agents: tuple[str, ...]) -> None:
+    assert text in lowered("agent57")[0]
+    assert not [agent for agent in agents if any(text in program for program in lowered(agent))]
 
 
 # Metrics ----------------------------------------------------------------------------------------------------------------------------

@@ -22,10 +22,13 @@ def built(settings: Settings) -> Parts:
     return programs.build(settings, factory.make_jax_environment(settings.environment).spec)
 
 
-def with_device(monkeypatch: pytest.MonkeyPatch, device: int, host: int) -> None:
-    """A device with memory of its own."""
+def filling(monkeypatch: pytest.MonkeyPatch, device: int, host: int) -> Settings:
+    """A replay that sizes itself, and a device with memory of its own."""
     monkeypatch.setattr(memory.parallel, "device_memory_bytes", lambda: (0, device))
     monkeypatch.setattr(memory.parallel, "host_memory_available_bytes", lambda: host)
+    settings = tiny.coin_settings()
+    settings.replay.capacity, settings.replay.auto_limit = "auto", 10**9
+    return settings
 
 
 def test_the_table_is_what_a_run_takes(tmp_path: pathlib.Path) -> None:
@@ -61,10 +64,7 @@ def test_the_table_comes_before_what_it_tells_of(
 
 @pytest.mark.parametrize("num_devices", [1, 4])
 def test_auto_fills_a_device_and_not_more(num_devices: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_device(monkeypatch, GIB // 10, 10 * GIB)
-    settings = tiny.coin_settings()
-    settings.replay.capacity = "auto"
-    settings.replay.auto_limit = 10**9
+    settings = filling(monkeypatch, GIB // 10, 10 * GIB)
     parts = built(settings)
     capacity, table = memory.plan(parts, num_devices)
     assert table["free"] >= 0
@@ -80,10 +80,7 @@ def test_auto_fills_a_device_and_not_more(num_devices: int, monkeypatch: pytest.
 
 
 def test_a_replay_that_the_host_could_not_pass_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_device(monkeypatch, GIB, GIB // 20)
-    settings = tiny.coin_settings()
-    settings.replay.capacity = "auto"
-    settings.replay.auto_limit = 10**9
+    settings = filling(monkeypatch, GIB, GIB // 20)
     through_host, _ = memory.plan(built(settings), 1)
     assert memory.replay_bytes(built(settings), through_host) <= GIB // 20 * memory.HOST_SHARE
     settings.checkpoint.save_replay = False

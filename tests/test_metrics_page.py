@@ -56,23 +56,19 @@ def test_the_table_is_current(tmp_path: pathlib.Path) -> None:
         assert f"| `{metric.key}` | {metric.sentence} | {metric.unit} |" in PAGE.read_text()
 
 
-def insert(path: pathlib.Path, line: str, before: str) -> None:
-    text = path.read_text()
-    assert text.count(before) == 1
-    path.write_text(text.replace(before, line + before))
-
-
 def run_with_the_example(script: str, folder: pathlib.Path) -> None:
     """Runs a script on a copy of the package that has the page's declaration and line."""
     declaration, measurement = re.findall(r"```python\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
     for name in ("agent57_jax", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    insert(folder / "agent57_jax" / "monitoring" / "metrics.py", f"    {declaration},\n", '    Metric("learner/td_error_intrinsic"')
-    insert(
-        folder / "agent57_jax" / "agent" / "value_loss.py",
-        f"        {measurement}\n",
-        "        loss = jnp.sum(losses)\n",
-    )
+    for name, line, before in (
+        ("monitoring/metrics.py", f"    {declaration},\n", '    Metric("learner/td_error_intrinsic"'),
+        ("agent/value_loss.py", f"        {measurement}\n", "        loss = jnp.sum(losses)\n"),
+    ):
+        path = folder / "agent57_jax" / name
+        text = path.read_text()
+        assert text.count(before) == 1
+        path.write_text(text.replace(before, line + before))
     environment = {**os.environ, "PYTHONPATH": str(folder), "XLA_FLAGS": ""}
     command = [sys.executable, "-c", script, str(folder / "run"), str(folder)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -42,21 +42,6 @@ def leaves(tree: Tree) -> list[tuple[str, np.ndarray]]:
     return [("", tree)]
 
 
-def finite_differences(loss: Callable[[Tree], float], parameters: Tree, step: float = 1e-6) -> Tree:
-    """Central differences of a loss with respect to every number of a float64 tree."""
-    gradients = to_float64(parameters)
-    for (_, leaf), (_, gradient) in zip(leaves(parameters), leaves(gradients), strict=True):
-        for index in np.ndindex(leaf.shape):
-            kept = leaf[index]
-            leaf[index] = kept + step
-            above = loss(parameters)
-            leaf[index] = kept - step
-            below = loss(parameters)
-            leaf[index] = kept
-            gradient[index] = (above - below) / (2.0 * step)
-    return gradients
-
-
 def unrolled(
     q: Tree, state: RecurrentState, x: Experience, num_policies: int, logarithmic_rewards: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
