@@ -37,7 +37,7 @@ ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "agent57": {},
-    "one network": {"policy.separate_networks": False, "learner.transform": Transform.IDENTITY},
+    "one network": {"policy.separate_networks": False, "learner.transform": Transform.IDENTITY, "learner.weight_decay": 0.3},
     "r2d2": {
         "novelty.reward": IntrinsicReward.NONE,
         "policy.separate_networks": False,
@@ -63,6 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner.normalise_errors": NormalisedErrors.PRIORITIES,
         "learner.targets": Targets.N_STEP,
         "learner.n_step": 2,
+        "learner.target_rate": 0.25,
         "policy.combination": Combination.SQUASHED,
         "novelty.embedding": Embedding.RANDOM,
     },

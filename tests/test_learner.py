@@ -106,8 +106,8 @@ def test_every_part_has_its_own_adam_and_its_own_clipping(variant: str) -> None:
             is_clipped = update == 0 and name == largest and variant != "small budget"
             assert (oracle.global_norm(gradient) > 10 * s.max_gradient_norm) == is_clipped, name
             rate = rates.get(name, s.learning_rate)
-            adam = optimisers.setdefault(name, oracle.Adam(rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm))
-            steps = adam.step(gradient)
+            adam = optimisers.setdefault(name, oracle.Adam(rate, s.adam_b1, s.adam_b2, s.adam_epsilon, s.max_gradient_norm, s.weight_decay))
+            steps = adam.step(gradient, before[name])
             for (path, new), (_, old) in zip(oracle.leaves(after[name]), oracle.leaves(before[name]), strict=True):
                 np.testing.assert_allclose(new - old, steps[path], rtol=1e-3, atol=2e-6, err_msg=f"{name} {path}")
         state = out.state
@@ -124,6 +124,15 @@ def test_targets_are_copied_on_time_the_acting_embedding_follows_and_the_random_
         assert_equal(state.target_q, state.parameters.q if update in (3, 6) else before.target_q)
         assert_equal(state.acting_embedding, state.parameters.embedding["embedding"])
         assert_equal(state.random_target, one.state.random_target)
+
+
+def test_a_target_network_may_be_a_moving_average() -> None:
+    one = case("trust region")
+    state, expected = one.state, one.state.target_q
+    for _ in range(4):  # a copy would have come after three
+        state = one.probe(state, one.batch).output.state
+        expected = jax.tree.map(lambda kept, new: 0.75 * kept + 0.25 * new, expected, state.parameters.q)
+        assert_close(state.target_q, expected)
 
 
 def test_the_evaluator_plays_an_average_that_soon_forgets_where_it_began() -> None:
