@@ -232,6 +232,20 @@ MUTATIONS = (
         ("tests/test_learner.py",),
     ),
     Mutation(
+        "target networks take over the online networks' state from the burn-in",
+        "agent57_jax/networks/q_network.py",
+        "states = hidden, cell",
+        "states = [hidden[0]] * 2, [cell[0]] * 2",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "a squashed mix is a plain one",
+        "agent57_jax/agent/value_loss.py",
+        "mix = SQUASHED if self.combination is Combination.SQUASHED else None",
+        "mix = None",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
         "importance weights are not used",
         "agent57_jax/agent/value_loss.py",
         "* weight[None]",
