@@ -1,9 +1,6 @@
 """Every check of the machine finds what is wrong when it is, says what to do, and lets a good machine pass."""
 
-import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,8 +10,8 @@ from agent57_jax.commands import doctor
 from agent57_jax.commands.doctor import FAIL, OK, WARN, Finding
 from agent57_jax.config import SettingsError
 from tests import tiny
+from tests.test_command_line import run
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIB = 2**30
 
 
@@ -94,14 +91,13 @@ def test_the_exit_code_tells_whether_a_check_failed(
 
 
 def test_the_needs_of_a_config_are_judged() -> None:
-    settings = tiny.coin_settings()
-    found = dict(doctor.checks(config.finalise(settings), pathlib.Path("runs")))
+    settings = config.finalise(tiny.coin_settings())
+    found = dict(doctor.checks(settings, pathlib.Path("runs")))
     assert doctor.examined(found["task"]) == Finding(OK, "random_coin made")
     assert "the config's replay takes 0.00 GiB" in doctor.examined(found["memory"]).sentence
-    _, parts = doctor.make_task(config.finalise(settings))
-    assert 0 < doctor.checkpoint_bytes(config.finalise(settings), parts) < 50_000_000
-    settings.replay.capacity = str(10**12)
-    found = dict(doctor.checks(config.finalise(settings), pathlib.Path("runs")))
+    _, parts = doctor.make_task(settings)
+    assert 0 < doctor.checkpoint_bytes(settings, parts) < 50_000_000
+    found = dict(doctor.checks(config.changed(settings, {"replay.capacity": str(10**12)}), pathlib.Path("runs")))
     assert doctor.examined(found["memory"]).level == FAIL
 
 
@@ -132,11 +128,9 @@ def test_a_driver_that_jax_does_not_use_fails(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_this_machine_passes_without_a_config(tmp_path: pathlib.Path) -> None:
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "XLA_FLAGS": ""}
-    command = [sys.executable, "train.py", "--doctor", f"--workdir={tmp_path}/runs"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = run("train.py", "--doctor", f"--workdir={tmp_path}/runs", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
-    names = [line.split()[1] for line in done.stdout.splitlines()[:-1]]
-    assert names == ["versions", "devices", "task", "memory", "disk"]
-    assert done.stdout.splitlines()[-1] == "ready to train"
+    *checks, last = done.stdout.splitlines()
+    assert [line.split()[1] for line in checks] == ["versions", "devices", "task", "memory", "disk"]
+    assert last == "ready to train"
     assert not (tmp_path / "runs").exists()

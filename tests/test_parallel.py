@@ -1,7 +1,9 @@
 """The mesh, programs sharded over it, and what goes to the devices and comes back, on 8 simulated devices."""
 
+import itertools
 import os
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from agent57_jax import parallel
 from agent57_jax.parallel import AXIS, BY_ENVIRONMENT, BY_GROUPED_ENVIRONMENT, REPLICATED, DeviceError
 
-DEVICES = [1, 2, 8]
+on_any_number_of_devices = pytest.mark.parametrize("devices", [1, 2, 8])
 
 
 class Counted:
@@ -30,45 +32,43 @@ def spelt(mesh: Mesh, x: np.ndarray, *axes: str | None) -> jax.Array:
     return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
-@pytest.mark.parametrize("devices", DEVICES)
+def counting(mesh: Mesh) -> tuple[Counted, Any]:
+    """The function and its program."""
+    function = Counted()
+    return function, parallel.sharded(function, mesh, (BY_ENVIRONMENT, REPLICATED), (BY_ENVIRONMENT, REPLICATED))
+
+
+X = np.arange(24, dtype=np.float32).reshape(8, 3)
+
+
+@on_any_number_of_devices
 def test_a_program_runs_on_every_devices_share_and_is_traced_once(devices: int) -> None:
     """Whether an array was uploaded, is a result of the program itself or of another, or has its sharding spelt in another way."""
     mesh = parallel.make_mesh(devices)
-    function = Counted()
-    program = parallel.sharded(function, mesh, (BY_ENVIRONMENT, REPLICATED), (BY_ENVIRONMENT, REPLICATED))
-    x = np.arange(24, dtype=np.float32).reshape(8, 3)
-    y, total = program(parallel.upload(mesh, BY_ENVIRONMENT, x), parallel.upload(mesh, REPLICATED, np.float32(1)))
-    np.testing.assert_array_equal(y, x + 1)
-    assert float(total) == x.sum()
+    function, program = counting(mesh)
+    y, total = program(parallel.upload(mesh, BY_ENVIRONMENT, X), parallel.upload(mesh, REPLICATED, np.float32(1)))
+    np.testing.assert_array_equal(y, X + 1)
+    assert float(total) == X.sum()
     for _ in range(3):
         y, total = program(y, total)
-    program(spelt(mesh, x, AXIS, None), spelt(mesh, np.float32(2)))
+    program(spelt(mesh, X, AXIS, None), spelt(mesh, np.float32(2)))
     program(jax.jit(jnp.copy)(y), jax.jit(jnp.negative, out_shardings=NamedSharding(mesh, REPLICATED))(total))
     assert function.traces == 1
-
-
-@pytest.mark.parametrize("devices", DEVICES)
-def test_a_program_takes_numpy_without_a_new_trace(devices: int) -> None:
-    """As timesteps and counters come: always from the host."""
-    function = Counted()
-    program = parallel.sharded(function, parallel.make_mesh(devices), (BY_ENVIRONMENT, REPLICATED), (BY_ENVIRONMENT, REPLICATED))
+    # Or always comes from the host, as timesteps and counters do.
+    function, program = counting(mesh)
     for i in range(4):
-        x = np.full((8, 3), i, np.float32)
-        y, _ = program(x, np.float32(i))
-        np.testing.assert_array_equal(y, x + i)
+        np.testing.assert_array_equal(program(X + i, np.float32(i))[0], X + 2 * i)
     assert function.traces == 1
 
 
 def test_an_array_that_lies_elsewhere_is_refused() -> None:
     """Rather than moved by a second program that nobody asked for."""
     mesh = parallel.make_mesh(2)
-    program = parallel.sharded(Counted(), mesh, (BY_ENVIRONMENT, REPLICATED), (BY_ENVIRONMENT, REPLICATED))
-    x = np.arange(24, dtype=np.float32).reshape(8, 3)
     with pytest.raises(ValueError, match="does not match the sharding"):
-        program(spelt(mesh, x), np.float32(1))
+        counting(mesh)[1](spelt(mesh, X), np.float32(1))
 
 
-@pytest.mark.parametrize("devices", DEVICES)
+@on_any_number_of_devices
 def test_results_lie_as_the_specs_say(devices: int) -> None:
     mesh = parallel.make_mesh(devices)
 
@@ -96,7 +96,7 @@ def test_a_spec_may_stand_for_a_tree() -> None:
     assert {leaf.sharding for leaf in jax.tree.leaves(same)} == {NamedSharding(mesh, BY_ENVIRONMENT)}
 
 
-@pytest.mark.parametrize("devices", DEVICES)
+@on_any_number_of_devices
 def test_donated_arguments_are_consumed_and_others_are_not(devices: int) -> None:
     mesh = parallel.make_mesh(devices)
     program = parallel.sharded(lambda x, y: x + y, mesh, (BY_ENVIRONMENT, BY_ENVIRONMENT), BY_ENVIRONMENT, donate=(0,))
@@ -109,7 +109,7 @@ def test_donated_arguments_are_consumed_and_others_are_not(devices: int) -> None
     assert [shard.data.unsafe_buffer_pointer() for shard in z.addressable_shards] == before
 
 
-@pytest.mark.parametrize("devices", DEVICES)
+@on_any_number_of_devices
 def test_gathering_keeps_the_order_of_the_environments(devices: int) -> None:
     mesh = parallel.make_mesh(devices)
 
@@ -125,9 +125,8 @@ def test_gathering_keeps_the_order_of_the_environments(devices: int) -> None:
 
 
 def test_sums_go_over_the_leaves_of_a_tree() -> None:
-    mesh = parallel.make_mesh(8)
     tree = {"a": np.arange(8, dtype=np.float32), "b": np.ones((8, 2), np.int32)}
-    sums = parallel.sharded(parallel.sum_over_devices, mesh, BY_ENVIRONMENT, REPLICATED)(tree)
+    sums = parallel.sharded(parallel.sum_over_devices, parallel.make_mesh(8), BY_ENVIRONMENT, REPLICATED)(tree)
     np.testing.assert_array_equal(sums["a"], [28.0])
     np.testing.assert_array_equal(sums["b"], [[8, 8]])
 
@@ -136,7 +135,7 @@ def test_sums_go_over_the_leaves_of_a_tree() -> None:
 
 
 def test_mesh_has_the_devices_in_order() -> None:
-    for devices in DEVICES:
+    for devices in (1, 2, 8):
         mesh = parallel.make_mesh(devices)
         assert mesh.axis_names == (AXIS,) and mesh.size == devices
         assert list(mesh.devices) == jax.devices()[:devices]
@@ -170,7 +169,7 @@ def test_a_gpu_that_jax_does_not_see_is_an_error(monkeypatch: pytest.MonkeyPatch
 # Host to device and back
 
 
-@pytest.mark.parametrize("devices", DEVICES)
+@on_any_number_of_devices
 @pytest.mark.parametrize("processes", [1, 2])
 def test_rows_go_up_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch, devices: int, processes: int) -> None:
     """The way of several processes works for one that holds all rows, too."""
@@ -214,22 +213,19 @@ def test_placement_of_a_tree_by_prefix() -> None:
 
 def test_keys_differ_by_root_stream_and_counter_and_repeat() -> None:
     fold = jax.jit(parallel.fold_counter, static_argnums=1)
-    seen = set()
-    for seed in (0, 1):
-        for stream in range(6):
-            for counter in (0, 1, 2, 3, 2**31, 2**32 - 1):
-                key = fold(jax.random.key(seed), stream, np.uint32(counter))
-                assert key.shape == ()
-                np.testing.assert_array_equal(
-                    jax.random.key_data(key), jax.random.key_data(fold(jax.random.key(seed), stream, np.uint32(counter)))
-                )
-                seen.add(tuple(jax.random.key_data(key).tolist()))
-    assert len(seen) == 2 * 6 * 6
+
+    def numbers(seed: int, stream: int, counter: int) -> tuple[int, ...]:
+        key = fold(jax.random.key(seed), stream, np.uint32(counter))
+        assert key.shape == ()
+        return tuple(jax.random.key_data(key).tolist())
+
+    places = list(itertools.product((0, 1), range(6), (0, 1, 2, 3, 2**31, 2**32 - 1)))
+    found = [numbers(*place) for place in places]
+    assert len(set(found)) == len(places) and found == [numbers(*place) for place in places]
     # Known to the host or only to the device, the counter gives the same key; a signed one as well.
     root = jax.random.key(0)
-    data = [jax.random.key_data(key) for key in (parallel.fold_counter(root, 3, 7), fold(root, 3, 7), fold(root, 3, np.int32(7)))]
-    np.testing.assert_array_equal(data[0], data[1])
-    np.testing.assert_array_equal(data[0], data[2])
+    for key in (parallel.fold_counter(root, 3, 7), fold(root, 3, np.int32(7))):
+        assert tuple(jax.random.key_data(key).tolist()) == numbers(0, 3, 7)
 
 
 def test_memory_of_device_and_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,13 +233,7 @@ def test_memory_of_device_and_host(monkeypatch: pytest.MonkeyPatch) -> None:
     if jax.devices()[0].platform == "cpu":
         assert parallel.device_memory_bytes() is None
 
-    class Device:
-        def __init__(self, statistics: dict[str, int] | None) -> None:
-            self.statistics = statistics
-
-        def memory_stats(self) -> dict[str, int] | None:
-            return self.statistics
-
     for statistics, expected in (({"bytes_in_use": 3, "bytes_limit": 10}, (3, 10)), ({"bytes_in_use": 3}, None), ({}, None), (None, None)):
-        monkeypatch.setattr(jax, "local_devices", lambda statistics=statistics: [Device(statistics)])
+        device = types.SimpleNamespace(memory_stats=lambda statistics=statistics: statistics)
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
         assert parallel.device_memory_bytes() == expected

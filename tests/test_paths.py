@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
-from agent57_jax import config, paths
+from agent57_jax import paths
 from agent57_jax.commands import healthcheck
 from agent57_jax.config import SettingsError
-from agent57_jax.training import run_folder, trainer
+from agent57_jax.training import run_folder
 from tests import tiny
-from tests.test_bad_input import expect_refusal
+from tests.test_bad_input import expect_refusal, run_all
 from tests.test_command_line import ROOT, ZAXXON, environment, run
+from tests.trainings import Make
 
 NO_HOME = {key: value for key, value in environment().items() if key not in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")}
 # A user without an entry, as of `docker run --user=12345`.
@@ -41,16 +42,8 @@ def test_a_user_needs_no_home(variables: dict[str, str], expected: str) -> None:
 
 
 ADDRESSES = ("gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "GS://bucket/run", "file:///tmp/run")
-
-
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_addresses_of_other_machines_are_refused(address: str) -> None:
-    message = "name the folder itself, without file://" if address.startswith("file") else "mount it with gcsfuse"
-    expect_refusal(run("train.py", ZAXXON, f"--workdir={address}"), message)
-    assert not (ROOT / address.split("/", maxsplit=1)[0]).exists()
-
-
 PROGRAMS = (
+    *(("train.py", ZAXXON, f"--workdir={address}") for address in ADDRESSES),
     ("evaluate.py", "--workdir=gs://b/r"),
     ("evaluate.py", "--workdir=x", "--video=s3://b/best.mp4"),
     ("evaluate.py", "--workdir=x", "--contact_sheet=s3://b/best.png"),
@@ -61,9 +54,10 @@ PROGRAMS = (
 )
 
 
-@pytest.mark.parametrize("arguments", PROGRAMS, ids=[" ".join(arguments) for arguments in PROGRAMS])
-def test_every_program_refuses_them(arguments: tuple[str, ...]) -> None:
-    expect_refusal(run(*arguments), "mount it")
+def test_every_program_refuses_addresses_of_other_machines() -> None:
+    for line, done in zip(PROGRAMS, run_all(PROGRAMS), strict=True):
+        expect_refusal(done, "name the folder itself, without file://" if line[-1].endswith("file:///tmp/run") else "mount it")
+    assert not [address for address in ADDRESSES if (ROOT / address.split("/", maxsplit=1)[0]).exists()]
 
 
 def test_homes_are_expanded_in_every_option(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
@@ -106,22 +100,17 @@ def test_names_that_are_not_utf_8_are_refused(where: str, tmp_path: pathlib.Path
     assert not list(pathlib.Path(os.fsdecode(odd)).iterdir())
 
 
-def train(folder: pathlib.Path, steps: int) -> None:
+def test_links_to_a_larger_disk_are_used_as_they_are(make: Make, shared_programs: None, tmp_path: pathlib.Path) -> None:
     settings = tiny.coin_settings()
-    settings.total_steps = steps
     settings.checkpoint.period_seconds = 1e6  # however slow this machine is, one checkpoint at the end
-    trainer.Trainer(config.finalise(settings), folder, lambda: False).run()
-
-
-def test_links_to_a_larger_disk_are_used_as_they_are(tmp_path: pathlib.Path) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "run"
     folder.mkdir()
     for name in run_folder.FOLDERS:
         (disk / name).mkdir(parents=True)
         (folder / name).symlink_to(disk / name)
     (disk / "videos" / "000007_steps1_return1.mp4").touch()  # of a run that has gone to another folder
-    for steps in (200, 400):  # the second one resumes
-        train(folder, steps)
+    for acts in (4, 8):  # the second one resumes
+        make(settings, folder, after_acts=acts).run()
     assert all((folder / name).is_symlink() for name in run_folder.FOLDERS)
     assert {path.name for path in (disk / "checkpoints").iterdir()} == {"1", "2"}
     assert len(list((disk / "tensorboard").iterdir())) == 2
@@ -129,7 +118,7 @@ def test_links_to_a_larger_disk_are_used_as_they_are(tmp_path: pathlib.Path) -> 
     assert {path.name for path in folder.iterdir()} == {*run_folder.FOLDERS, "config.json", "metrics.jsonl", "lock"}
     (disk / "tensorboard").rename(disk / "elsewhere")  # as if the disk were not mounted
     with pytest.raises(SettingsError, match=r"tensorboard is a link to \S+disk/tensorboard, which does not exist: mount its disk"):
-        train(folder, 600)
+        make(settings, folder)
     assert not (disk / "tensorboard").exists()
 
 

@@ -180,3 +180,19 @@ def test_a_replay_that_sized_itself_keeps_its_size(make: Make, tmp_path: pathlib
     monkeypatch.setattr(memory.parallel, "host_memory_available_bytes", lambda: 60_000_000)
     assert make(settings, tmp_path).capacity == first.capacity
     assert make(settings, tmp_path / "other").capacity > first.capacity
+
+
+@pytest.mark.slow
+def test_more_devices_train_the_same_kind_of_run(make: Make, tmp_path: pathlib.Path) -> None:
+    settings = all_that_actors_know(tiny.coin_settings())
+    settings.num_devices = 4
+    training = make(settings, tmp_path)
+    assert training.mesh.size == 4
+    training.run()
+    assert training.counters.updates > 0
+    # The checkpoint of four devices continues on one.
+    settings.num_devices, settings.total_steps = 1, 900
+    second = make(settings, tmp_path)
+    assert second.counters.updates == training.counters.updates
+    second.run()
+    assert second.counters.steps >= 900

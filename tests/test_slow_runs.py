@@ -4,26 +4,21 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.test_command_line import ROOT, run, started, training, wait_for
+from tests.test_command_line import ROOT, run, started, wait_for
+from tests.trainings import metrics_of
 
 pytestmark = pytest.mark.slow
-
-
-def metrics(folder: pathlib.Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_zaxxon_smoke_ends_by_itself_and_is_evaluated(tmp_path: pathlib.Path) -> None:
     done = run("train.py", "--config=configs/zaxxon.py:smoke", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
-    written = metrics(tmp_path)
+    written = metrics_of(tmp_path)
     assert written[-1]["updates"] > 0
     losses = [value for line in written for key, value in line.items() if key.startswith("loss/")]
     assert losses and all(value is not None and abs(value) < 1e9 for value in losses)
@@ -50,19 +45,13 @@ def test_an_agent_plays_in_a_terminal() -> None:
 
 
 SMALL = ("--config=configs/zaxxon.py:smoke", "--config.replay.capacity=4000")
+PARTS = "--parts=environments,acting,learner,together"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        (
-            "benchmarks.throughput",
-            *SMALL,
-            "--repeats=1",
-            "--seconds=0",
-            "--updates_per_run=1",
-            "--parts=environments,acting,learner,together",
-        ),
+        ("benchmarks.throughput", *SMALL, "--repeats=1", "--seconds=0", "--updates_per_run=1", PARTS),
         ("benchmarks.precision", *SMALL, "--updates=1", "--batches=1"),
         ("benchmarks.plan", "--config=configs/zaxxon.py", "--gpus=8"),
     ],
@@ -71,30 +60,6 @@ SMALL = ("--config=configs/zaxxon.py:smoke", "--config.replay.capacity=4000")
 def test_a_benchmark_runs(command: tuple[str, ...]) -> None:
     done = run("-m", *command)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_a_killed_run_resumes_from_its_last_complete_checkpoint(tmp_path: pathlib.Path) -> None:
-    command = (
-        "--config=configs/zaxxon.py:smoke",
-        "--config.total_steps=1000000",
-        "--config.checkpoint.period_seconds=5",
-        "--config.logging.period_seconds=1",
-    )
-    last = 0
-    for _ in range(3):
-        with training(tmp_path, *command) as process:
-            if last:
-                resumed = int(wait_for(process, r"resumed from checkpoint (\d+)").group(1))
-                assert resumed >= last
-            wait_for(process, r"updates [1-9]")
-            saved = int(wait_for(process, r"saving checkpoint \S+/(\d+)").group(1))
-            time.sleep(1.0)
-            process.send_signal(signal.SIGKILL)
-        # The announced save is written in the background; the one before it is complete for certain.
-        last = max((int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()), default=0)
-        assert 0 < last <= saved
-    steps = [line["steps"] for line in metrics(tmp_path)]
-    assert steps == sorted(steps)
 
 
 def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
@@ -107,22 +72,8 @@ def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        *(
-            f"{name}.py:smoke"
-            for name in (
-                "boxing",
-                "montezuma_revenge",
-                "pitfall",
-                "atari",
-                "lunar_lander",
-                "disco_maze",
-                "shifting_corridor",
-                "minigrid",
-                "cartpole",
-            )
-        ),
-        "coinrun.py:smoke",
-        "gymnasium.py:smoke",
+        *(f"{game}.py:smoke" for game in ("boxing", "montezuma_revenge", "pitfall", "atari", "coinrun", "lunar_lander")),
+        *(f"{task}.py:smoke" for task in ("disco_maze", "shifting_corridor", "minigrid", "cartpole", "gymnasium")),
         "zaxxon.py:smoke,r2d2",  # a game without novelty
         "lunar_lander.py:r2d2_bandit,smoke",
     ],
@@ -130,7 +81,7 @@ def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
 def test_every_config_trains(config: str, tmp_path: pathlib.Path) -> None:
     done = run("train.py", f"--config=configs/{config}", "--config.total_steps=3500", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert metrics(tmp_path)[-1]["updates"] > 0
+    assert metrics_of(tmp_path)[-1]["updates"] > 0
 
 
 def test_make_trains_on_a_machine_without_a_gpu(tmp_path: pathlib.Path) -> None:
