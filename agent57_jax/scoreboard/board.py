@@ -167,7 +167,7 @@ def _are_unequal(own: Iterable[Run]) -> bool:
 def _summary(own: Sequence[Run]) -> dict[str, Any]:
     """Scores of the seeds of one task and agent."""
     scored = [run for run in own if run.score is not None]
-    scores = [run.score for run in scored]
+    scores = [run.score for run in own if run.score is not None]
     return {
         "seeds": len(scored),
         "runs": len(own),

@@ -13,7 +13,7 @@ from agent57_jax.environments import atari57
 from agent57_jax.monitoring import video
 from agent57_jax.scoreboard.wording import plural
 
-Counter: TypeAlias = "collections.Counter[Any]"
+Counter: TypeAlias = Any  # a collections.Counter of floats, for which there is no type
 
 LARGEST = 1e100  # a larger number is damage, and sums of it would overflow
 MAX_ARMS = 1_000  # an arm beyond is damage

@@ -2,8 +2,8 @@
 
     make chaos                # 60 kills, about a quarter of an hour; AGENT57_KILLS=N for another number
 
-Two kinds of instants in turn: some random time after the start, which may fall into imports, compilation, restoring or training; and some
-milliseconds after a folder of an unfinished checkpoint has appeared.
+Two kinds of instants take turns: a random time after the start (imports, compilation, restoring or training), and some milliseconds after
+the folder of an unfinished checkpoint has appeared.
 """
 
 import itertools
@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from agent57_jax.training.checkpoint import Checkpoints
+from tests.test_command_line import ROOT, environment
 
-ROOT = pathlib.Path(__file__).parents[2]
 KILLS = int(os.environ.get("AGENT57_KILLS", "60"))
 COMMAND = (
     "--config=configs/random_coin.py:smoke",
@@ -33,10 +33,9 @@ COMMAND = (
 
 
 def start(folder: pathlib.Path, *more: str) -> subprocess.Popen[bytes]:
-    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
     with (folder.parent / "log.txt").open("ab") as log:
         command = [sys.executable, "-u", "train.py", *COMMAND, *more, f"--workdir={folder}"]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT)
 
 
 def unfinished(folder: pathlib.Path) -> set[str]:
@@ -74,8 +73,7 @@ def newest(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
 def test_kills_at_random_instants(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"
     chance = random.Random(0)
-    number, counters = 0, {}
-    while_saving = 0
+    number, counters, while_saving = 0, {}, 0
     for kill in range(KILLS):
         process = start(folder)
         try:

@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.test_command_line import ROOT, environment
+
 MINUTES = float(os.environ.get("AGENT57_SOAK_MINUTES", "60"))
 PERIOD_SECONDS = 5.0
 WARM_UP_SECONDS = 90.0
@@ -38,13 +39,12 @@ def status(process: subprocess.Popen[bytes]) -> dict[str, float]:
 @pytest.mark.parametrize("config", ["configs/zaxxon.py:smoke", "configs/disco_maze.py:smoke"])
 def test_a_long_run_takes_no_more_than_a_short_one(config: str, tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log.txt"
-    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
     command = [
         *(sys.executable, "-u", "train.py", f"--config={config}", f"--workdir={tmp_path / 'run'}"),
         *("--config.total_steps=1000000000", "--config.checkpoint.period_seconds=20", "--config.logging.period_seconds=5"),
     ]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment | {"JAX_LOG_COMPILES": "1"}, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment() | {"JAX_LOG_COMPILES": "1"}, stdout=out, stderr=out)
     seen: list[dict[str, float]] = []
     compiled_before = 0
     try:
@@ -81,8 +81,8 @@ def test_a_long_run_takes_no_more_than_a_short_one(config: str, tmp_path: pathli
     assert max(sample["peak"] for sample in last) <= 1.05 * max(sample["peak"] for sample in first)
     assert sorted(s["resident"] for s in last)[tenth // 2] <= 1.05 * max(s["resident"] for s in first)
     half = seen[: len(seen) // 2]
-    # A save opens files and starts threads of its own, for as long as it lasts: what stays is seen between two saves. Of files not one may
-    # be added; pools of threads fill when several are wanted at once, which the first half hour has seen.
+    # A save opens files and starts threads for as long as it lasts: what stays is seen between two saves. No file may be added; pools of
+    # threads fill when several are wanted at once, which the first half has seen.
     assert min(sample["files"] for sample in last) <= min(sample["files"] for sample in first)
     assert min(sample["threads"] for sample in last) <= max(sample["threads"] for sample in half)
     for name in ("files", "threads"):  # by chance one sample meets more of a save than another; saves that take more and more would show

@@ -1,7 +1,6 @@
 """A full disk, and no network: what a run's surroundings may do to it."""
 
 import contextlib
-import os
 import pathlib
 import shutil
 import subprocess
@@ -13,15 +12,11 @@ import pytest
 
 from agent57_jax.monitoring.video import recordings
 from agent57_jax.training.checkpoint import Checkpoints
+from tests.test_command_line import ROOT, environment, run
 from tests.test_video import read
 
 pytestmark = pytest.mark.slow
-ROOT = pathlib.Path(__file__).parents[2]
 COIN = ("--config=configs/random_coin.py:smoke", "--config.logging.period_seconds=1", "--config.logging.tensorboard=False")
-
-
-def environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
 
 
 def can(*command: str) -> bool:
@@ -50,31 +45,29 @@ def complete(folder: pathlib.Path) -> list[int]:
 
 def test_a_run_that_cannot_be_written_to_is_judged_all_the_same(tmp_path: pathlib.Path) -> None:
     with small_disk(tmp_path / "disk", 200) as disk:
-        train = [sys.executable, "train.py", *COIN, "--config.total_steps=2000", f"--workdir={disk}/run"]
-        assert subprocess.run(train, cwd=ROOT, env=environment(), capture_output=True, timeout=600, check=False).returncode == 0
+        assert run("train.py", *COIN, "--config.total_steps=2000", f"--workdir={disk}/run").returncode == 0
         assert can("mount", "-o", "remount,ro", str(disk))
-        judge = [sys.executable, "evaluate.py", f"--workdir={disk}/run", "--episodes=3"]
-        done = subprocess.run(judge, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+        judge = "evaluate.py", f"--workdir={disk}/run", "--episodes=3"
+        done = run(*judge)
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
         assert "over 3 greedy episodes (not written)" in done.stdout
         before, after = done.stderr.splitlines()
         assert before.endswith("evaluation.json cannot be written, the score will only be shown: Read-only file system")
         assert after.startswith("error: the score stands, but it could not be written: [Errno 30] Read-only file system")
-        videos = subprocess.run(
-            [*judge, f"--video={disk}/best.mp4"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-        )
+        videos = run(*judge, f"--video={disk}/best.mp4")
         assert videos.returncode == 2 and videos.stderr == f"error: {disk}/best.mp4 cannot be written: Read-only file system\n"
 
 
 def test_a_full_disk_ends_in_words_with_the_last_checkpoint_intact(tmp_path: pathlib.Path) -> None:
-    """Every episode of an evaluator is being recorded meanwhile: what the disk does not take is lost, and what is kept is whole."""
-    command = [sys.executable, "-u", "train.py", *COIN, "--config.total_steps=100000000", "--config.checkpoint.period_seconds=2"]
+    """Meanwhile every episode of an evaluator is recorded: what the disk does not take is lost, and what is kept is whole."""
+    command = ["-u", "train.py", *COIN, "--config.total_steps=100000000", "--config.checkpoint.period_seconds=2"]
     command += ["--config.video.period_episodes=1", "--config.video.keep=1000"]
     with small_disk(tmp_path / "disk", 200) as disk:
         folder = disk / "run"
         log = tmp_path / "log.txt"
         with log.open("wb") as out:
-            process = subprocess.Popen([*command, f"--workdir={folder}"], cwd=ROOT, env=environment(), stdout=out, stderr=out)
+            started = [sys.executable, *command, f"--workdir={folder}"]
+            process = subprocess.Popen(started, cwd=ROOT, env=environment(), stdout=out, stderr=out)
         try:
             deadline = time.monotonic() + 180
             while not complete(folder) or not recordings(folder / "videos"):
@@ -99,14 +92,7 @@ def test_a_full_disk_ends_in_words_with_the_last_checkpoint_intact(tmp_path: pat
         assert not (folder / "videos" / "recording.tmp").exists()
 
         (disk / "ballast").unlink()
-        again = subprocess.run(
-            [*command, "--config.total_steps=1", f"--workdir={folder}"],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        again = run(*command, "--config.total_steps=1", f"--workdir={folder}")
         assert again.returncode == 0, again.stderr
         assert f"resumed from checkpoint {kept[-1]} " in again.stdout
 

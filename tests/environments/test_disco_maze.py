@@ -95,7 +95,7 @@ def test_all_mazes_of_a_small_grid_occur() -> None:
 def test_each_wall_cell_changes_among_five_equally_likely_colours() -> None:
     env = DiscoMaze()
     # A corner and its neighbours are walls in every maze: the same cells over many steps and environments.
-    states, timestep = jax.vmap(env.init)(jax.random.split(jax.random.key(0), 64))
+    states, timestep = jax.jit(jax.vmap(env.init))(jax.random.split(jax.random.key(0), 64))
     step = jax.jit(jax.vmap(env.step))
     border = []
     for t in range(20):

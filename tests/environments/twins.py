@@ -42,10 +42,11 @@ def follow(
     starts, actions = np.ones(num_envs, bool), np.zeros(num_envs, np.int32)
     played = []
     for t in range(num_steps + 1):
+        expected = []
         for index, twin in enumerate(twins):
             mine = row(timestep, index)
-            expected = restart(twin, row(state, index), mine) if starts[index] else advance(twin, int(actions[index]), mine)
-            assert_same(mine, expected, rtol)
+            expected.append(restart(twin, row(state, index), mine) if starts[index] else advance(twin, int(actions[index]), mine))
+        assert_same(timestep, jax.tree.map(lambda *rows: np.stack(rows), *expected), rtol)
         played.append(timestep)
         starts, actions = timestep.step_type == LAST, choose(state, rng).astype(np.int32)
         state, timestep = jax.device_get(step(jax.random.split(jax.random.key(1000 + t), num_envs), state, actions))

@@ -1,5 +1,6 @@
 """The LSTM along time against loops in float64, its gradient against differences of them and against automatic differentiation."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from agent57_jax.networks import lstm
+from tests.networks.builders import assert_close
 from tests.oracles.q_network import lstm as lstm_step
 
 T, V, B, H = 9, 3, 4, 5
@@ -33,14 +35,12 @@ def resets() -> np.ndarray:
 def twin(x: dict[str, np.ndarray], keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x = {name: np.asarray(leaf, np.float64) for name, leaf in x.items()}
     outputs, hidden, cell = np.zeros((V, T, B, H)), x["hidden"].copy(), x["cell"].copy()
-    for v in range(V):
-        for b in range(B):
-            for t in range(T):
-                if not keep[t, b]:
-                    hidden[v, b] = cell[v, b] = 0.0
-                gates = x["gates"][v, t, b] + hidden[v, b] @ x["kernel"][v]
-                hidden[v, b], cell[v, b] = lstm_step(gates, cell[v, b])
-                outputs[v, t, b] = hidden[v, b]
+    for v, b, t in np.ndindex(V, B, T):
+        if not keep[t, b]:
+            hidden[v, b] = cell[v, b] = 0.0
+        gates = x["gates"][v, t, b] + hidden[v, b] @ x["kernel"][v]
+        hidden[v, b], cell[v, b] = lstm_step(gates, cell[v, b])
+        outputs[v, t, b] = hidden[v, b]
     return outputs, hidden, cell
 
 
@@ -59,24 +59,28 @@ def weights() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_equals_the_twin() -> None:
-    got = jax.jit(unroll)(arguments(), resets())
-    for ours, expected in zip(got, twin(arguments(), resets()), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+    assert_close(jax.jit(unroll)(arguments(), resets()), twin(arguments(), resets()))
+
+
+def total(results: Any) -> Any:
+    return sum((leaf * weight).sum() for leaf, weight in zip(results, weights(), strict=True))
+
+
+@functools.cache
+def gradients() -> dict[str, jax.Array]:
+    found: dict[str, jax.Array] = jax.jit(jax.grad(lambda x: total(unroll(x, resets()))))(arguments())
+    return found
 
 
 @pytest.mark.parametrize("name", ["gates", "kernel", "hidden", "cell"])
 def test_gradients_equal_differences_of_the_twin(name: str) -> None:
-    x, keep = arguments(), resets()
+    x = arguments()
     direction = np.random.default_rng(2).normal(size=x[name].shape)
 
-    def total(results: Any) -> Any:
-        return sum((leaf * weight).sum() for leaf, weight in zip(results, weights(), strict=True))
-
     def moved(step: float) -> float:
-        return float(total(twin({**x, name: x[name].astype(np.float64) + step * direction}, keep)))
+        return float(total(twin({**x, name: x[name].astype(np.float64) + step * direction}, resets())))
 
-    gradient = jax.jit(jax.grad(lambda leaf: total(unroll({**x, name: leaf}, keep))))(x[name])
-    assert float(np.sum(np.asarray(gradient) * direction)) == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-4)
+    assert float(np.sum(np.asarray(gradients()[name]) * direction)) == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -85,11 +89,11 @@ def test_gradients_equal_automatic_ones_and_stop_at_networks_that_are_not_traine
     x = arguments() | {name: jnp.asarray(arguments()[name], dtype) for name in ("gates", "kernel")}
     factors = [jnp.asarray(weight, jnp.float32).at[trained:].set(0.0) for weight in weights()]
 
-    def total(results: Any) -> jax.Array:
+    def weighted(results: Any) -> jax.Array:
         return sum((jnp.sum(leaf * weight) for leaf, weight in zip(results, factors, strict=True)), jnp.float32(0))
 
-    automatic = jax.jit(jax.grad(lambda x: total(lstm.forward((part(x),), keep, 0)[0][0])))(x)
-    ours = jax.jit(jax.grad(lambda x: total(unroll(x, keep, trained))))(x)
+    automatic = jax.jit(jax.grad(lambda x: weighted(lstm.forward((part(x),), keep, 0)[0][0])))(x)
+    ours = jax.jit(jax.grad(lambda x: weighted(unroll(x, keep, trained))))(x)
     tolerance = 1e-5 if dtype is jnp.float32 else 0.05
     for name in x:
         assert ours[name].dtype == x[name].dtype
@@ -107,14 +111,12 @@ def test_parts_are_networks_side_by_side_and_only_the_first_has_a_gradient() -> 
 
     parts = part(x, slice(first)), part(x, slice(first, None))
     together: lstm.Unrolled = jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.jit(run)(parts))
-    for ours, expected in zip(together, twin(x, keep), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+    assert_close(together, twin(x, keep))
 
     gradient = jax.jit(jax.grad(lambda parts: sum(jnp.sum(leaf) for result in run(parts) for leaf in result)))(parts)
     alone = jax.jit(jax.grad(lambda part: sum(jnp.sum(leaf) for leaf in run((part,))[0])))(parts[0])
-    for name in lstm.Part._fields:
-        np.testing.assert_allclose(getattr(gradient[0], name), getattr(alone, name), rtol=1e-5, atol=1e-6)
-        assert not np.any(getattr(gradient[1], name))
+    assert_close(gradient[0], alone, atol=1e-6)
+    assert not any(map(np.any, gradient[1]))
 
 
 def test_no_gradient_crosses_a_reset() -> None:

@@ -56,13 +56,47 @@ class Image:
 
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
-        self.environment = {"PATH": PATH}
-        self.folder = "/"
-        self.user = "0:0"
-        self.entry: dict[str, list[str]] = {}
-        self.arguments = {"LOCK": LOCK}
+        self.environment, self.arguments = {"PATH": PATH}, {"LOCK": LOCK}
+        self.folder, self.user = "/", "0:0"
         for instruction in dockerfile.read():
-            getattr(self, f"_{instruction.name.lower()}")(instruction)
+            self._obey(instruction)
+
+    def _obey(self, instruction: dockerfile.Instruction) -> None:
+        value = instruction.value
+        match instruction.name:
+            case "FROM":
+                self._install_debian(value)
+            case "RUN":
+                self.build(value)
+            case "COPY":
+                self._copy(*dockerfile.expand(value, self.environment | self.arguments).split())
+            case "ENV":
+                self.environment |= dockerfile.pairs(value)
+            case "ARG":
+                self.arguments = dockerfile.pairs(value) | self.arguments
+            case "LABEL":
+                assert dockerfile.pairs(value)
+            case "WORKDIR":
+                self.folder = value
+                self._inside(value).mkdir(parents=True, exist_ok=True)
+            case "VOLUME":
+                assert self._inside(value).is_dir()
+            case "USER":
+                self.user = value
+            case "STOPSIGNAL":
+                self.stop = signal.Signals[value]
+            case "HEALTHCHECK":
+                self.health = json.loads(value.partition("CMD ")[2])
+            case "ENTRYPOINT":
+                self.entrypoint = instruction.exec_form()
+            case "CMD":
+                self.default = instruction.exec_form()
+            case name:
+                raise AssertionError(f"what does {name} do?")
+
+    def _inside(self, path: str) -> pathlib.Path:
+        """Where an absolute path of the image lies on this machine."""
+        return self.root / path.lstrip("/")
 
     def command(self, *words: str, **environment: str) -> list[str]:
         """How this machine runs a command of the container."""
@@ -86,10 +120,10 @@ class Image:
         done = self.run("sh", "-c", script, **own, DEBIAN_FRONTEND="noninteractive", **self.arguments)
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
 
-    def _from(self, instruction: dockerfile.Instruction) -> None:
-        """Debian with the Python of the base's tag where the base has it, in /usr/local."""
-        found = re.fullmatch(r"python:(3\.\d+)-slim-(\w+)", instruction.value)
-        assert found, instruction.value
+    def _install_debian(self, base: str) -> None:
+        """With the Python of the base's tag where the base has it, in /usr/local."""
+        found = re.fullmatch(r"python:(3\.\d+)-slim-(\w+)", base)
+        assert found, base
         python, suite = found.groups()
         where = ["--include=ca-certificates", suite, str(self.root), mirror(suite)]
         done = subprocess.run(["debootstrap", "--variant=minbase", *where], capture_output=True, text=True, check=False)
@@ -98,57 +132,22 @@ class Image:
             if file.read_text().lstrip().startswith("Acquire::"):
                 shutil.copy(file, self.root / "etc/apt/apt.conf.d")
         (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")  # the engine writes it
-        certificates = "etc/ssl/certs/ca-certificates.crt"
-        shutil.copy(f"/{certificates}", self.root / certificates)
+        certificates = "/etc/ssl/certs/ca-certificates.crt"
+        shutil.copy(certificates, self._inside(certificates))
         for file, copy in ((pathlib.Path("/etc/pip.conf"), "etc"), (pathlib.Path.home() / ".config/pip/pip.conf", "usr/local")):
             if file.exists():
                 shutil.copy(file, self.root / copy)
         self.build(f"apt-get update && apt-get install --yes --no-install-recommends python{python} python{python}-venv")
         self.build(f"python{python} -m venv /usr/local")
 
-    def _env(self, instruction: dockerfile.Instruction) -> None:
-        self.environment |= dockerfile.pairs(instruction.value)
-
-    def _label(self, instruction: dockerfile.Instruction) -> None:
-        assert dockerfile.pairs(instruction.value)
-
-    def _arg(self, instruction: dockerfile.Instruction) -> None:
-        self.arguments = dockerfile.pairs(instruction.value) | self.arguments
-
-    def _workdir(self, instruction: dockerfile.Instruction) -> None:
-        self.folder = instruction.value
-        (self.root / self.folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
-
-    def _copy(self, instruction: dockerfile.Instruction) -> None:
-        source, target = dockerfile.expand(instruction.value, self.environment | self.arguments).split()
+    def _copy(self, source: str, target: str) -> None:
         assert target in (".", "./")
         names = dockerfile.context()
         for name in names if source == "." else [source]:
             assert name in names, f"{name} is not in the build context"
-            copy = self.root / self.folder.lstrip("/") / name
+            copy = self._inside(self.folder) / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(dockerfile.ROOT / name, copy)
-
-    def _run(self, instruction: dockerfile.Instruction) -> None:
-        self.build(instruction.value)
-
-    def _user(self, instruction: dockerfile.Instruction) -> None:
-        self.user = instruction.value
-
-    def _volume(self, instruction: dockerfile.Instruction) -> None:
-        assert (self.root / instruction.value.lstrip("/")).is_dir()
-
-    def _stopsignal(self, instruction: dockerfile.Instruction) -> None:
-        self.stop = signal.Signals[instruction.value]
-
-    def _healthcheck(self, instruction: dockerfile.Instruction) -> None:
-        self.health = json.loads(instruction.value.partition("CMD ")[2])
-
-    def _entrypoint(self, instruction: dockerfile.Instruction) -> None:
-        self.entrypoint = instruction.exec_form()
-
-    def _cmd(self, instruction: dockerfile.Instruction) -> None:
-        self.default = instruction.exec_form()
 
 
 class Container:
@@ -220,7 +219,7 @@ def test_without_a_word_it_says_which_there_are(image: Image) -> None:
 
 
 def test_a_training_is_stopped_goes_on_compiles_nothing_anew_and_is_judged(image: Image, tmp_path: pathlib.Path) -> None:
-    cache = image.root / image.environment["JAX_COMPILATION_CACHE_DIR"].lstrip("/")
+    cache = image._inside(image.environment["JAX_COMPILATION_CACHE_DIR"])
     starts, kept = [], []
     # The second start compiles what only a resumed run needs; the third nothing.
     for start in range(3):

@@ -47,8 +47,22 @@ def workdir_of(flags: list[str], devices: int) -> str:
     return done.stdout.strip()
 
 
-def program(name: str) -> str | None:
-    return shutil.which(name, path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check-jsonschema --builtin-schema vendor.compose-spec compose.yaml",
+        *(f"kubernetes-validate --strict deploy/{name}.yaml" for name in ("kubernetes", "kubernetes_nodes")),
+        *(f"bash -n {script}" for script in SCRIPTS),
+        *(f"shellcheck {script}" for script in SCRIPTS),
+    ],
+)
+def test_files_fit_their_schema_or_shell(command: str) -> None:
+    name, *arguments = command.split()
+    program = shutil.which(name, path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    if name == "shellcheck" and program is None:
+        pytest.skip("needs shellcheck")
+    done = subprocess.run([str(program), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_refused_flag_is_seen() -> None:
@@ -79,21 +93,7 @@ def test_compose() -> None:
     assert workdir_of(train["command"][1:], 1) == "/runs/zaxxon"
 
 
-def test_compose_fits_its_schema() -> None:
-    command = [str(program("check-jsonschema")), "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
 # Slurm ------------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_slurm_scripts_are_bash(script: str) -> None:
-    assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0
-    if program("shellcheck"):
-        done = subprocess.run([str(program("shellcheck")), ROOT / script], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -180,12 +180,6 @@ def test_kubernetes_job_of_several_nodes() -> None:
     number = [flag.replace("$(JOB_COMPLETION_INDEX)", "3") for flag in flags]  # as Kubernetes does
     assert number != flags
     assert workdir_of(number, spec["completions"] * container["resources"]["limits"]["nvidia.com/gpu"]) == "/runs/zaxxon"
-
-
-@pytest.mark.parametrize("name", ["deploy/kubernetes.yaml", "deploy/kubernetes_nodes.yaml"])
-def test_kubernetes_objects_fit_their_schema(name: str) -> None:
-    done = subprocess.run([str(program("kubernetes-validate")), "--strict", ROOT / name], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # Vertex AI --------------------------------------------------------------------------------------------------------------------------
