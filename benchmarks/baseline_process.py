@@ -1,16 +1,26 @@
-"""The PyTorch reference in a process of its own, told what to do line by line: the two libraries' threads never run at the same time."""
+"""The PyTorch reference in a process of its own, so that the threads of the two libraries never run at the same time."""
 
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
 import jax
 
-from agent57_jax.config import Bootstrap, Embedding, IntrinsicReward, NormalisedErrors, Precision, Settings, Targets, Torso
+from agent57_jax import config
+from agent57_jax.config import Settings
 from agent57_jax.types import EnvironmentSpec
+
+# The reference implements only the default of these settings, and comparing other values would compare different work.
+FIXED = (
+    *("novelty.reward", "novelty.embedding", "policy.separate_networks", "network.shared_torso", "network.policy_heads", "network.torso"),
+    *("learner.targets", "learner.normalise_errors", "learner.bootstrap", "learner.combined_loss", "learner.distil_policy"),
+    *("replay.burn_in", "precision.compute"),
+)
+_RUNS: dict[str, Callable[[], Any]] = {}  # in the reference's process: what can be timed
 
 
 class BaselineError(RuntimeError):
@@ -18,107 +28,83 @@ class BaselineError(RuntimeError):
 
 
 def _beyond_the_reference(settings: Settings) -> str | None:
-    """What the settings have that the reference has not: comparing them would be comparing different work."""
-    found = {
-        "no intrinsic reward of episodic novelty": settings.novelty.reward is not IntrinsicReward.NGU,
-        "an embedding that is not learnt": settings.novelty.embedding is not Embedding.LEARNT,
-        "one network": not settings.policy.separate_networks,
-        "a shared torso": settings.network.shared_torso,
-        "other targets than Retrace's": settings.learner.targets is not Targets.RETRACE,
-        "normalised errors": settings.learner.normalise_errors is not NormalisedErrors.NOWHERE,
-        "heads per policy": settings.network.policy_heads,
-        "an online bootstrap": settings.learner.bootstrap is not Bootstrap.TARGET,
-        "one loss for both values": settings.learner.combined_loss,
-        "a distilled policy": settings.learner.distil_policy,
-        "a burn-in": settings.replay.burn_in > 0,
-        "a dense torso": settings.network.torso is not Torso.CONVOLUTIONS,
-        "another precision": settings.precision.compute is not Precision.FLOAT32,
-        "several devices": settings.num_devices not in (None, 1),
-        "another device than the CPU": jax.default_backend() != "cpu",
-    }
-    return next((name for name, is_so in found.items() if is_so), None)
+    """The first thing in which the reference would differ from these settings."""
+    if jax.default_backend() != "cpu" or settings.num_devices not in (None, 1):
+        return "more than one CPU device"
+    default, own = (config.flatten(config.to_dict(each)) for each in (Settings(), settings))
+    return next((f"{name}={own[name]}" for name in FIXED if own[name] != default[name]), None)
+
+
+def _start(settings: Settings, spec: EnvironmentSpec, fill: int) -> None:
+    """Makes actor and learner in the reference's process."""
+    import torch
+
+    from agent57_jax.types import MID
+    from benchmarks.baselines.torch_actor import Actor
+    from benchmarks.baselines.torch_learner import Learner, random_batch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    rows = settings.envs_per_group
+    actor, learner = Actor(settings, spec, rows, fill), Learner(settings, spec)
+    observation = torch.randint(256, (rows, *spec.observation_shape), dtype=torch.uint8)
+    reward, step_type = torch.randn(rows), torch.full((rows,), MID)
+    batch = random_batch(settings, spec, seed=0)
+
+    def act() -> None:
+        actor.refill()
+        actor.step(observation, reward, step_type)
+
+    def update() -> None:
+        learner.update(batch)
+
+    _RUNS.update(act=act, update=update)
+
+
+def _run(name: str) -> None:
+    _RUNS[name]()
 
 
 class Baseline:
-    """An actor and a learner of the settings' sizes in PyTorch."""
+    """An actor and a learner in PyTorch with the settings' sizes and numbers."""
 
     def __init__(self, settings: Settings, spec: EnvironmentSpec, fill: int) -> None:
         """`fill`: embeddings in each episodic memory.
 
         Raises:
-          BaselineError: if PyTorch is missing, or for settings that it has no counterpart of.
+          BaselineError: if PyTorch is missing, or for settings that the reference does not implement.
         """
         other = _beyond_the_reference(settings)
         if other:
-            raise BaselineError(
-                f"the PyTorch reference is Agent57 in float32 on a CPU; these settings have {other}: leave out the part baseline"
-            )
-        network, novelty = settings.network, settings.novelty
-        sizes = {
-            "image_shape": list(spec.observation_shape),
-            "conv_features": list(network.conv_features),
-            "conv_kernels": list(network.conv_kernels),
-            "conv_strides": list(network.conv_strides),
-            "num_actions": spec.num_actions,
-            "num_policies": settings.policy.num_policies,
-            "lstm_size": network.lstm_size,
-            "torso_size": network.torso_size,
-            "head_size": network.head_size,
-            "embedding_size": novelty.embedding_size,
-            "inverse_hidden_size": novelty.inverse_hidden_size,
-            "distillation_size": novelty.distillation_size,
-            "num_neighbours": novelty.num_neighbours,
-            "memory_capacity": novelty.memory_capacity,
-            "train_timesteps": novelty.train_timesteps,
-            "batch_size": settings.learner.batch_size,
-            "trace": settings.replay.trace,
-        }
-        threads = len(os.sched_getaffinity(0))
+            raise BaselineError(f"the PyTorch reference does not implement {other}; leave out the part 'baseline'")
         self._rows = settings.envs_per_group
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.baselines.torch_agent57", f"--threads={threads}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         try:
-            self._ask({"make": "actor", "num_envs": self._rows, "fill": fill, **sizes})
-            self._ask({"make": "learner", **sizes})
+            self._ask(_start, settings, spec, fill)
         except BaselineError:
-            self._end()
+            self._process.shutdown()
             raise
 
     def act(self) -> float:
         """One act; agent steps."""
-        self._ask({"run": "actor", "times": 1})
+        self._ask(_run, "act")
         return float(self._rows)
 
     def update(self) -> float:
         """One update; updates."""
-        self._ask({"run": "learner", "times": 1})
+        self._ask(_run, "update")
         return 1.0
 
     def __enter__(self) -> "Baseline":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end()
+        self._process.shutdown()
 
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
+    def _ask(self, function: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended; what follows says so
-        line = self._process.stdout.readline()
-        answer: dict[str, Any] = (
-            json.loads(line) if line else {"error": "it ended (is PyTorch there? pip install -r requirements-bench.txt)"}
-        )
-        if "error" in answer:
-            raise BaselineError(f"the PyTorch reference: {answer['error']}")
-        return answer
+            self._process.submit(function, *arguments).result()
+        except ImportError as error:
+            raise BaselineError(f"the PyTorch reference: {error}; pip install -r requirements-bench.txt") from error
+        except BrokenProcessPool as error:
+            raise BaselineError(f"the PyTorch reference: {error}") from error

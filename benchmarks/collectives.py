@@ -2,8 +2,8 @@
 
     python -m benchmarks.collectives --config=configs/zaxxon.py --config.num_devices=8
 
-Prints one line of JSON: how many collective operations each program has, and the megabytes of their results on one device. On a machine
-without so many devices XLA_FLAGS=--xla_force_host_platform_device_count=8 simulates them.
+Prints one line of JSON: the number of collective operations in each program, and the megabytes of their results on one device. On a
+machine with fewer devices, XLA_FLAGS=--xla_force_host_platform_device_count=8 simulates them.
 """
 
 import json
@@ -24,7 +24,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "
 def counted(program: str) -> tuple[int, int]:
     """Collective operations in a compiled program's text, and the bytes of their results on one device.
 
-    One inside a loop counts once. One among groups of a single device sends nothing and does not count.
+    An operation inside a loop counts once. One among groups of a single device sends nothing and does not count.
     """
     number = size = 0
     for line in program.splitlines():
@@ -37,22 +37,14 @@ def counted(program: str) -> tuple[int, int]:
 
 
 def lowered(run: Any) -> dict[str, Any]:
-    """The update and the act of `parts.Parts`, lowered for the arguments that a run gives them."""
-    import jax
+    """The update and the act of a `parts.Parts`, lowered for the arguments of a run."""
     import numpy as np
 
     from agent57_jax.agent.learner import acting_parameters
-    from agent57_jax.types import TimeStep
+    from benchmarks import parts
 
     number = np.uint32(0)
-    rows = run.settings.envs_per_group
-
-    def row(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype)
-
-    numbers = row(np.float32), row(np.float32), row(np.int32), row(np.float32), row(np.int32)
-    extras = {name: row(np.float32) for name in run.spec.extras}
-    timestep = TimeStep(row(run.spec.observation_dtype.type, *run.spec.observation_shape), *numbers, extras=extras)
+    timestep = parts.random_timestep(run.spec, run.settings.envs_per_group)
     state, shared = run.programs.init_actor(run.programs.actor_index(0)), run.programs.init_shared()
     acting = acting_parameters(run.learner)
     return {
@@ -62,7 +54,7 @@ def lowered(run: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compiles both programs for the settings' devices."""
+    """Compiles both programs for the settings' devices and counts."""
     settings = command_line.complete_settings(_CONFIG.value)
     command_line.prepare_jax(whole_device=False)
 
@@ -76,8 +68,8 @@ def main() -> None:
     run = parts.Parts(settings, with_environments=False)
     record: dict[str, float] = {}
     for name, program in lowered(run).items():
-        count, size = counted(program.compile().as_text())
-        record[f"collectives {name}"], record[f"MB {name}"] = count, size / 1e6
+        record[f"collectives {name}"], size = counted(program.compile().as_text())
+        record[f"MB {name}"] = size / 1e6
     print(json.dumps(record))
 
 

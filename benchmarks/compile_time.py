@@ -1,8 +1,8 @@
-"""How long a start spends on tracing and compiling all programs of a run. `benchmarks.throughput --parts=compile` calls it twice.
+"""Prints how long a start spends on tracing and compiling all programs of a run, as one line of JSON: seconds by stage, and in all.
 
     python -m benchmarks.compile_time --config=configs/zaxxon.py
 
-Prints one line of JSON: the seconds by stage, and in all. Replay and fleet may be small: that changes little in how long programs compile.
+`benchmarks.throughput --parts=compile` calls it twice. Replay and fleet may be small: they hardly change how long programs compile.
 """
 
 import json

@@ -1,23 +1,19 @@
 """How cost grows: with environments, batch, trace, memories, replay and devices.
 
-    python -m benchmarks.growth --config=configs/zaxxon.py [--config.NAME=VALUE ...] [--tables=fill,replay] [--results=DIR]
+    python -m benchmarks.growth --config=configs/zaxxon.py [--config.NAME=VALUE ...] [--tables=fill] [--table_sizes=N,N] [--results=DIR]
 
-Each table is measured in one process and written after every size as DIR/growth_TABLE.json, with a picture beside it: what is measured
-stays, even if a larger size does not fit. Tables: environments (the act program against the size of a group), batch and trace (the update),
-fill (the act program against what the episodic memories hold, at one capacity), replay (sampling a batch, writing its priorities and
-appending, against the replay's size), devices (what an update and an act send between simulated devices, counted from the compiled
-programs).
+Each table is written after every size as DIR/growth_TABLE.json, with a picture: if a larger size does not fit, the smaller ones are kept.
+Tables: environments (the act program by the size of a group), batch and trace (the update), fill (the act program by the embeddings that
+the memories hold), replay (sampling a batch with writing its priorities, and appending, by the size of the replay), devices (what an
+update and an act send between simulated devices, counted from the compiled programs).
 """
 
-import dataclasses
 import functools
-import json
 import os
 import pathlib
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -28,18 +24,13 @@ from benchmarks import options
 
 _CONFIG = options.config()
 _TABLES = flags.DEFINE_list("tables", ["environments", "batch", "trace", "fill", "replay", "devices"], "which tables")
+_SIZES = flags.DEFINE_list("table_sizes", [], "sizes of the tables; default: each table's own")
 _REPEATS = options.repeats()
 _SECONDS = options.seconds()
 _RESULTS = command_line.define_path("results", "folder for records and pictures; default: benchmarks/results")
-_ENVIRONMENTS = flags.DEFINE_list("environments", ["16", "64", "256", "1024", "4096"], "environments of a group")
-_BATCHES = flags.DEFINE_list("batches", ["4", "8", "16", "32", "64"], "sequences of a batch")
-_TRACES = flags.DEFINE_list("traces", ["20", "40", "80", "160"], "transitions of a sequence")
-_FILLS = flags.DEFINE_list("fills", ["0", "1000", "3000", "10000", "30000"], "embeddings in a memory")
-_REPLAYS = flags.DEFINE_list("replays", ["61440", "245760", "983040"], "timesteps of replay")
-_DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "simulated devices")
 
 Row = dict[str, float]  # "size" and the columns
-# Where no update is measured none needs memory: the shortest sequences, one for each of up to 8 devices.
+# Updates are not measured here and need no memory: the shortest sequences, one for each of up to 8 devices.
 ONLY_ACTS: dict[str, Any] = {
     "novelty.train_timesteps": 1,
     "learner.batch_size": 8,
@@ -50,22 +41,18 @@ ONLY_ACTS: dict[str, Any] = {
 }
 
 
-class MeasurementError(RuntimeError):
-    """A size that could not be measured; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """One dependency that is measured."""
 
     size: str  # what grows, with its unit
+    sizes: tuple[int, ...]
     columns: tuple[str, ...]
-    measure: Callable[[Settings], Iterator[Row]]
+    measure: Callable[[Settings, Sequence[int]], Iterator[Row]]
     is_logarithmic: bool = True
 
 
 def main() -> None:
-    """Measures what is asked for, prints and writes it. Exit code 1 if a size could not be measured."""
+    """Measures the requested tables, prints and writes them. Exit code 1 if a size could not be measured."""
     settings = command_line.complete_settings(_CONFIG.value)
     unknown = [name for name in _TABLES.value if name not in TABLES]
     if unknown:
@@ -73,17 +60,20 @@ def main() -> None:
     command_line.prepare_jax(whole_device=True)
 
     from benchmarks import reports
+    from reproductions import records
 
     is_whole = True
     for name in _TABLES.value:
         table = TABLES[name]
+        path = pathlib.Path(_RESULTS.value or "benchmarks/results") / f"growth_{name}.json"
         rows: list[Row] = []
         try:
-            for row in table.measure(settings):
+            for row in table.measure(settings, [int(size) for size in _SIZES.value] or table.sizes):
                 rows.append(row)
-                write(name, table, rows, settings)
+                records.write_json(path, reports.record("growth", {"table": name, "size": table.size, "rows": rows}, settings))
+                draw(table, rows, path.with_suffix(".png"))
         except (config.SettingsError, RuntimeError) as error:
-            # XLA's lack of memory is a RuntimeError. The tables that follow may fit.
+            # XLA raises RuntimeError when memory runs out. The tables that follow may fit.
             print(f"{name}: {' '.join(str(error).split())[:400]}", file=sys.stderr, flush=True)
             is_whole = False
         if rows:
@@ -94,22 +84,19 @@ def main() -> None:
         sys.exit(1)
 
 
-def write(name: str, table: Table, rows: list[Row], settings: Settings) -> None:
-    """The record of a table and its picture, whole or as far as it has come."""
-    from benchmarks import reports
-    from reproductions import records
+def rates(**tasks: Callable[[], float]) -> dict[str, float]:
+    """Median rates a second of tasks that are measured in turn."""
+    from benchmarks import measure
 
-    path = pathlib.Path(_RESULTS.value or "benchmarks/results") / f"growth_{name}.json"
-    records.write_json(path, reports.record("growth", {"table": name, "size": table.size, "rows": rows}, settings))
-    draw(table, rows, path.with_suffix(".png"))
+    return {name: rate.median for name, rate in measure.in_turn(tasks, _REPEATS.value, _SECONDS.value).items()}
 
 
-def environments(settings: Settings) -> Iterator[Row]:
-    """The act program alone, against the environments of a group."""
-    from benchmarks import measure, parts
+def environments(settings: Settings, sizes: Sequence[int]) -> Iterator[Row]:
+    """The act program alone, by the environments of a group."""
+    from benchmarks import parts
 
-    for count in (int(x) for x in _ENVIRONMENTS.value):
-        # The least replay, no update, and memories no larger than is compared: none of them is what grows here.
+    for count in sizes:
+        # A small replay, no update, and small memories: they are not what grows here.
         small = {
             **ONLY_ACTS,
             "environment.num_envs": count,
@@ -119,109 +106,98 @@ def environments(settings: Settings) -> Iterator[Row]:
         }
         run = parts.Parts(config.changed(settings, small), with_environments=False)
         still = parts.StillActor(run, run.settings.novelty.memory_capacity)
-        rate = measure.in_turn({"act": still.act}, _REPEATS.value, _SECONDS.value)["act"]
-        yield {"size": count, "steps a second": rate.median, "ms an act": 1e3 * count / rate.median}
+        rate = rates(act=still.act)["act"]
+        yield {"size": count, "steps a second": rate, "ms an act": 1e3 * count / rate}
         del run, still
 
 
-def batch(settings: Settings) -> Iterator[Row]:
-    """The update, against the number of its sequences."""
-    yield from updates(settings, {int(x): {"learner.batch_size": int(x)} for x in _BATCHES.value})
+def batch(settings: Settings, sizes: Sequence[int]) -> Iterator[Row]:
+    """The update, by the number of its sequences."""
+    yield from updates(settings, {size: {"learner.batch_size": size} for size in sizes})
 
 
-def trace(settings: Settings) -> Iterator[Row]:
-    """The update, against the length of its sequences."""
-    yield from updates(settings, {int(x): {"replay.trace": int(x), "replay.period": max(1, int(x) // 2)} for x in _TRACES.value})
+def trace(settings: Settings, sizes: Sequence[int]) -> Iterator[Row]:
+    """The update, by the length of its sequences."""
+    yield from updates(settings, {size: {"replay.trace": size, "replay.period": max(1, size // 2)} for size in sizes})
 
 
-def updates(settings: Settings, sizes: Mapping[int, Mapping[str, Any]]) -> Iterator[Row]:
-    """The update under the settings of each size."""
-    from benchmarks import measure, parts, work
+def updates(settings: Settings, changes: Mapping[int, Mapping[str, Any]]) -> Iterator[Row]:
+    """The update with the changed settings of each size."""
+    from benchmarks import parts, work
 
     num_envs = settings.environment.num_envs
-    for size, own in sizes.items():
+    for size, own in changes.items():
         # A replay for two batches: a larger one makes no difference to an update, as the table "replay" shows.
         values = config.to_dict(settings)["replay"] | {name.removeprefix("replay."): value for name, value in own.items()}
-        period, batch = values["period"], own.get("learner.batch_size", settings.learner.batch_size)
-        columns = -(-(values["burn_in"] + values["trace"]) // period) + 1 + -(-2 * batch // num_envs)
+        period, batch_size = values["period"], own.get("learner.batch_size", settings.learner.batch_size)
+        columns = -(-(values["burn_in"] + values["trace"]) // period) + 1 + -(-2 * batch_size // num_envs)
         small = {"replay.min_sequences": 1, "replay.capacity": str(num_envs * columns * period)}
         run = parts.Parts(config.changed(settings, {**small, **own}), with_environments=False)
-        rate = measure.in_turn({"update": run.learn}, _REPEATS.value, _SECONDS.value)["update"]
-        flops = work.update(run.settings, run.spec).total
-        yield {"size": size, "s an update": 1 / rate.median, "GFLOP/s": flops * rate.median / 1e9}
+        rate = rates(update=run.learn)["update"]
+        yield {"size": size, "s an update": 1 / rate, "GFLOP/s": work.update(run.settings, run.spec).total * rate / 1e9}
         del run
 
 
-def fill(settings: Settings) -> Iterator[Row]:
-    """The act program, against the embeddings that the memories hold."""
-    from benchmarks import measure, parts
+def fill(settings: Settings, sizes: Sequence[int]) -> Iterator[Row]:
+    """The act program, by the embeddings that the memories hold."""
+    from benchmarks import parts
 
     run = parts.Parts(config.changed(settings, ONLY_ACTS), with_environments=False)
-    sizes = [size for size in (int(x) for x in _FILLS.value) if size <= settings.novelty.memory_capacity]
     still = parts.StillActor(run, 0)  # one for all sizes: its memories are large
-    tasks = {str(size): functools.partial(still.act, size) for size in sizes}
-    rates = measure.in_turn(tasks, _REPEATS.value, _SECONDS.value)
+    fitting = [size for size in sizes if size <= settings.novelty.memory_capacity]
+    found = rates(**{str(size): functools.partial(still.act, size) for size in fitting})
+    for size in fitting:
+        yield {"size": size, "steps a second": found[str(size)], "ms an act": 1e3 * settings.envs_per_group / found[str(size)]}
+
+
+def replay(settings: Settings, sizes: Sequence[int]) -> Iterator[Row]:
+    """Sampling with writing priorities, and appending, by the size of the replay."""
+    from benchmarks import parts
+
     for size in sizes:
-        steps = rates[str(size)].median
-        yield {"size": size, "steps a second": steps, "ms an act": 1e3 * settings.envs_per_group / steps}
-
-
-def replay(settings: Settings) -> Iterator[Row]:
-    """Sampling with writing back, and appending, against the size of the replay."""
-    from benchmarks import measure, parts
-
-    for size in (int(x) for x in _REPLAYS.value):
         small = {"replay.capacity": str(size), "replay.min_sequences": 1, "learner.batch_size": 8}
         run = parts.Parts(config.changed(settings, small), with_environments=False)
         sampler = parts.StillSampler(run)
-        rates = measure.in_turn({"sample": sampler.sample, "append": sampler.append}, _REPEATS.value, _SECONDS.value)
-        yield {"size": size, "ms a batch": 1e3 / rates["sample"].median, "ms an append": 1e3 / rates["append"].median}
+        found = rates(sample=sampler.sample, append=sampler.append)
+        yield {"size": size, "ms a batch": 1e3 / found["sample"], "ms an append": 1e3 / found["append"]}
         del run, sampler
 
 
-def devices(settings: Settings) -> Iterator[Row]:
-    """What devices tell each other in an update and in an act. Each number of devices is a process of its own."""
+def devices(settings: Settings, sizes: Sequence[int]) -> Iterator[Row]:
+    """What devices send each other in an update and an act. Each number of devices needs its own process."""
     del settings  # each process reads them from the same command line
-    for count in (int(x) for x in _DEVICES.value):
-        simulated = f"--xla_force_host_platform_device_count={count}"
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {simulated}".strip()}
-        command = [sys.executable, "-m", "benchmarks.collectives", *options.config_arguments(), f"--config.num_devices={count}"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise MeasurementError(f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        yield {"size": count, **json.loads(done.stdout.splitlines()[-1])}
+    for count in sizes:
+        switches = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
+        found = options.measured_apart("collectives", f"--config.num_devices={count}", JAX_PLATFORMS="cpu", XLA_FLAGS=switches)
+        yield {"size": count, **found}
 
 
 def draw(table: Table, rows: list[Row], path: pathlib.Path) -> None:
     """One panel a column."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(table.columns), figsize=(5.0 * len(table.columns), 3.6), layout="constrained", squeeze=False)
-    for axis, column in zip(axes[0], table.columns, strict=True):
+    figure = Figure(figsize=(5.0 * len(table.columns), 3.6), layout="constrained")
+    for axis, column in zip(figure.subplots(1, len(table.columns), squeeze=False)[0], table.columns, strict=True):
         axis.plot([row["size"] for row in rows], [row[column] for row in rows], "o-")
         if table.is_logarithmic:
             axis.set_xscale("log", base=2)
             axis.set_xticks([row["size"] for row in rows], [f"{row['size']:,.0f}" for row in rows])
             axis.minorticks_off()
-        axis.set_xlabel(table.size)
-        axis.set_title(column)
+        axis.set(xlabel=table.size, title=column)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
+ACTS, UPDATES = ("steps a second", "ms an act"), ("s an update", "GFLOP/s")
+SENT = ("collectives an update", "MB an update", "collectives an act", "MB an act")
 TABLES = {
-    "environments": Table("environments of a group", ("steps a second", "ms an act"), environments),
-    "batch": Table("sequences of a batch", ("s an update", "GFLOP/s"), batch),
-    "trace": Table("transitions of a sequence", ("s an update", "GFLOP/s"), trace),
-    "fill": Table("embeddings in each memory", ("steps a second", "ms an act"), fill, is_logarithmic=False),
-    "replay": Table("timesteps of replay", ("ms a batch", "ms an append"), replay),
-    "devices": Table("devices", ("collectives an update", "MB an update", "collectives an act", "MB an act"), devices),
+    "environments": Table("environments of a group", (16, 64, 256, 1_024, 4_096), ACTS, environments),
+    "batch": Table("sequences of a batch", (4, 8, 16, 32, 64), UPDATES, batch),
+    "trace": Table("transitions of a sequence", (20, 40, 80, 160), UPDATES, trace),
+    "fill": Table("embeddings in each memory", (0, 1_000, 3_000, 10_000, 30_000), ACTS, fill, is_logarithmic=False),
+    "replay": Table("timesteps of replay", (61_440, 245_760, 983_040), ("ms a batch", "ms an append"), replay),
+    "devices": Table("devices", (1, 2, 4, 8), SENT, devices),
 }
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""A guard against getting slower: ratios that do not depend on how fast the machine is today, each with a floor or a ceiling.
+"""Detects performance regressions: ratios that do not depend on how fast the machine is today, each with a limit.
 
     python -m benchmarks.guard [--json=FILE]                        # `make bench-smoke`: about two minutes
 
-Both sides of each ratio are measured in turn in this process, and the median of the rounds counts. Exit code 1 if one is beyond its limit.
+Both sides of each ratio are measured in turn in this process, and the median of the rounds counts. Exit code 1 if a limit is exceeded.
 """
 
-import pathlib
+import functools
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from agent57_jax.commands import command_line
 from agent57_jax.config import Settings
@@ -18,10 +18,9 @@ _JSON = options.json()
 _REPEATS = options.repeats()
 _SECONDS = options.seconds()
 
-
-# What the code reaches beside PyTorch on two cores with AVX-512, less what such a measurement varies by. The aim is 1, at every batch.
+# Measured against PyTorch on two cores with AVX-512, less the variation between measurements. The aim is 1 at every batch size.
 REFERENCE_FLOOR = 0.65
-Rounds = dict[str, list[float]]
+Tasks = Mapping[str, Callable[[], float]]
 
 
 class Ratio(NamedTuple):
@@ -30,7 +29,7 @@ class Ratio(NamedTuple):
     name: str
     value: float
     limit: float
-    is_floor: bool  # else a ceiling
+    is_floor: bool = False  # else a ceiling
 
     @property
     def holds(self) -> bool:
@@ -39,138 +38,134 @@ class Ratio(NamedTuple):
 
 
 def settings_of(num_envs: int = 32, memory_capacity: int = 30_000, replay: int = 20_480) -> Settings:
-    """The paper's networks with 18 actions, 32 policies and 10 neighbours, and a fleet, a batch and a replay for a small machine."""
+    """The paper's networks with 18 actions, 32 policies and 10 neighbours; fleet, batch and replay for a small machine."""
     from agent57_jax import config
     from configs import zaxxon
 
-    settings = zaxxon.get_config()
-    settings.environment.num_envs = num_envs
-    settings.novelty.memory_capacity = memory_capacity
-    settings.replay.capacity = str(replay)
-    settings.replay.trace = settings.replay.period = 40
-    settings.replay.min_sequences = 1
-    settings.learner.batch_size = 8
-    settings.num_devices = 1
-    return config.finalise(settings)
+    sizes = {
+        "environment.num_envs": num_envs,
+        "novelty.memory_capacity": memory_capacity,
+        "replay.capacity": str(replay),
+        "replay.trace": 40,
+        "replay.period": 40,
+        "replay.min_sequences": 1,
+        "learner.batch_size": 8,
+        "num_devices": 1,
+    }
+    return config.changed(zaxxon.get_config(), sizes)
 
 
-def adapter(rates: Callable[..., Rounds]) -> list[Ratio]:
-    """EnvPool through our adapter against EnvPool alone. Emulators keep both cores busy and are slowed by whatever else runs there: many
-    short rounds find the moments in which both sides had them.
+def ratios(tasks: Tasks, *pairs: tuple[str, str], split: int = 1) -> list[float]:
+    """For each pair of tasks, the rate of the first over that of the second; all tasks are measured in turn.
+
+    Args:
+      split: so many times as many rounds, each shorter by the same factor.
     """
-    from benchmarks import measure, parts
+    from benchmarks import measure
+
+    found = measure.rounds(tasks, _REPEATS.value * split, _SECONDS.value / split)
+    return [measure.median_ratio(found, over, under) for over, under in pairs]
+
+
+def adapter() -> list[Ratio]:
+    """EnvPool through our adapter against EnvPool alone.
+
+    Emulators use all cores and slow down with other work there, so there are many short rounds.
+    """
+    from benchmarks import parts
 
     tasks, close = parts.raw_and_adapter(settings_of(num_envs=64))
-    found = rates(tasks, 5)
+    (found,) = ratios(tasks, ("adapter", "raw"), split=5)
     close()
-    return [Ratio("adapter / EnvPool alone, steps a second", measure.median_ratio(found, "adapter", "raw"), 0.95, True)]
+    return [Ratio("adapter / EnvPool alone, steps a second", found, 0.95, is_floor=True)]
 
 
-def novelty(rates: Callable[..., Rounds]) -> list[Ratio]:
+def novelty() -> list[Ratio]:
     """Acts with memories of a high and of a low fill, and of a large and of a small capacity at the same fill."""
-    import functools
-
-    from benchmarks import measure, parts
+    from benchmarks import parts
 
     large, small = (parts.Parts(settings_of(memory_capacity=size), with_environments=False) for size in (30_000, 1_200))
-    actors = [parts.StillActor(run, 1_000) for run in (large, small)]
+    act_large, act_small = (parts.StillActor(run, 1_000).act for run in (large, small))
     tasks = {
-        "fill 1,000 of 30,000": functools.partial(actors[0].act, 1_000),
-        "fill 1,000 of 1,200": functools.partial(actors[1].act, 1_000),
-        "fill 30,000": functools.partial(actors[0].act, 29_999),
+        "small": functools.partial(act_small, 1_000),
+        "large": functools.partial(act_large, 1_000),
+        "full": functools.partial(act_large, 29_999),
     }
-    found = rates(tasks)
+    by_capacity, by_fill = ratios(tasks, ("small", "large"), ("large", "full"))
     return [
-        Ratio(
-            "act at fill 1,000: capacity 30,000 / capacity 1,200, time",
-            measure.median_ratio(found, "fill 1,000 of 1,200", "fill 1,000 of 30,000"),
-            1.25,
-            False,
-        ),
-        Ratio("act: fill 30,000 / fill 1,000, time", measure.median_ratio(found, "fill 1,000 of 30,000", "fill 30,000"), 2.0, False),
+        Ratio("act at fill 1,000: capacity 30,000 / capacity 1,200, time", by_capacity, 1.25),
+        Ratio("act: fill 30,000 / fill 1,000, time", by_fill, 2.0),
     ]
 
 
-def replay(rates: Callable[..., Rounds]) -> list[Ratio]:
+def replay() -> list[Ratio]:
     """Appending to, and sampling from, a large and a small replay; bytes of a timestep."""
-    from benchmarks import measure, parts
+    from benchmarks import parts
 
-    runs = {size: parts.Parts(settings_of(replay=size), with_environments=False) for size in (10_240, 327_680)}
-    samplers = {size: parts.StillSampler(run) for size, run in runs.items()}
-    small, large = runs
-    found = rates(
-        {f"append {size}": sampler.append for size, sampler in samplers.items()}
-        | {f"sample {size}": s.sample for size, s in samplers.items()}
-    )
-
-    def ratio(task: str) -> float:
-        return measure.median_ratio(found, f"{task} {small}", f"{task} {large}")
-
+    small, large = (parts.Parts(settings_of(replay=size), with_environments=False) for size in (10_240, 327_680))
+    of_small, of_large = parts.StillSampler(small), parts.StillSampler(large)
+    tasks = {
+        "append, small": of_small.append,
+        "append, large": of_large.append,
+        "sample, small": of_small.sample,
+        "sample, large": of_large.sample,
+    }
+    append, sample = ratios(tasks, ("append, small", "append, large"), ("sample, small", "sample, large"))
     return [
-        Ratio(
-            "append: replay 32 times as large / small, time", measure.median_ratio(found, f"append {small}", f"append {large}"), 1.5, False
-        ),
-        Ratio(
-            "sample: replay 32 times as large / small, time", measure.median_ratio(found, f"sample {small}", f"sample {large}"), 2.0, False
-        ),
-        Ratio("bytes of a stored timestep", runs[large].bytes_per_timestep(), 7_400, False),
+        Ratio("append: replay 32 times as large / small, time", append, 1.5),
+        Ratio("sample: replay 32 times as large / small, time", sample, 2.0),
+        Ratio("bytes of a stored timestep", large.bytes_per_timestep(), 7_400),
     ]
 
 
-def programs(rates: Callable[..., Rounds]) -> list[Ratio]:
+def programs() -> list[Ratio]:
     """How often act and update are traced in several calls."""
-    del rates
     from benchmarks import parts
 
     run = parts.Parts(settings_of(num_envs=8))
     for _ in range(4):
         run.act()
         run.learn()
-    traces = [run.programs.act._cache_size(), run.programs.update._cache_size()]
     run.close()
-    return [Ratio(f"programs of the {name}", float(count), 1.0, False) for name, count in zip(("act", "update"), traces, strict=True)]
+    traced = {"act": run.programs.act, "update": run.programs.update}
+    return [Ratio(f"programs of the {name}", float(program._cache_size()), 1.0) for name, program in traced.items()]
 
 
-def reference(rates: Callable[..., Rounds]) -> list[Ratio]:
+def reference() -> list[Ratio]:
     """Ours against plain PyTorch."""
-    from benchmarks import baseline_process, measure, parts
+    from benchmarks import baseline_process, parts
 
     settings = settings_of()
     run = parts.Parts(settings, with_environments=False)
     still = parts.StillActor(run, 1_000)
     with baseline_process.Baseline(settings, run.spec, 1_000) as baseline:
-        found = rates({"ours": still.act, "PyTorch": baseline.act})
-        learnt = rates({"ours": run.learn, "PyTorch": baseline.update})
+        (acts,) = ratios({"ours": still.act, "PyTorch": baseline.act}, ("ours", "PyTorch"))
+        (updates,) = ratios({"ours": run.learn, "PyTorch": baseline.update}, ("ours", "PyTorch"))
     return [
-        Ratio("acts a second, ours / PyTorch", measure.median_ratio(found, "ours", "PyTorch"), REFERENCE_FLOOR, True),
-        Ratio("updates a second, ours / PyTorch", measure.median_ratio(learnt, "ours", "PyTorch"), REFERENCE_FLOOR, True),
+        Ratio("acts a second, ours / PyTorch", acts, REFERENCE_FLOOR, is_floor=True),
+        Ratio("updates a second, ours / PyTorch", updates, REFERENCE_FLOOR, is_floor=True),
     ]
 
 
 def main() -> None:
-    """Measures all ratios and says which are beyond their limit."""
+    """Measures all ratios and says which exceed their limit."""
     command_line.prepare_jax(whole_device=False)
 
     from agent57_jax.config import SettingsError
-    from benchmarks import measure, reports
+    from benchmarks import reports
     from benchmarks.baseline_process import BaselineError
-    from reproductions import records
-
-    def rates(tasks: Any, split: int = 1) -> Rounds:
-        return measure.rounds(tasks, _REPEATS.value * split, _SECONDS.value / split)
 
     found: list[Ratio] = []
     for part in (adapter, novelty, replay, programs, reference):
         try:
-            ratios = part(rates)
+            measured = part()
         except (BaselineError, SettingsError, OSError) as error:
             command_line.fail(f"{part.__name__}: {error}")
-        for ratio in ratios:
-            found.append(ratio)
+        found += measured
+        for ratio in measured:
             word = "ok" if ratio.holds else "BEYOND ITS LIMIT"
             print(f"{ratio.name}: {ratio.value:.3g} ({'at least' if ratio.is_floor else 'at most'} {ratio.limit:g}): {word}", flush=True)
-    if _JSON.value:
-        records.write_json(pathlib.Path(_JSON.value), reports.record("guard", {"ratios": [ratio._asdict() for ratio in found]}))
+    reports.write_json(_JSON.value, "guard", {"ratios": [ratio._asdict() for ratio in found]})
     if not all(ratio.holds for ratio in found):
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""How benchmarks measure: repeats in turn, medians with their spread, and the machine's roofs."""
+"""How benchmarks measure: repeats in turn, medians with their spread, and the machine's limits."""
 
 import collections
 import resource
@@ -26,7 +26,7 @@ class Rate(NamedTuple):
 
 
 def timed(run: Callable[[], float], seconds: float) -> float:
-    """Units a second: calls `run`, which says how many units it did, until the time is over."""
+    """Units a second: calls `run`, which returns its number of units, until the time is over."""
     units, start = 0.0, time.perf_counter()
     while True:
         units += run()
@@ -36,11 +36,11 @@ def timed(run: Callable[[], float], seconds: float) -> float:
 
 
 def rounds(tasks: Mapping[str, Callable[[], float]], repeats: int, seconds: float) -> dict[str, list[float]]:
-    """Rates of several tasks, measured in turn so that what else the machine does falls on all of them alike.
+    """Rates of several tasks, measured in turn so that other work on the machine affects all of them alike.
 
     Args:
-      tasks: name -> a call that does some units of work, waits for them and says how many they were.
-      seconds: that each task is called for in a row, at least once.
+      tasks: name -> a call that does some units of work, waits for them and returns their number.
+      seconds: for which each task is called in a row, at least once.
 
     Returns:
       Name -> units a second in each round.
@@ -60,14 +60,14 @@ def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int, seconds: flo
 
 
 def median_ratio(rates: Mapping[str, list[float]], over: str, under: str) -> float:
-    """The median of what two tasks reach in the same round: a slow moment falls on both, and a slow round counts as one."""
+    """The median over the rounds of the ratio of two tasks: a slow moment affects both."""
     return statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True))
 
 
 def product_rate(dtype: Any = jnp.float32, repeats: int = 5) -> Rate:
-    """Floating-point operations a second of a large matrix product on the first device: the roof for networks."""
+    """Floating-point operations a second of a large matrix product on the first device: the limit for networks."""
     size = 2_048 if jax.default_backend() == "cpu" else 8_192
-    # Random numbers: a chip that multiplies equal ones draws less power and may run faster than it can with real ones.
+    # Random numbers: a chip that multiplies equal numbers draws less power and may run faster.
     matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(jnp.dot)
 
@@ -79,7 +79,7 @@ def product_rate(dtype: Any = jnp.float32, repeats: int = 5) -> Rate:
 
 
 def copy_rate(repeats: int = 5) -> Rate:
-    """Bytes a second, read and written together, of copying a large array on the first device: the roof for replay and memories."""
+    """Bytes a second, read and written together, of copying a large array on the first device: the limit for replay and memories."""
     size = 2**28 if jax.default_backend() == "cpu" else 2**32
     array = jnp.zeros((size // 4,), jnp.float32)
     copy = jax.jit(lambda x: x + 1.0)
@@ -92,12 +92,12 @@ def copy_rate(repeats: int = 5) -> Rate:
 
 
 def peak_host_bytes() -> int:
-    """The most memory that this process has had resident."""
+    """The peak of this process's resident memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def peak_device_bytes() -> int | None:
-    """The most memory that the first device has given out; None on a device that does not say, as a CPU."""
+    """The peak memory use of the first device; None on a device that does not report it, such as a CPU."""
     found = jax.local_devices()[0].memory_stats()
     return None if not found else int(found["peak_bytes_in_use"])
 
@@ -110,24 +110,15 @@ STAGES = {
 
 
 class CompileClock:
-    """What this process spends on its programs from now on."""
+    """What this process spends on tracing and compiling from now on."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = collections.defaultdict(float)
-        self._events: dict[str, int] = collections.defaultdict(int)
         jax.monitoring.register_event_duration_secs_listener(self._add)
-        jax.monitoring.register_event_listener(self._count)
 
     def _add(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         self._seconds[event] += duration_secs
 
-    def _count(self, event: str, **kwargs: str | int) -> None:
-        self._events[event] += 1
-
     def stages(self) -> dict[str, float]:
         """Seconds of each stage."""
         return {label: round(self._seconds[event], 3) for event, label in STAGES.items()}
-
-    def found_in_cache(self) -> int:
-        """Programs that an earlier process had compiled."""
-        return self._events["/jax/compilation_cache/cache_hits"]

@@ -1,7 +1,10 @@
-"""Command-line flags that several benchmarks have, each defined once however many of them are imported."""
+"""Command-line flags that several benchmarks share, each defined once, and how they reach a benchmark in another process."""
 
 import functools
+import os
+import subprocess
 import sys
+from json import loads
 from typing import Any
 
 from absl import flags
@@ -15,10 +18,18 @@ def config() -> Any:
     return command_line.define_config()
 
 
-def config_arguments() -> list[str]:
-    """--config and its overrides as they were given, for a process that is to have the same settings."""
+def measured_apart(benchmark: str, *arguments: str, **environment: str) -> Any:
+    """What another benchmark prints as its last line, JSON, in a process with the same settings.
+
+    Raises:
+      RuntimeError: if it fails, with the last line of its errors.
+    """
     overrides = [argument for argument in sys.argv[1:] if argument.lstrip("-").startswith("config.")]
-    return [f"--config={command_line.config_path()}", *overrides]
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", f"--config={command_line.config_path()}", *overrides, *arguments]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return loads(done.stdout.splitlines()[-1])
 
 
 @functools.cache

@@ -1,7 +1,8 @@
-"""The parts of a run, built as the trainer builds them and held still or moving, to be timed one by one."""
+"""The parts of a run, built as the trainer builds them, to be timed one by one."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -24,23 +25,18 @@ from agent57_jax.types import MID, Batch, EnvironmentSpec, TimeStep
 
 
 class Parts:
-    """Programs and states of a run with a replay that is full from the start."""
+    """Programs and states of a run whose replay is full from the start."""
 
     def __init__(self, settings: Settings, with_environments: bool = True) -> None:
-        """`with_environments`: without, there is no driver, only what runs on the device."""
-        # Saved replays would need room beside them on CPUs, and this replay is full from the start, however small.
+        """`with_environments`: whether there is a driver; else only what runs on the device."""
+        # On CPUs, a saved replay would need additional memory.
         settings = config.changed(settings, {"checkpoint.save_replay": False, "replay.min_sequences": 1})
         self.settings = settings
         self.mesh = parallel.make_mesh(settings.num_devices)
         self.root = parallel.upload(self.mesh, parallel.REPLICATED, np.asarray(jax.random.key_data(jax.random.key(settings.seed))))
         self.stopwatch = Stopwatch()
         simulated = None if settings.is_host_environment else factory.make_jax_environment(settings.environment)
-        if simulated is not None:
-            self.spec: EnvironmentSpec = simulated.spec
-        else:
-            probe = factory.make_host_environment(settings.environment, 1, settings.seed, "evaluation")
-            self.spec = probe.spec
-            probe.close()
+        self.spec = spec_of(settings) if simulated is None else simulated.spec
         self.parts = programs.build(settings, self.spec)
         self.capacity, _ = memory.plan(self.parts, self.mesh.size)
         self.store = memory.make_replay(self.parts, self.capacity)
@@ -59,7 +55,7 @@ class Parts:
             self.driver.appended = [self.store.capacity_per_env] * settings.environment.num_groups
 
     def act(self) -> float:
-        """One dispatch of the driver and all that comes with it; agent steps."""
+        """One dispatch of the driver; agent steps."""
         assert self.driver is not None
         before = self.counters.steps
         self.replay = self.driver.dispatch(acting_parameters(self.learner), self.replay, self.counters)
@@ -67,22 +63,22 @@ class Parts:
         return float(self.counters.steps - before)
 
     def learn(self, count: int = 1) -> float:
-        """So many updates, the last of which is waited for; updates."""
+        """Some updates, and a wait for the last; updates."""
         self._update(count)
         self.wait()
         return float(count)
 
     def wait(self) -> None:
-        """Until all updates are done."""
+        """Waits until all updates are done."""
         jax.block_until_ready(self.learner.updates)
 
     def fill_memories(self, fill: int) -> None:
-        """Puts so many embeddings into every episodic memory of the fleet. An episode that ends empties its own."""
+        """Puts `fill` embeddings into every episodic memory of the fleet. The end of an episode empties its memory."""
         assert self.driver is not None
         self.driver.states = [self.remembering(state, fill) for state in self.driver.states]
 
     def remembering(self, state: ActorState, fill: int) -> ActorState:
-        """The state with so many embeddings in every episodic memory; it is consumed. Without a memory there is nothing to do."""
+        """The state, which is donated, with `fill` embeddings in every episodic memory, if there are memories."""
         if state.novelty is None or state.novelty.memory is None:
             return state
         by_env, everywhere = parallel.BY_ENVIRONMENT, parallel.REPLICATED
@@ -90,7 +86,7 @@ class Parts:
         return state._replace(novelty=state.novelty._replace(memory=remember(state.novelty.memory, np.int32(fill))))
 
     def act_and_learn(self, updates: int) -> float:
-        """The trainer's loop until so many updates more are started; agent steps. `wait` waits for them."""
+        """The trainer's loop until `updates` more updates have started; agent steps. `wait` waits for them."""
         assert self.driver is not None
         schedule, counters = Schedule(self.settings.replay, self.settings.learner), self.counters
         before, until = counters.steps, counters.updates + updates
@@ -104,12 +100,12 @@ class Parts:
         return float(counters.steps - before)
 
     def bytes_per_timestep(self) -> float:
-        """Of the whole replay, recurrent states and priorities included."""
+        """Bytes of the whole replay, with recurrent states and priorities, for each timestep."""
         slots = self.store.num_groups * self.store.envs_per_group * self.store.capacity_per_env
         return memory.replay_bytes(self.parts, self.capacity) / slots
 
     def close(self) -> None:
-        """Ends the environments."""
+        """Closes the environments."""
         if self.driver is not None:
             self.driver.close()
 
@@ -121,33 +117,20 @@ class Parts:
 
 
 class StillActor:
-    """The act program on one timestep that never changes, with memories that hold `fill` embeddings: what acting costs the device."""
+    """The act program on one constant timestep, with `fill` embeddings in the memories: what acting costs the device."""
 
     def __init__(self, parts: Parts, fill: int) -> None:
-        """`fill` is kept up by putting the counts of the memories back before every act."""
+        """The counts of the memories are reset to `fill` before every act."""
         self._parts, self._usual_fill = parts, fill
         mesh, settings, by_env = parts.mesh, parts.settings, parallel.BY_ENVIRONMENT
         self._state = parts.remembering(parts.programs.init_actor(parts.programs.actor_index(0)), fill)
         self._shared = parts.programs.init_shared()
-        rows = settings.envs_per_group
-        generator = np.random.default_rng(0)
-        spec = parts.spec
-        observation = generator.integers(0, 256, (rows, *spec.observation_shape)).astype(spec.observation_dtype)
-        timestep = TimeStep(
-            observation=observation,
-            reward=np.zeros(rows, np.float32),
-            discount=np.ones(rows, np.float32),
-            step_type=np.full(rows, MID, np.int32),
-            episode_return=np.zeros(rows, np.float32),
-            episode_length=np.ones(rows, np.int32),
-            extras={name: np.zeros(rows, np.float32) for name in spec.extras},
-        )
-        self._timestep = parallel.upload(mesh, by_env, timestep)
+        self._timestep = parallel.upload(mesh, by_env, random_timestep(parts.spec, settings.envs_per_group))
         self._fill = parallel.sharded(jnp.full_like, mesh, (by_env, parallel.REPLICATED), by_env)
         self._acts = 0
 
     def act(self, fill: int | None = None) -> float:
-        """One act, waited for; agent steps. `fill` stands for the one that it was made with."""
+        """One act, and a wait for it; agent steps. `fill` replaces the usual one."""
         parts, state = self._parts, self._state
         if state.novelty is not None and state.novelty.memory is not None:
             inserted = self._fill(state.actor, np.int32(self._usual_fill if fill is None else fill))
@@ -162,7 +145,7 @@ class StillActor:
 
 
 class StillSampler:
-    """What an update and an act do with the replay, without learning and acting."""
+    """The replay's share of an update and an act, without learning and acting."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._count = parts, 0
@@ -185,32 +168,50 @@ class StillSampler:
         self._index = parts.programs.actor_index(0)
 
     def sample(self) -> float:
-        """One batch drawn and its priorities written back, waited for; batches."""
+        """Samples a batch, writes its priorities and waits; batches."""
         self._count += 1
         self._parts.replay, batch = self._sample(self._parts.replay, self._parts.root, np.uint32(self._count))
         jax.block_until_ready(batch)
         return 1.0
 
     def append(self) -> float:
-        """One timestep of a group written, waited for; appends."""
+        """Appends one timestep of a group and waits; appends."""
         self._count += 1
         self._parts.replay = self._append(self._parts.replay, self._index, np.uint32(self._count))
         jax.block_until_ready(self._parts.replay.appended)
         return 1.0
 
 
+def random_timestep(spec: EnvironmentSpec, rows: int) -> TimeStep:
+    """A timestep in the middle of an episode, with a random observation."""
+    return TimeStep(
+        observation=np.random.default_rng(0).integers(0, 256, (rows, *spec.observation_shape)).astype(spec.observation_dtype),
+        reward=np.zeros(rows, np.float32),
+        discount=np.ones(rows, np.float32),
+        step_type=np.full(rows, MID, np.int32),
+        episode_return=np.zeros(rows, np.float32),
+        episode_length=np.ones(rows, np.int32),
+        extras={name: np.zeros(rows, np.float32) for name in spec.extras},
+    )
+
+
 def _remembered(memory: EpisodicMemory, fill: jax.Array) -> EpisodicMemory:
-    """So many embeddings in each memory, and numbers that differ from each other in every slot."""
-    shape = memory.embeddings.shape
-    numbers = jax.lax.broadcasted_iota(jnp.uint32, shape, 1) * np.uint32(2_654_435_761) + jax.lax.broadcasted_iota(
-        jnp.uint32, shape, 2
-    ) * np.uint32(40_503)
+    """`fill` embeddings in each memory, with numbers that differ between slots."""
+    slot, number = (jax.lax.broadcasted_iota(jnp.uint32, memory.embeddings.shape, axis) for axis in (1, 2))
+    numbers = slot * np.uint32(2_654_435_761) + number * np.uint32(40_503)
     embeddings = (numbers % 65_536).astype(jnp.float32) / 65_536
     return memory._replace(embeddings=embeddings, inserted=jnp.full_like(memory.inserted, fill))
 
 
+def spec_of(settings: Settings) -> EnvironmentSpec:
+    """The form of a host environment, from one that is started for it."""
+    probe = factory.make_host_environment(settings.environment, 1, settings.seed, "evaluation")
+    probe.close()
+    return probe.spec
+
+
 def host_environments(settings: Settings) -> list[Any]:
-    """The groups of a run."""
+    """The environments of a run's groups."""
     count = settings.envs_per_group
     return [
         factory.make_host_environment(settings.environment, count, settings.seed, "training", skip=group * count)
@@ -219,7 +220,7 @@ def host_environments(settings: Settings) -> list[Any]:
 
 
 def filled_replay(compiled: programs.Programs) -> ReplayState:
-    """A replay all of whose slots hold something, with a sequence drawable wherever one is complete."""
+    """A replay without empty slots, in which every complete sequence can be drawn."""
     state = compiled.init_replay()
     store = compiled.store
     span, period, capacity = store.settings.span, store.settings.period, store.capacity_per_env
@@ -228,17 +229,11 @@ def filled_replay(compiled: programs.Programs) -> ReplayState:
         x = state.experience
         leading = x.action.shape
         slot = jax.lax.broadcasted_iota(jnp.int32, leading, 2)
-
-        def spread(leaf: jax.Array) -> jax.Array:
-            if leaf.dtype == jnp.uint8:
-                return (
-                    jax.lax.broadcasted_iota(jnp.int32, leaf.shape, 2) * 7 + jax.lax.broadcasted_iota(jnp.int32, leaf.shape, 3) * 3
-                ).astype(jnp.uint8)
-            return jax.lax.broadcasted_iota(jnp.int32, leaf.shape, 2).astype(leaf.dtype) / capacity
-
+        place, row = (jax.lax.broadcasted_iota(jnp.int32, x.observation.shape, axis) for axis in (2, 3))
+        is_image = x.observation.dtype == jnp.uint8
         complete = jnp.arange(store.num_columns) * period + span < capacity
         experience = x._replace(
-            observation=spread(x.observation),
+            observation=(place * 7 + row * 3 if is_image else place / capacity).astype(x.observation.dtype),
             action=(slot % store.spec.num_actions).astype(x.action.dtype),
             intrinsic_reward=None if x.intrinsic_reward is None else jnp.full(leading, 0.1, jnp.float32),
             behaviour_probability=jnp.full(leading, 0.9, jnp.float32),
@@ -259,38 +254,32 @@ def filled_replay(compiled: programs.Programs) -> ReplayState:
 
 
 def raw_and_adapter(settings: Settings) -> tuple[dict[str, Callable[[], float]], Callable[[], None]]:
-    """Two tasks, EnvPool by itself and behind our adapter, with the same options and groups, and what ends both.
+    """Two tasks, EnvPool by itself and behind our adapter, with the same options and groups, and a call that closes both.
 
-    Both take random actions that were drawn before. A call is one step of every group. Gymnasium has nothing to compare with: one task.
+    Both take random actions that were drawn before. A call is one step of every group. Gymnasium has only the task of our adapter.
     """
-    raw = host_environments(settings) if settings.environment.kind is EnvironmentKind.ENVPOOL else []
-    ours = host_environments(settings)
-    count, actions = settings.envs_per_group, ours[0].spec.num_actions
-    drawn = np.random.default_rng(0).integers(0, actions, (64, count)).astype(np.int32)
-    for environment in (*raw, *ours):
+    count = settings.envs_per_group
+    environments = {"adapter": host_environments(settings)}
+    stepped: dict[str, list[Any]] = dict(environments)
+    if settings.environment.kind is EnvironmentKind.ENVPOOL:
+        environments["raw"] = host_environments(settings)
+        stepped["raw"] = [environment.pool for environment in environments["raw"]]
+    drawn = np.random.default_rng(0).integers(0, environments["adapter"][0].spec.num_actions, (64, count)).astype(np.int32)
+    for environment in itertools.chain(*environments.values()):
         environment.reset()
-    turn = {"raw": 0, "adapter": 0}
 
-    def step(name: str, receive: Callable[[Any], Any], send: Callable[[Any, np.ndarray], Any], pools: list[Any]) -> float:
-        for pool in pools:
-            receive(pool)
-            send(pool, drawn[turn[name] % len(drawn)])
-        turn[name] += 1
-        return float(count * len(pools))
-
-    pools = [environment.pool for environment in raw]
-    tasks: dict[str, Callable[[], float]] = {
-        "raw": functools.partial(step, "raw", lambda pool: pool.recv(), lambda pool, action: pool.send(action), pools),
-        "adapter": functools.partial(step, "adapter", lambda one: one.recv(), lambda one, action: one.send(action), ours),
-    }
-    if not pools:
-        del tasks["raw"]
+    def step(each: list[Any], actions: Iterator[np.ndarray]) -> float:
+        action = next(actions)
+        for one in each:
+            one.recv()
+            one.send(action)
+        return float(count * len(each))
 
     def close() -> None:
-        for pool in pools:
+        for pool in stepped.get("raw", []):
             pool.recv()
             pool.close()
-        for environment in ours:
+        for environment in environments["adapter"]:
             environment.close()
 
-    return tasks, close
+    return {name: functools.partial(step, each, itertools.cycle(drawn)) for name, each in stepped.items()}, close

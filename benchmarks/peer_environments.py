@@ -1,4 +1,4 @@
-"""The project's environments as Stable-Baselines3 wants them: the same emulator options as ours."""
+"""The project's environments for Stable-Baselines3, with the same emulator options."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +17,14 @@ FRAMES = 4  # stacked for Atari
 
 
 class HostVecEnv(VecEnv):
-    """A batch of our environments as a VecEnv, which resets what ended within the same step.
+    """A batch of our environments as a VecEnv, which resets an environment in the step that ends its episode.
 
-    Our adapters show FIRST in the step after LAST. EnvPool's can be asked for it at once, for some rows of a batch. Of another kind each
-    environment has an adapter of its own, and those that ended, and only those, make one step more. Adapters step at the same time.
+    Our adapters show FIRST in the step after LAST. The EnvPool adapter can restart single rows at once. For other kinds each environment
+    has its own adapter, and only those that ended make one more step. Adapters step at the same time.
     """
 
     def __init__(self, adapters: Sequence[HostEnvironment], clip_rewards: bool = False) -> None:
-        """`clip_rewards`: show the sign of the reward; `info["episode"]` has the raw return all the same."""
+        """`clip_rewards`: show the sign of the reward; `info["episode"]` still has the raw return."""
         self._adapters = adapters
         self._clip_rewards = clip_rewards
         spec = adapters[0].spec
@@ -35,7 +35,7 @@ class HostVecEnv(VecEnv):
         super().__init__(sum(sizes), space, spaces.Discrete(spec.num_actions))
 
     def reset(self) -> np.ndarray:
-        """Starts all episodes anew."""
+        """Starts new episodes everywhere."""
         for adapter in self._adapters:
             adapter.reset()
         self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -47,7 +47,7 @@ class HostVecEnv(VecEnv):
             adapter.send(part.astype(np.int32))
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Waits for the step: observations, rewards, whether episodes ended, and about those that did `info`."""
+        """Waits for the step: observations, rewards, which episodes ended, and their `info`."""
         steps = [adapter.recv() for adapter in self._adapters]
         infos = [self._info(step, row) for step in steps for row in range(len(step.reward))]
         observations = [_restarted(adapter, step) for adapter, step in zip(self._adapters, steps, strict=True)]
@@ -66,26 +66,26 @@ class HostVecEnv(VecEnv):
         }
 
     def close(self) -> None:
-        """Ends the emulators."""
+        """Closes the emulators."""
         for adapter in self._adapters:
             adapter.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """What VecEnv asks of its environments: only how they render, which is not at all."""
+        """VecEnv asks only for the render mode; there is none."""
         if attr_name != "render_mode":
             raise AttributeError(attr_name)
         return [None for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Environments have no attributes to set."""
+        """There are no attributes to set."""
         raise AttributeError(attr_name)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Environments have no methods to call."""
+        """There are no methods to call."""
         raise AttributeError(method_name)
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """No Gymnasium wrapper is around them."""
+        """There are no Gymnasium wrappers."""
         return [False for _ in self._get_indices(indices)]
 
 
@@ -106,12 +106,11 @@ def _restarted(adapter: HostEnvironment, step: TimeStep) -> np.ndarray:
 def make(
     settings: EnvironmentSettings, count: int, seed: int, stream: str, skip: int, peer: Peer, is_atari: bool, normalizer: Any = None
 ) -> Any:
-    """A VecEnv of `count` environments of a stream, behind what the zoo puts around the task.
+    """A VecEnv of `count` environments of a stream, with the zoo's wrappers for the task.
 
     Args:
       skip: environments of the stream that others own.
-      normalizer: the VecNormalize of training, whose statistics these environments are to show and leave as they are; None: they are for
-        training.
+      normalizer: the VecNormalize of training, whose statistics these environments use without changing them.
     """
     size = count if settings.kind is EnvironmentKind.ENVPOOL else 1
     adapters = [factory.make_host_environment(settings, size, seed, stream, skip=skip + first) for first in range(0, count, size)]

@@ -1,8 +1,8 @@
 """The hyperparameters of the peers, as rl-baselines3-zoo publishes them for each task.
 
-Sources are the files of its release 2.9.2, folder hyperparams: ppo.yml, dqn.yml, qrdqn.yml, ppo_lstm.yml. A task that the zoo does not tune
-takes the nearest set that is published; `Peer.source` says which. Two things differ, for memory: QR-DQN's replay of Atari has 100,000
-transitions as DQN's has, where its default of a million takes 56 GB, and a replay of images stores each of them once.
+Sources: the files ppo.yml, dqn.yml, qrdqn.yml and ppo_lstm.yml of its release 2.9.2, folder hyperparams. A task that the zoo does not tune
+gets the nearest published set; `Peer.source` names it. Two things differ, to save memory: QR-DQN's Atari replay has 100,000 transitions
+like DQN's (its default of a million takes 56 GB), and a replay of images stores each image once.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Linear(NamedTuple):
-    """A number that falls to 0 over the training: the zoo's `lin_`."""
+    """A number that falls to 0 over the training run: the zoo's `lin_`."""
 
     start: float
 
@@ -22,12 +22,12 @@ class Linear(NamedTuple):
 class Peer(NamedTuple):
     """One agent on one task."""
 
-    source: str  # where the numbers are published
+    source: str  # of the numbers
     policy: str  # of Stable-Baselines3
-    zoo_steps: int  # that the zoo trains for; exploration falls over a share of them
+    zoo_steps: int  # the zoo's number of training steps; exploration falls over a share of them
     num_envs: int
     arguments: Mapping[str, Any]  # of the algorithm; `Linear` for schedules
-    normalize: Mapping[str, bool] = _NOTHING  # arguments of VecNormalize; nothing: it is not used
+    normalize: Mapping[str, bool] = _NOTHING  # arguments of VecNormalize, which is not used without any
 
 
 _SMALL_NETWORK: Mapping[str, Any] = {"net_arch": [256, 256]}
@@ -185,17 +185,10 @@ _KINDS = {"configs/minigrid.py": _MINIGRID, "configs/pong.py": _ATARI, "configs/
 
 
 def is_atari(config: str) -> bool:
-    """Whether the tasks of a config get what AtariWrapper does: four frames stacked, and in training the sign of the reward."""
+    """Whether a config's tasks get AtariWrapper's treatment: four stacked frames and, in training, the sign of the reward."""
     return _KINDS.get(config) == _ATARI
 
 
 def of(task: str, config: str, agent: str) -> Peer:
-    """The settings of a peer on a task.
-
-    Args:
-      config: the task's file in configs/.
-
-    Raises:
-      KeyError: for a task that has none.
-    """
+    """The settings of a peer on a task; `config` is the task's file in configs/."""
     return PEERS[_KINDS.get(config, task), agent]

@@ -1,5 +1,6 @@
-"""What benchmarks leave behind: aligned tables for people, records for machines."""
+"""What benchmarks print and write: aligned tables for people, JSON records for machines."""
 
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,31 +13,20 @@ from reproductions import records
 
 
 def aligned(lines: Sequence[Sequence[str]], to_the_right: bool = False) -> str:
-    """Lines of cells as columns of text.
-
-    Args:
-      lines: the same number of cells each, the headings first.
-      to_the_right: numbers want it, words do not.
-    """
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    """Lines of cells as columns of text; all lines have the same number of cells, and numbers are aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     place = str.rjust if to_the_right else str.ljust
     return "\n".join("  ".join(place(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def record(module: str, content: dict[str, Any], settings: Settings | None = None) -> dict[str, Any]:
-    """What was measured, with the command, the commit and the machine; write it with `records.write_json`.
-
-    Args:
-      module: the benchmark's, such as "throughput".
-      content: what it measured.
-      settings: those that it was asked for.
-    """
+    """The measurements of the benchmark `module`, with the command, the commit, the machine and the requested settings."""
     found = {
         "benchmark": module,
         "command": " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]]),
         "date": records.now()[:10],
         "git": records.git_state(),
-        # Not asked in a process of its own: this one holds the device.
+        # Not asked in another process: this one holds the device.
         "machine": records.machine(device=jax.devices()[0].device_kind),
         **content,
     }
@@ -44,6 +34,13 @@ def record(module: str, content: dict[str, Any], settings: Settings | None = Non
         found["settings"] = config.to_dict(settings)
     rounded: dict[str, Any] = records.rounded(found)
     return rounded
+
+
+def write_json(path: str | None, module: str, content: dict[str, Any], settings: Settings | None = None) -> None:
+    """Writes the record to the file that --json names, if it does."""
+    if path:
+        records.write_json(pathlib.Path(path), record(module, content, settings))
+        print(f"wrote {path}")
 
 
 def readable(value: float) -> str:

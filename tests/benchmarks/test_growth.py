@@ -3,7 +3,7 @@
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from absl import flags
@@ -20,10 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 def asked(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
     """One short repeat at small sizes, into a folder of its own."""
     arguments = ["growth", "--config=configs/zaxxon.py:smoke", "--repeats=1", "--seconds=0", f"--results={tmp_path}", "--tables=fill"]
-    sizes = ["--fills=0,20,49", "--replays=400,800", "--environments=4,8", "--batches=2,4", "--traces=4,6"]
     monkeypatch.setattr(sys, "argv", arguments)
     flags.FLAGS.unparse_flags()
-    flags.FLAGS(arguments + sizes)
+    flags.FLAGS(arguments)
     yield tmp_path
     flags.FLAGS.unparse_flags()
 
@@ -31,12 +30,13 @@ def asked(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[p
 def test_what_is_measured_stays_when_the_next_size_fails(
     asked: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure(settings: Settings) -> Iterator[growth.Row]:
+    def measure(settings: Settings, sizes: Sequence[int]) -> Iterator[growth.Row]:
+        assert sizes == (1, 1_000, 9_000)
         yield {"size": 1, "ms": 2.0}
         yield {"size": 1_000, "ms": 3.0}
         raise RuntimeError("RESOURCE_EXHAUSTED: no memory\nfor so many")
 
-    monkeypatch.setattr(growth, "TABLES", {"fill": growth.Table("embeddings", ("ms",), measure)})
+    monkeypatch.setattr(growth, "TABLES", {"fill": growth.Table("embeddings", (1, 1_000, 9_000), ("ms",), measure)})
     with pytest.raises(SystemExit) as ended:
         growth.main()
     assert ended.value.code == 1
@@ -50,13 +50,20 @@ def test_what_is_measured_stays_when_the_next_size_fails(
 
 
 @pytest.mark.parametrize(
-    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("environments", "batch", "trace", "fill")), "replay"]
+    ("name", "sizes"),
+    [
+        *(
+            pytest.param(name, sizes, marks=pytest.mark.slow)
+            for name, sizes in {"environments": (4, 8), "batch": (2, 4), "trace": (4, 6), "fill": (0, 20, 49)}.items()
+        ),
+        ("replay", (400, 800)),
+    ],
 )
-def test_every_table_has_a_row_a_size_with_all_its_columns(name: str, asked: pathlib.Path) -> None:
+def test_every_table_has_a_row_a_size_with_all_its_columns(name: str, sizes: tuple[int, ...], asked: pathlib.Path) -> None:
     del asked
     table = growth.TABLES[name]
-    rows = list(table.measure(config.finalise(tiny.zaxxon_settings())))
-    assert len(rows) == (3 if name == "fill" else 2)
+    rows = list(table.measure(config.finalise(tiny.zaxxon_settings()), sizes))
+    assert [row["size"] for row in rows] == list(sizes)
     for row in rows:
         assert row.keys() == {"size", *table.columns}
         assert all(value > 0 for column, value in row.items() if column != "size")

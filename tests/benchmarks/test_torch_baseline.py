@@ -1,11 +1,7 @@
-"""The PyTorch reference computes what the agent computes, from the same parameters; its worker answers."""
+"""The PyTorch reference computes what the agent computes, from the same parameters, also in a process of its own."""
 
 import functools
-import json
-import subprocess
-import sys
-import threading
-from pathlib import Path
+import types
 from typing import Any
 
 import jax
@@ -21,21 +17,19 @@ from agent57_jax.algorithm import policy_family
 from agent57_jax.config import Settings
 from agent57_jax.networks.q_network import QInputs
 from agent57_jax.types import FIRST, LAST, MID, ActingParameters, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
+from benchmarks.baseline_process import Baseline, BaselineError
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.baselines import torch_agent57 as baseline  # noqa: E402  # needs torch
+from benchmarks.baselines import torch_actor, torch_learner, torch_networks  # noqa: E402  # needs torch
 
-ROOT = Path(__file__).resolve().parents[2]
 ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 E = 3
 # No two axes alike, so that a swapped pair shows; a memory smaller than the script of the actor's test.
-SIZES = baseline.Sizes(
-    image_shape=(14, 12, 2),
+SIZES = types.SimpleNamespace(
     conv_features=(4, 3),
     conv_kernels=(4, 3),
     conv_strides=(2, 1),
-    num_actions=5,
     num_policies=12,
     torso_size=10,
     lstm_size=6,
@@ -50,8 +44,8 @@ SIZES = baseline.Sizes(
     train_timesteps=2,
 )
 # Of the size of the gradients, so that a step shows each of them.
-VISIBLE = {"LEARNING_RATE": 0.01, "NOVELTY_LEARNING_RATE": 0.03, "ADAM_EPSILON": 0.1, "MAX_GRADIENT_NORM": 5.0, "EMBEDDING_L2": 0.01}
-SPEC = EnvironmentSpec(SIZES.image_shape, np.dtype("uint8"), SIZES.num_actions, tuple("abcde"), 1)
+VISIBLE = {"learning_rate": 0.01, "novelty_learning_rate": 0.03, "adam_epsilon": 0.1, "max_gradient_norm": 5.0, "embedding_l2": 0.01}
+SPEC = EnvironmentSpec((14, 12, 2), np.dtype("uint8"), 5, tuple("abcde"), 1)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +64,7 @@ def parts() -> programs.Parts:
             setattr(section, name, getattr(SIZES, name))
     settings.environment.num_envs, settings.environment.num_groups = E, 1
     for name, value in VISIBLE.items():
-        setattr(settings.learner, name.lower(), value)
+        setattr(settings.learner, name, value)
     settings.replay.period, settings.replay.min_sequences = 3, E
     return programs.build(config.finalise(settings), SPEC)
 
@@ -89,7 +83,7 @@ def random_state() -> LearnerState:
     for q in (parameters.q, target):
         for layer in ("Dense_0", "Dense_2"):  # values of several units of return, where the transform bends
             q["heads"][layer]["kernel"] *= np.float32(5)
-    return LearnerState(parameters, empty, target, fixed, parameters.embedding["embedding"], updates)
+    return LearnerState(parameters, empty, target, fixed, parameters.embedding["embedding"], None, None, updates)
 
 
 def one_device(function: Any, in_specs: Any, out_specs: Any, *arguments: Any) -> Any:
@@ -118,7 +112,7 @@ def torso(prefix: str, tree: Any) -> dict[str, Any]:
 
 def behind_torso(prefix: str, tree: Any) -> dict[str, Any]:
     """A dense layer over features that are flat as height, width, channels there and as channels, height, width here."""
-    channels, height, width = SIZES.torso_output
+    channels, height, width = 3, 4, 3
     kernel = np.asarray(tree["kernel"]).reshape(height, width, channels, -1).transpose(2, 0, 1, 3)
     return linear(prefix, {"kernel": kernel.reshape(height * width * channels, -1), "bias": tree["bias"]})
 
@@ -126,7 +120,7 @@ def behind_torso(prefix: str, tree: Any) -> dict[str, Any]:
 def q_parameters(tree: Any, v: int) -> dict[str, Any]:
     tree = jax.tree.map(lambda leaf: np.array(leaf[v]), tree)
     encoder, heads = tree["encoder"], tree["heads"]
-    found = torso("torso", encoder["Convolutions_0"]) | behind_torso("dense", encoder["Dense_0"]) | linear("lstm.input", encoder["Dense_1"])
+    found = features_parameters(encoder, "encoder.") | linear("lstm.input", encoder["Dense_1"])
     found["lstm.input.bias"][SIZES.lstm_size : 2 * SIZES.lstm_size] += 1  # a constant there, part of the bias here
     found["lstm.recurrent.weight"] = tree["recurrent"].T
     # Flax numbers a layer before those in its argument.
@@ -137,12 +131,11 @@ def q_parameters(tree: Any, v: int) -> dict[str, Any]:
 
 def embedding_parameters(tree: Any) -> dict[str, Any]:
     embedding, inverse = tree["embedding"], tree["inverse"]
-    found = torso("torso", embedding["Convolutions_0"]) | behind_torso("dense", embedding["Dense_0"])
-    return found | linear("inverse.0", inverse["Dense_0"]) | linear("inverse.2", inverse["Dense_1"])
+    return features_parameters(embedding, "encoder.") | linear("inverse.0", inverse["Dense_0"]) | linear("inverse.2", inverse["Dense_1"])
 
 
-def features_parameters(tree: Any) -> dict[str, Any]:
-    return torso("0", tree["Convolutions_0"]) | behind_torso("1", tree["Dense_0"])
+def features_parameters(tree: Any, prefix: str = "") -> dict[str, Any]:
+    return torso(f"{prefix}0", tree["Convolutions_0"]) | behind_torso(f"{prefix}1", tree["Dense_0"])
 
 
 def load(module: Any, values: dict[str, Any]) -> None:
@@ -156,7 +149,7 @@ def load_novelty(module: Any, state: LearnerState) -> None:
 
 
 def loaded_learner(state: LearnerState) -> Any:
-    learner = baseline.Learner(SIZES)
+    learner = torch_learner.Learner(parts().settings, SPEC)
     for v in range(2):
         load(learner.online[v], q_parameters(state.parameters.q, v))
         load(learner.target[v], q_parameters(state.target_q, v))
@@ -169,7 +162,7 @@ def loaded_learner(state: LearnerState) -> Any:
 
 def make_batch() -> Any:
     """Random sequences with every kind of border, as tensors."""
-    batch = baseline.random_batch(SIZES, seed=1)
+    batch = torch_learner.random_batch(parts().settings, SPEC, seed=1)
     step_type, discount = np.full((4, 8), MID), np.ones((4, 8), np.float32)
     for b, t, d in ((1, 2, 0.0), (2, 3, 1.0), (3, 5, 0.0), (3, 7, 1.0)):
         step_type[b, t], discount[b, t] = LAST, d
@@ -198,39 +191,9 @@ def ours(batch: Any) -> Batch:
 # Tests ------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_paper_sizes_are_the_defaults():
-    settings, sizes = Settings(), baseline.Sizes()
-    found = {
-        name: getattr(section, name)
-        for section in (settings.network, settings.policy, settings.novelty, settings.replay, settings.learner)
-        for name in type(section).__annotations__.keys() & sizes.__dict__.keys()
-    }
-    assert len(found) == len(sizes.__dict__) - 2  # image and actions are the environment's
-    assert found == {name: getattr(sizes, name) for name in found}
-
-
-@pytest.mark.parametrize(
-    ("section", "names"),
-    [
-        ("learner", ("learning_rate", "novelty_learning_rate", "adam_epsilon", "max_gradient_norm", "trace_lambda", "target_epsilon")),
-        ("learner", ("target_period_updates", "embedding_l2")),
-        ("novelty", ("kernel_epsilon", "cluster_distance", "pseudo_count", "max_similarity", "max_factor", "statistics_horizon")),
-        ("policy", ("beta_max", "gamma_0", "gamma_1", "gamma_2")),
-        ("actor", ("epsilon_base", "epsilon_alpha")),
-        ("replay", ("eta",)),
-    ],
-)
-def test_constants_are_the_default_settings(section, names):
-    defaults = getattr(Settings(), section)
-    assert {name: getattr(baseline, name.upper()) for name in names} == {name: getattr(defaults, name) for name in names}
-
-
-def test_family_equals_ours():
-    family = parts().learner.family
-    np.testing.assert_allclose(baseline.intrinsic_betas(SIZES.num_policies), family.betas, rtol=1e-6)
-    np.testing.assert_allclose(baseline.discounts(SIZES.num_policies), family.gammas, rtol=1e-6)
-    for count in (1, E):
-        np.testing.assert_allclose(baseline.actor_epsilons(count), policy_family.actor_epsilons(np.arange(count), count), rtol=1e-5)
+def test_exploration_rates_equal_ours():
+    actor = torch_actor.Actor(parts().settings, SPEC, E)
+    np.testing.assert_allclose(actor.epsilon, policy_family.actor_epsilons(np.arange(E), E), rtol=1e-5)
 
 
 def test_unrolled_values_with_resets_inside_equal_ours():
@@ -244,21 +207,25 @@ def test_unrolled_values_with_resets_inside_equal_ours():
     assert np.any(inputs.is_first[:, 1:])
 
     is_first = batch.step_type == FIRST
-    context = baseline.make_context(
-        SIZES, torch.tensor(previous).long(), batch.extrinsic_reward, batch.intrinsic_reward, batch.policy, is_first
+    context = torch_networks.make_context(
+        SPEC.num_actions,
+        SIZES.num_policies,
+        torch.tensor(previous).long(),
+        batch.extrinsic_reward,
+        batch.intrinsic_reward,
+        batch.policy,
+        is_first,
     )
     for v in range(2):
-        network = baseline.QNetwork(SIZES)
+        network = torch_networks.QNetwork(parts().settings, SPEC)
         load(network, q_parameters(state.parameters.q, v))
         with torch.no_grad():
-            found = network(baseline.to_images(batch.observation), context, is_first, batch.hidden[v], batch.cell[v])
+            found = network(torch_networks.to_images(batch.observation), context, is_first, batch.hidden[v], batch.cell[v])
         for one, other in zip(found, (values[v], hidden[:, v], cell[:, v]), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_losses_priorities_and_steps_equal_ours(monkeypatch):
-    for name, value in VISIBLE.items():
-        monkeypatch.setattr(baseline, name, value)
+def test_losses_priorities_and_steps_equal_ours():
     batch, state = make_batch(), random_state()
     update = one_device(parts().learner.update, (ALL, ROWS), UpdateOutput(ALL, ROWS, ALL), state, ours(batch))
     expected = update(state, ours(batch))
@@ -267,7 +234,7 @@ def test_losses_priorities_and_steps_equal_ours(monkeypatch):
     for name, loss in losses.items():
         np.testing.assert_allclose(loss.item(), expected.metrics[f"loss/{name}"], rtol=1e-3, err_msg=name)
     norms = [value for name, value in expected.metrics.items() if name.startswith("gradient_norm/")]
-    assert min(norms) < baseline.MAX_GRADIENT_NORM < max(norms)
+    assert min(norms) < VISIBLE["max_gradient_norm"] < max(norms)
     np.testing.assert_allclose(learner.update(batch), expected.priorities, rtol=1e-3)
 
     # Two updates, so that the moments of Adam count too.
@@ -285,9 +252,9 @@ def test_losses_priorities_and_steps_equal_ours(monkeypatch):
             np.testing.assert_allclose(value.numpy() - before[name], step, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_targets_are_copied_in_their_period(monkeypatch):
-    monkeypatch.setattr(baseline, "TARGET_PERIOD_UPDATES", 2)
-    learner, batch = baseline.Learner(SIZES), make_batch()
+def test_targets_are_copied_in_their_period():
+    settings = config.changed(parts().settings, {"learner.target_period_updates": 2})
+    learner, batch = torch_learner.Learner(settings, SPEC), make_batch()
 
     def differ() -> bool:
         return any(not torch.equal(a, b) for a, b in zip(learner.online.parameters(), learner.target.parameters(), strict=True))
@@ -304,15 +271,15 @@ def test_intrinsic_reward_equals_ours():
     assert novelty is not None
     parameters = ActingParameters(None, state.acting_embedding, state.parameters.predictor, state.random_target)
     carried, statistics = jax.device_get((novelty.init_state(E), novelty.init_statistics()))
-    actor = baseline.Actor(SIZES, E)
+    actor = torch_actor.Actor(parts().settings, SPEC, E)
     load_novelty(actor, state)
     rng = np.random.default_rng(2)
-    places = rng.integers(0, 256, (4, *SIZES.image_shape)).astype(np.uint8)  # seen again and again: distances of exactly 0
+    places = rng.integers(0, 256, (4, *SPEC.observation_shape)).astype(np.uint8)  # seen again and again: distances of exactly 0
     step = None
     rewards = []
     for t in range(14):
         observation = np.where(
-            rng.uniform(size=(E, 1, 1, 1)) < 0.5, places[rng.integers(0, 4, E)], rng.integers(0, 256, (E, *SIZES.image_shape))
+            rng.uniform(size=(E, 1, 1, 1)) < 0.5, places[rng.integers(0, 4, E)], rng.integers(0, 256, (E, *SPEC.observation_shape))
         )
         observation = observation.astype(np.uint8)
         step_type = np.array([FIRST if t in starts else MID for starts in ((0,), (0, 4), (0, 4, 5, 11))])
@@ -328,10 +295,10 @@ def test_intrinsic_reward_equals_ours():
 
 def test_actor_acts_on_what_its_networks_say():
     torch.manual_seed(0)
-    actor = baseline.Actor(SIZES, E)
+    actor = torch_actor.Actor(parts().settings, SPEC, E)
     actor.epsilon = torch.tensor([0.0, 0.5, 1.0])
     length = 12
-    observation = torch.randint(256, (E, length, *SIZES.image_shape), dtype=torch.uint8)
+    observation = torch.randint(256, (E, length, *SPEC.observation_shape), dtype=torch.uint8)
     reward = torch.randn(E, length)
     step_type = torch.full((E, length), MID)
     step_type[:, 0] = step_type[1, 5] = FIRST
@@ -346,79 +313,40 @@ def test_actor_acts_on_what_its_networks_say():
     is_first = step_type == FIRST
     previous = torch.nn.functional.pad(action[:, :-1], (1, 0))
     policy = torch.arange(E)[:, None].expand(E, length)
-    context = baseline.make_context(SIZES, previous, reward, torch.stack(rewards, dim=1), policy, is_first)
+    context = torch_networks.make_context(
+        SPEC.num_actions, SIZES.num_policies, previous, reward, torch.stack(rewards, dim=1), policy, is_first
+    )
     zeros = torch.zeros(E, SIZES.lstm_size)
-    images = baseline.to_images(observation)
+    images = torch_networks.to_images(observation)
     with torch.no_grad():
-        unrolled = [network(images, context, is_first, zeros, zeros) for network in (actor.extrinsic, actor.intrinsic)]
+        unrolled = [network(images, context, is_first, zeros, zeros) for network in actor.networks]
     for (_, *wanted), state in zip(unrolled, actor.states, strict=True):
         for one, other in zip(state, wanted, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
     extrinsic, intrinsic = unrolled[0][0], unrolled[1][0]
-    greedy = (extrinsic + baseline.intrinsic_betas(SIZES.num_policies)[:E, None, None] * intrinsic).argmax(dim=-1)
+    greedy = (extrinsic + torch.tensor(parts().learner.family.betas)[:E, None, None] * intrinsic).argmax(dim=-1)
     assert torch.equal(action[0], greedy[0]) and not torch.equal(action[2], greedy[2])
-    share = actor.epsilon[:, None] / SIZES.num_actions
+    share = actor.epsilon[:, None] / SPEC.num_actions
     expected = torch.where(action == greedy, 1 - actor.epsilon[:, None] + share, share.expand(E, length))
     np.testing.assert_allclose(probability, expected, rtol=1e-6)
 
 
 def test_filled_memories_are_compared_with():
-    actor = baseline.Actor(SIZES, E, fill=5)
+    actor = torch_actor.Actor(parts().settings, SPEC, E, fill=5)
     distances = actor._nearest(actor.memory[:, 3] + 0.0, torch.tensor([False, False, True]))
     assert torch.all(distances[:2, 0] == 0) and torch.all(torch.isfinite(distances[:2]))
-    assert torch.all(distances[2] == baseline.NO_NEIGHBOUR)  # its episode begins here
+    assert torch.all(distances[2] == torch_actor.NO_NEIGHBOUR)  # its episode begins here
     assert actor.inserted.tolist() == [6, 6, 1]
     actor.refill()
     assert actor.inserted.tolist() == [5, 5, 5]
 
 
-TINY = {name: list(value) if isinstance(value, tuple) else value for name, value in SIZES.__dict__.items()}
-REQUESTS = [
-    ({"make": "actor", "num_envs": 2, "fill": 3, **TINY}, {"made": "actor"}),
-    ({"make": "learner", **TINY}, {"made": "learner"}),
-    ({"run": "actor", "times": 2}, "seconds"),
-    ({"run": "learner", "times": 1}, "seconds"),
-    ({"run": "actor", "times": 0}, "error"),
-    ({"run": "critic", "times": 1}, "error"),
-    ({"run": ["actor"], "times": 1}, "error"),
-    ({"make": "critic"}, "error"),
-    ({"make": "actor", **TINY}, "error"),
-    ({"make": "actor", "num_envs": 2, **TINY, "fill": 7}, "error"),
-    ({"make": "learner", **TINY, "num_policies": 9}, "error"),
-    ({"make": "learner", **TINY, "lstm_size": 0}, "error"),
-    ({"make": "learner", **TINY, "lstm_size": "6"}, "error"),
-    ({"make": "learner", **TINY, "conv_features": 4}, "error"),
-    ({"make": "learner", **TINY, "image_shape": [5, 5, 1]}, "error"),
-    ({"make": "learner", "lstm_units": 6}, "error"),
-    ([], "error"),
-    ({"quit": True, "times": 1}, "error"),
-]
+def test_the_reference_runs_in_its_own_process():
+    with Baseline(parts().settings, SPEC, fill=3) as reference:
+        assert (reference.act(), reference.update()) == (E, 1.0)
 
 
-def matches(answer: str, wanted: Any) -> bool:
-    """Whether an answer is this one; of seconds and errors only the name is known."""
-    found = json.loads(answer)
-    return list(found) == [wanted] and bool(found[wanted]) if isinstance(wanted, str) else found == wanted
-
-
-def test_requests_are_answered():
-    lines = [*(json.dumps(request) for request, _ in REQUESTS), "not JSON", '{"quit": true}', '{"run": "actor", "times": 1}']
-    answers: list[str] = []
-    baseline.serve(lines, answers.append)
-    for answer, wanted in zip(answers, [*(wanted for _, wanted in REQUESTS), "error"], strict=True):
-        assert matches(answer, wanted), answer
-
-
-def test_worker_answers_at_once():
-    command = [sys.executable, "-m", "benchmarks.baselines.torch_agent57", "--threads=1"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
-        assert worker.stdin is not None and worker.stdout is not None
-        silence = threading.Timer(60, worker.kill)  # an answer that never comes fails the test instead of hanging it
-        silence.start()
-        for request, wanted in (REQUESTS[0], REQUESTS[2], ({"run": "learner", "times": 1}, "error")):
-            print(json.dumps(request), file=worker.stdin, flush=True)
-            answer = worker.stdout.readline()
-            assert matches(answer, wanted), answer
-        print('{"quit": true}', file=worker.stdin, flush=True)
-        assert worker.wait() == 0
-        silence.cancel()
+def test_settings_that_the_reference_lacks_are_refused():
+    settings = config.changed(parts().settings, {"learner.combined_loss": True})
+    with pytest.raises(BaselineError, match=r"does not implement learner\.combined_loss=True"):
+        Baseline(settings, SPEC, fill=0)
