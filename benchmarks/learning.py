@@ -4,7 +4,7 @@
         [--stop_when_solved] [--only_report] [--config.NAME=VALUE ...]
 
 Each run has a folder RUNS/TASK/AGENT/seedS. It trains until its budget of wall-clock time is used up; 100 greedy episodes then judge it.
-The same command goes on where it was stopped, and runs no finished run again. After every run it writes the report: OUT.json, a picture
+The same command resumes where it was stopped, and runs no finished run again. After every run it writes the report: OUT.json, a picture
 for each task, and a table. Runs that OUT.json already has stay in it, also when their folders are gone. The protocol is in
 benchmarks/README.md. What peers need is in requirements-peers.txt.
 """
@@ -71,7 +71,7 @@ def plan(options: argparse.Namespace, overrides: Mapping[str, Any]) -> list[Run]
 
 
 def jobs_of(runs: Sequence[Run], options: argparse.Namespace, facts: Mapping[str, Any], say: Any = print) -> tuple[list[Job], list[str]]:
-    """The jobs of all runs that are not done, with a line said of each run; and why some runs cannot go on.
+    """The jobs of all runs that are not done, with a line said of each run; and why some runs cannot resume.
 
     Args:
       facts: where the runs run.
@@ -87,7 +87,7 @@ def jobs_of(runs: Sequence[Run], options: argparse.Namespace, facts: Mapping[str
             continue
         if not is_trained:
             steps = folders.saved_steps(run.folder)
-            say(f"{run.name}: " + (f"goes on after {steps:,} steps" if steps else "to be trained"))
+            say(f"{run.name}: " + (f"resumes after {steps:,} steps" if steps else "to be trained"))
             jobs.append(learning_runs.training_job(run, options.episodes, options.peers_python, options.stop_when_solved, facts))
         elif not evaluation.is_done():
             say(f"{run.name}: trained, to be evaluated")
@@ -134,9 +134,9 @@ def main() -> None:
     except (ReproductionError, SettingsError, OSError) as error:
         command_line.fail(str(error).replace("\n", "; "))
     except JobError as error:
-        command_line.fail(f"{error}\nThe same command goes on with what is missing.", code=1)
+        command_line.fail(f"{error}\nThe same command continues with what is missing.", code=1)
     except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from here", flush=True)
+        print(f"{stopped}; the same command resumes", flush=True)
         sys.exit(128 + stopped.number)
 
 

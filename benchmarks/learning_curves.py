@@ -17,7 +17,7 @@ WINDOW = 3  # points whose mean is held against a threshold
 
 
 class Point(NamedTuple):
-    """Where a training stands, and what it scores there."""
+    """A point of a run's curve: how far it is, and its returns."""
 
     seconds: float  # of the clock
     steps: int

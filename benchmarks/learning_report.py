@@ -68,7 +68,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     last = list(runs[0]["reached"])
     return {
-        # A run that still goes on has no score yet: it is not one that failed.
+        # An unfinished run has no score yet; it did not fail.
         "score": over_seeds([run["score"] for run in runs if run["score"] is not None]),
         "seconds": over_seeds([run["seconds"] for run in runs]),
         "steps": over_seeds([run["steps"] for run in runs]),

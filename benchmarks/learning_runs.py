@@ -1,6 +1,6 @@
-"""Trainings of the proving ground as jobs: they are stopped when their budget is used up, and go on where they were interrupted.
+"""Training runs of the proving ground as jobs: they stop when their budget is used up, and resume where they were interrupted.
 
-The clock is wall-clock time from the start of a training's process: imports, environments, compilation and all, added up over its starts.
+The clock is wall-clock time from the start of a run's process, with imports, environments and compilation, summed over its starts.
 What a kill has lost is not counted. A run's folder keeps in learning.json what its starts needed before their loops began; all that comes
 later is in the `seconds` of its metrics.
 """
@@ -86,7 +86,7 @@ def is_trained(run: Run, stop_when_solved: bool) -> bool:
 
 
 class Watch:
-    """Follows one start of a training. Make it before the training starts."""
+    """Follows one start of a run. Make it before the run starts."""
 
     def __init__(self, run: Run, stop_when_solved: bool, facts: Mapping[str, Any]) -> None:
         """`facts`: what learning.json is to say of where the run runs."""
@@ -159,7 +159,7 @@ class Watch:
         return status.st_dev, status.st_ino
 
     def _line(self) -> Mapping[str, Any] | None:
-        """The last line of metrics of this start: a training begins with a file of its own, also when it goes on with what was in it."""
+        """The last line of metrics of this start. A run writes a new file when it resumes, which begins with the old lines."""
         if self._file() == self._before:
             return None
         line = folders.last_metrics(self._run.folder)
@@ -167,7 +167,7 @@ class Watch:
 
 
 def train_command(run: Run, peers_python: str) -> list[str]:
-    """The command line of a training."""
+    """The command line of a run."""
     if not run.is_peer:
         return common.train_command(run.training, run.folder)
     budget = f"--minutes={run.budget.minutes}" if run.budget.steps is None else f"--steps={run.budget.steps}"
@@ -189,7 +189,7 @@ def evaluation_job(run: Run, episodes: int, peers_python: str) -> Job:
 
 
 def training_job(run: Run, episodes: int, peers_python: str, stop_when_solved: bool, facts: Mapping[str, Any]) -> Job:
-    """The job that trains, or goes on with, a run, and then evaluates it."""
+    """The job that trains or resumes a run, and then evaluates it."""
     watch = Watch(run, stop_when_solved, facts)
     return Job(
         name=run.name,

@@ -42,7 +42,7 @@ class Task:
     """One task: where its settings are, how long an agent may train, and what counts as progress."""
 
     config: str  # a file of configs/
-    minutes: float  # wall-clock time of a training
+    minutes: float  # wall-clock time of a run
     thresholds: tuple[float, ...]  # greedy returns, rising
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # name of a setting -> value
 
@@ -67,7 +67,7 @@ TASKS: Mapping[str, Task] = {
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long a training goes on: wall-clock time, or environment steps."""
+    """How long a run trains: wall-clock time, or environment steps."""
 
     minutes: float | None = None
     steps: int | None = None
@@ -84,7 +84,7 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training of one agent."""
+    """One run of one agent."""
 
     task: str
     agent: str
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run in a word."""
+        """Its name in reports."""
         return f"{self.task}/{self.agent}/seed{self.seed}"
 
     @property

@@ -1,6 +1,6 @@
 """Breaks the algorithm on purpose, one line at a time, and shows which tests see it.
 
-    python -m tests.mutations [--only=PART_OF_A_NAME] [--workers=2] [--write=docs/mutations.md]
+    python -m tests.mutations [--only=PART_OF_A_NAME] [--unit] [--workers=2] [--write=docs/mutations.md]
 
 Every mutation is made in a copy of the project; the learning test and the unit tests beside it are run there, and at least one of them has
 to fail; unbroken, all of them have to pass. Exit code 1 if a mutation survives, 2 if a line to be broken is no longer there.
@@ -45,14 +45,15 @@ class Verdict(NamedTuple):
     @property
     def caught(self) -> bool:
         """Whether a test failed."""
-        return self.learning != PASSES or self.unit != PASSES
+        return self.learning not in (PASSES, NOT_RUN) or self.unit != PASSES
 
 
-PASSES = "passes"
+PASSES, NOT_RUN = "passes", "not run"
 HEAD = """# Mutation tests
 
 `python -m tests.mutations --write=docs/mutations.md` breaks one line of the algorithm at a time, runs the unit tests and the learning test
 (`tests/test_learning.py`), and writes this page. All of these tests pass on the unbroken code. Each cell names the first test that fails.
+`--unit` leaves the learning test out, which takes most of the time.
 """
 
 MUTATIONS = (
@@ -347,20 +348,20 @@ def copied_project() -> Iterator[pathlib.Path]:
         yield folder
 
 
-def first_failure_unbroken(chosen: Sequence[Mutation]) -> str:
+def first_failure_unbroken(chosen: Sequence[Mutation], with_learning: bool) -> str:
     """The first test that fails in a copy without a mutation, or PASSES: only what passes there can see a mutation."""
     with copied_project() as folder:
-        return run_tests(folder, (*sorted({test for mutation in chosen for test in mutation.tests}), LEARNING))
+        return run_tests(folder, (*sorted({test for mutation in chosen for test in mutation.tests}), *[LEARNING] * with_learning))
 
 
-def judge(mutation: Mutation) -> Verdict:
+def judge(mutation: Mutation, with_learning: bool) -> Verdict:
     """Runs the tests in a copy of the project with the mutation."""
     started = time.monotonic()
     with copied_project() as folder:
         path = folder / mutation.path
         path.write_text(broken_source(mutation, path.read_text()))
         unit = run_tests(folder, mutation.tests)
-        learning = run_tests(folder, (LEARNING,))
+        learning = run_tests(folder, (LEARNING,)) if with_learning else NOT_RUN
     return Verdict(mutation, learning, unit, time.monotonic() - started)
 
 
@@ -376,7 +377,7 @@ def table(verdicts: list[Verdict]) -> str:
         cells = [
             mutation.name,
             mutation.path.removeprefix("agent57_jax/"),
-            *(result if result == PASSES else f"`{name_of_test(result)}`" for result in (unit, learning)),
+            *(result if result in (PASSES, NOT_RUN) else f"`{name_of_test(result)}`" for result in (unit, learning)),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -386,6 +387,7 @@ def main() -> None:
     """Breaks what the arguments name and prints the table."""
     parser = argparse.ArgumentParser(description="Break one line at a time and expect a red test.")
     parser.add_argument("--only", default="", help="part of the names of the mutations to try")
+    parser.add_argument("--unit", action="store_true", help="run the unit tests alone")
     parser.add_argument("--workers", type=int, default=1, help="mutations tried at the same time; each has threads of its own")
     parser.add_argument("--write", type=pathlib.Path, help="file for the table")
     arguments = parser.parse_args()
@@ -397,12 +399,12 @@ def main() -> None:
             broken_source(mutation, (ROOT / mutation.path).read_text())
     except ValueError as error:
         parser.error(str(error))
-    failure = first_failure_unbroken(chosen)
+    failure = first_failure_unbroken(chosen, not arguments.unit)
     if failure != PASSES:
         parser.error(f"without any mutation {failure} fails: mend that first")
     verdicts: list[Verdict] = []
     with concurrent.futures.ThreadPoolExecutor(max(1, arguments.workers)) as pool:
-        for verdict in pool.map(judge, chosen):
+        for verdict in pool.map(lambda mutation: judge(mutation, not arguments.unit), chosen):
             verdicts.append(verdict)
             name, learning, unit = verdict.mutation.name, verdict.learning, verdict.unit
             print(f"{name}: unit tests {unit}; learning test {learning} ({verdict.seconds:.0f} s)", flush=True)
