@@ -78,7 +78,7 @@ def vertex_processes(specification: str) -> tuple[str, int, int]:
 def _say_why_aborted(number: int) -> None:
     print(
         f"error: process {jax.process_index()} was given up by JAX (reason above), most likely since process 0 is gone. "
-        f"Start all processes again: they go on from the last checkpoint",
+        f"Restart all processes: they will resume from the last checkpoint",
         file=sys.stderr,
         flush=True,
     )

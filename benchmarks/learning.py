@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"greedy episodes of the final score; default: {EPISODES}")
     parser.add_argument("--runs", type=paths.path, default=pathlib.Path("runs/learning"), help="folder of the runs")
     parser.add_argument(
-        "--out", type=paths.path, default=ROOT / "benchmarks/results/learning", help="the report's files without their ends"
+        "--out", type=paths.path, default=ROOT / "benchmarks/results/learning", help="path prefix of the report's files, without extension"
     )
     parser.add_argument("--readme", type=paths.path, help="document to write the table into, between its markers")
     parser.add_argument("--peers_python", default=sys.executable, help="interpreter with requirements-peers.txt; default: this one")

@@ -1,4 +1,4 @@
-"""What the proving ground leaves behind: a record, a picture for each task, and a table."""
+"""The report of the learning benchmark: a record, a picture for each task, and a table."""
 
 import itertools
 import pathlib

@@ -1,4 +1,4 @@
-"""Training runs of the proving ground as jobs: they stop when their budget is used up, and resume where they were interrupted.
+"""Training runs of the learning benchmark as jobs: they stop when their budget is used up, and resume where they were interrupted.
 
 The clock is wall-clock time from the start of a run's process, with imports, environments and compilation, summed over its starts.
 What a kill has lost is not counted. A run's folder keeps in learning.json what its starts needed before their loops began; all that comes

@@ -1,4 +1,4 @@
-"""The tasks of the proving ground, their budgets and thresholds, and what a run of it is."""
+"""The tasks of the learning benchmark, their budgets and thresholds, and what a run of it is."""
 
 import dataclasses
 import pathlib

@@ -3,7 +3,7 @@
 python train.py --config=configs/atari.py --config.environment.task_id=Pong-v5 --workdir=runs/pong
 
 paper: the numbers of the Agent57 paper; one GPU; the full replay alone takes 36 GB ("auto" fits a smaller one). Hours and score:
-not measured yet. laptop: the same algorithm sized for a CPU with two cores and 8 GiB. smoke: about a minute, to see that everything works.
+not measured yet. laptop: rules and sizes for two CPU cores and 8 GiB. smoke: about a minute, to see that everything works.
 """
 
 from collections.abc import Callable

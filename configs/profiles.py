@@ -1,4 +1,4 @@
-"""What stands behind the colon of --config=configs/NAME.py:PROFILE,AGENT: the profiles that every task has, and the family of agents.
+"""What may follow the colon in --config=configs/NAME.py:PROFILE,AGENT: the profiles that every task has, and the family of agents.
 
 Agents are the columns of the papers' tables (Agent57 §4, Table 1; NGU §4; R2D2 App.), and MEME. Each is Agent57 with parts switched off,
 or on, and with the hyperparameters of its own paper; without an agent's name a config has the agent that its task's paper has. A small

@@ -130,7 +130,7 @@ def compute() -> Finding:
     program = jax.jit(lambda x: (x @ x, jax.lax.conv(x[None, None], x[None, None, :8, :8], (4, 4), "VALID")))
     for index, device in enumerate(jax.local_devices()):
         if not all((value == 64).all() for value in jax.device_get(program(jax.device_put(jnp.ones((64, 64)), device)))):
-            return Finding(FAIL, f"device {index} computes wrongly: replace it, or hide it with CUDA_VISIBLE_DEVICES")
+            return Finding(FAIL, f"device {index} computes wrong results: replace it, or hide it with CUDA_VISIBLE_DEVICES")
     first = jax.local_devices()[0]
     seconds = time.monotonic() - started
     text = f"{jax.local_device_count()} x {first.device_kind} ({first.platform}), compiled and computed in {seconds:.1f} s"

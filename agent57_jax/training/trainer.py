@@ -127,10 +127,10 @@ class Trainer:
             has_lost = parallel.may_have_lost_a_process(error) or (isinstance(error, CheckpointError) and jax.process_count() > 1)
             if not has_lost:
                 raise
-            # Whatever needed the other processes first has failed: a sum over the devices, or a checkpoint's barrier.
+            # The first operation that needed the other processes has failed: a sum over the devices, or a checkpoint's barrier.
             raise LostProcessError(
                 f"process {jax.process_index()} lost another one, or failed alone: {' '.join(str(error).split())[:200]}. "
-                f"Start all processes again: they go on from checkpoint {self.checkpoints.latest()} in {self.workdir}"
+                f"Restart all processes: they will resume from checkpoint {self.checkpoints.latest()} in {self.workdir}"
             ) from error
         finally:
             # Closing files and emulators would wait for a lost process.

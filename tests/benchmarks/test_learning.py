@@ -1,4 +1,4 @@
-"""The proving ground: curves, thresholds, statistics, its report, and how its runs are stopped and resumed."""
+"""The learning benchmark: curves, thresholds, statistics, its report, and how its runs are stopped and resumed."""
 
 import json
 import pathlib

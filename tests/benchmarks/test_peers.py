@@ -1,4 +1,4 @@
-"""The peers of the proving ground: their environments, and a training that is stopped and goes on."""
+"""The peers of the learning benchmark: their environments, and a run that is stopped and resumed."""
 
 import json
 import pathlib
