@@ -27,6 +27,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -188,12 +189,15 @@ def pack(out: pathlib.Path, archive: pathlib.Path) -> None:
 def unpack(archive: pathlib.Path, out: pathlib.Path) -> None:
     """Puts the files of an archive into the folder, but for those that it has."""
     out.mkdir(parents=True, exist_ok=True)
+    path = None  # of the file that is being unpacked
     try:
         with tarfile.open(archive) as file:
             for member in file:
-                if not (out / member.name).exists():
+                if not (path := out / member.name).exists():
                     file.extract(member, out, filter="data")
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        if path is not None and path.is_file():
+            path.unlink()  # it may be cut
         command_line.fail(f"--earlier: {archive}: {error}")
 
 

@@ -123,10 +123,11 @@ def main() -> None:
     os.environ.setdefault("PYTHONUNBUFFERED", "1")  # logs that can be followed
     runs = plan(options, overrides)
     try:
+        learning_report.earlier_record(options.out, options.episodes)  # mistakes are seen before anything is trained
         if not options.only_report:
             check_peers(runs, options.peers_python)
             for run in runs:
-                common.settings_of(run.training)  # mistakes are seen before anything is trained
+                common.settings_of(run.training)
         facts = {"date": records.now()[:10], "git": records.git_state(), "machine": records.machine()}
         if not options.only_report:
             train(runs, options, facts)

@@ -115,13 +115,32 @@ def record(runs: Sequence[Run], episodes: int, facts: Mapping[str, Any], command
     return rounded
 
 
+def earlier_record(out: pathlib.Path, episodes: int) -> dict[str, Any] | None:
+    """The content of OUT.json; None where there is none.
+
+    Args:
+      out: as for `write`.
+
+    Raises:
+      ReproductionError: if its scores are over another number of episodes.
+    """
+    path = out.with_name(f"{out.name}.json")
+    found: dict[str, Any] | None = records.read_json(path)
+    if found is not None and found["protocol"]["episodes"] != episodes:
+        raise folders.ReproductionError(
+            f"{path} has scores over {found['protocol']['episodes']} episodes, not {episodes}: set another --out"
+        )
+    return found
+
+
 def with_earlier(found: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
     """A record with the runs of an earlier one whose folders are gone: a record outlives the machine that made it.
 
-    A run that both have comes from `found`. Runs of an agent that trained with other settings are left out, and a line says so.
+    A run that both have comes from `found`, unless only the earlier one has a score. Runs of an agent that trained with other settings are
+    left out, and a line says so.
 
     Args:
-      earlier: the content of OUT.json; None where there is none.
+      earlier: of `earlier_record`.
     """
     tasks: dict[str, Any] = {name: {**task, "agents": dict(task["agents"])} for name, task in found["tasks"].items()}
     for name, task in (earlier or {"tasks": {}})["tasks"].items():
@@ -129,14 +148,18 @@ def with_earlier(found: Mapping[str, Any], earlier: Mapping[str, Any] | None) ->
             continue
         agents = tasks.setdefault(name, {"thresholds": list(TASKS[name].thresholds), "agents": {}})["agents"]
         for agent, content in task["agents"].items():
+            if agent not in AGENTS:
+                continue
             new = agents.get(agent, {**content, "runs": []})
             if (new["profile"], new["overrides"]) != (content["profile"], content["overrides"]):
                 print(f"{name}/{agent}: earlier runs with other settings leave the record", flush=True)
                 continue
-            seeds = [run["seed"] for run in new["runs"]]
-            kept = [_judged_again(run, TASKS[name].thresholds) for run in content["runs"] if run["seed"] not in seeds]
-            runs = sorted([*new["runs"], *kept], key=lambda run: run["seed"])
-            agents[agent] = {**new, "runs": runs, "over_seeds": summary(runs)}
+            runs = {run["seed"]: _judged_again(run, TASKS[name].thresholds) for run in content["runs"]}
+            for run in new["runs"]:
+                if run["score"] is not None or run["seed"] not in runs or runs[run["seed"]]["score"] is None:
+                    runs[run["seed"]] = run
+            ordered = [runs[seed] for seed in sorted(runs)]
+            agents[agent] = {**new, "runs": ordered, "over_seeds": summary(ordered)}
     for task in tasks.values():
         task["agents"] = {agent: task["agents"][agent] for agent in sorted(task["agents"], key=AGENTS.index)}
     together: dict[str, Any] = records.rounded({**found, "tasks": {name: tasks[name] for name in TASKS if name in tasks}})
@@ -306,11 +329,10 @@ def write(out: pathlib.Path, found: Mapping[str, Any], readme: pathlib.Path | No
       out: the files' names without what tells them apart: OUT.json, OUT_TASK.png.
 
     Raises:
-      ReproductionError: for a document without markers.
+      ReproductionError: for a document without markers, or a record over another number of episodes.
     """
-    path = out.with_name(f"{out.name}.json")
-    found = with_earlier(found, records.read_json(path))
-    records.write_json(path, found)
+    found = with_earlier(found, earlier_record(out, found["protocol"]["episodes"]))
+    records.write_json(out.with_name(f"{out.name}.json"), found)
     for name, task in found["tasks"].items():
         draw(name, task, out.with_name(f"{out.name}_{name}.png"))
     text = table(found)

@@ -391,6 +391,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="mutations tried at the same time; each has threads of its own")
     parser.add_argument("--write", type=pathlib.Path, help="file for the table")
     arguments = parser.parse_args()
+    if arguments.unit and arguments.write:
+        parser.error("--unit has no result for the page that --write writes: give one of them")
     chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.name]
     if not chosen:
         parser.error(f"no mutation has '{arguments.only}' in its name")

@@ -51,10 +51,12 @@ def test_equals_optax_in_numbers_and_state_and_the_twin() -> None:
             np.testing.assert_allclose(found, step, rtol=2e-5, atol=3e-7, err_msg=name)
 
 
-def test_a_factor_scales_the_step_and_nothing_else() -> None:
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_a_factor_scales_the_step_and_nothing_else(weight_decay: float) -> None:
     parameters, gradient = tree(0, 1.0), gradients()[0]
-    whole, state = STEP(gradient, OPTIMISER.init(parameters), parameters, jnp.bool_(True))
-    quarter, same = STEP(gradient, OPTIMISER.init(parameters), parameters, jnp.bool_(True), jnp.float32(0.25))
+    step = jax.jit(adam.Optimiser(RATE, B1, B2, EPSILON, MAX_NORM, weight_decay).step)
+    whole, state = step(gradient, OPTIMISER.init(parameters), parameters, jnp.bool_(True))
+    quarter, same = step(gradient, OPTIMISER.init(parameters), parameters, jnp.bool_(True), jnp.float32(0.25))
     chex.assert_trees_all_equal(state, same)
     steps = [jax.tree.map(jnp.subtract, new, parameters) for new in (whole, quarter)]
     chex.assert_trees_all_close(jax.tree.map(lambda step: 0.25 * step, steps[0]), steps[1], rtol=1e-3, atol=1e-7)

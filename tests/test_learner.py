@@ -175,9 +175,13 @@ def test_a_new_learner_starts_with_its_targets_equal_and_its_networks_different(
     assert_equal((acting.q, acting.predictor), (state.parameters.q, state.parameters.predictor))
 
 
-@pytest.mark.parametrize("poison", ["reward", "observation", "weight", "overflow", "q", "embedding", "predictor", "target_q"])
-def test_an_update_that_is_not_finite_changes_nothing(poison: str) -> None:
-    one = case("agent57")
+POISONS = ("reward", "observation", "weight", "overflow", "q", "embedding", "predictor", "target_q")
+AVERAGES = (("reward", "trust region"), ("reward", "small budget"))  # of the target network, and for the evaluator
+
+
+@pytest.mark.parametrize(("poison", "variant"), [*((poison, "agent57") for poison in POISONS), *AVERAGES])
+def test_an_update_that_is_not_finite_changes_nothing(poison: str, variant: str) -> None:
+    one = case(variant)
     state, batch = one.probe(one.state, one.batch).output.state, one.batch  # with optimisers that hold something
     if poison == "target_q":
         state = state._replace(target_q=jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), state.target_q))

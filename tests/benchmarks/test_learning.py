@@ -302,8 +302,9 @@ def test_runs_without_folders_stay_in_the_record(found: dict[str, Any], tmp_path
     task = found["tasks"]["LunarLander-v3"]
     ours, peer = task["agents"]["agent57"], task["agents"]["ppo"]
     anew = {**ours["runs"][1], "score": 99.0, "budget": {"minutes": 2.0, "steps": None}}
+    begun = {**ours["runs"][2], "score": None}
     other = {**peer, "overrides": {"total_steps": 7}}
-    later = {**found, "tasks": {"LunarLander-v3": {**task, "agents": {"ppo": other, "agent57": {**ours, "runs": [anew]}}}}}
+    later = {**found, "tasks": {"LunarLander-v3": {**task, "agents": {"ppo": other, "agent57": {**ours, "runs": [anew, begun]}}}}}
     text = learning_report.write(tmp_path / "learning", later, None)
     agents = json.loads((tmp_path / "learning.json").read_text())["tasks"]["LunarLander-v3"]["agents"]
     assert list(agents) == ["agent57", "ppo"]
@@ -312,6 +313,16 @@ def test_runs_without_folders_stay_in_the_record(found: dict[str, Any], tmp_path
     assert agents["agent57"]["over_seeds"]["reached"] == ours["over_seeds"]["reached"]
     assert agents["ppo"]["overrides"] == {"total_steps": 7} and "ppo: earlier runs with other settings" in capsys.readouterr().out
     assert "| 0, 1, 2 (seed 1 with --minutes=2) |" in text
+
+
+def test_records_of_other_protocols_are_not_mixed(found: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    learning_report.write(tmp_path / "learning", found, None)
+    path = tmp_path / "learning.json"
+    path.write_text(path.read_text().replace('"ppo"', '"an_agent_that_is_gone"'))
+    learning_report.write(tmp_path / "learning", {**found, "tasks": {}}, None)
+    assert list(json.loads(path.read_text())["tasks"]["LunarLander-v3"]["agents"]) == ["agent57"]
+    with pytest.raises(folders.ReproductionError, match="scores over 100 episodes, not 10: set another --out"):
+        learning_report.earlier_record(tmp_path / "learning", 10)
 
 
 def test_the_report_is_written_into_a_document(found: dict[str, Any], tmp_path: pathlib.Path) -> None:
