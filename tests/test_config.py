@@ -293,8 +293,8 @@ GAMMAS = "policy.gamma_0 >= gamma_1 >= gamma_2 must hold, all below 1"
         (ON_DEVICE, "environment.num_groups must be 1 for random_coin, which runs on the device"),
         (NO_NOVELTY | {"policy.beta_max": 0.0}, f"policy.separate_networks must be false {WITHOUT}"),
         (NO_NOVELTY | {"policy.separate_networks": False}, f"policy.beta_max is 0.3, but must be 0 {WITHOUT}"),
-        ({"learner.distil_policy": True}, "learner.distil_policy needs one network: network.policy_heads"),
-        ({"learner.trust_region": 2.0}, "it needs learner.normalise_errors priorities or everywhere"),
+        ({"learner.distil_policy": True}, "learner.distil_policy needs network.policy_heads, or policy.separate_networks false"),
+        ({"learner.trust_region": 2.0}, "learner.trust_region needs learner.normalise_errors priorities or everywhere"),
         ({"learner.trust_region": -1.0, "learner.normalise_errors": NormalisedErrors.PRIORITIES}, "learner.trust_region is -1.0, but must"),
     ],
 )

@@ -207,5 +207,5 @@ def test_a_folder_that_cannot_be_played_is_refused(maze: pathlib.Path, tmp_path:
         rollouts.restore(tmp_path)
     shutil.copytree(maze / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "config.json").write_text(config.to_json(tiny.zaxxon_settings()))
-    with pytest.raises(SettingsError, match="no grid world"):
+    with pytest.raises(SettingsError, match="not a grid world"):
         rollouts.restore(tmp_path)
