@@ -64,7 +64,7 @@ def start_processes(address: str | None, count: int | None, number: int | None) 
 
 
 def vertex_processes(specification: str) -> tuple[str, int, int]:
-    """Address of process 0, number of processes and number of this one, from Vertex AI's description of a custom job."""
+    """Address of process 0, number of processes and number of this one, from Vertex AI's description of a custom job; else DeviceError."""
     try:
         content = json.loads(specification)
         pools, task = content["cluster"], content["task"]

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from agent57_jax import paths
 from agent57_jax.commands import command_line
 from reproductions import records
 
@@ -178,12 +179,10 @@ def report(out: pathlib.Path) -> None:
 def pack(out: pathlib.Path, archive: pathlib.Path) -> None:
     """Writes the folder's files, without Pong's run, into one file at one stroke."""
     archive.parent.mkdir(parents=True, exist_ok=True)
-    temporary = archive.with_name(f"{archive.name}.tmp")
-    with tarfile.open(temporary, "w:gz") as file:
+    with paths.replaced(archive) as temporary, tarfile.open(temporary, "w:gz") as file:
         for path in sorted(out.iterdir()):
             if path.is_file():
                 file.add(path, arcname=path.name)
-    temporary.replace(archive)
 
 
 def unpack(archive: pathlib.Path, out: pathlib.Path) -> None:

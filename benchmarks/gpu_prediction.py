@@ -11,7 +11,6 @@ reduction, a gather, a scatter, a slice written and a sort are one kernel each, 
 
 import contextlib
 import math
-import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -294,22 +293,17 @@ def main() -> None:
     settings = command_line.complete_settings(_CONFIG.value)
     command_line.prepare_jax(whole_device=False)
 
-    from agent57_jax.environments import factory
     from benchmarks import reports
-    from reproductions import records
+    from benchmarks.parts import spec_of
 
     if not settings.is_host_environment:
         command_line.fail("the prediction is for environments on the host")
-    probe = factory.make_host_environment(settings.environment, 1, settings.seed, "evaluation")
-    spec = probe.spec
-    probe.close()
-    found = predicted(settings, spec, [int(count) for count in _ENVS.value], Device())
+    found = predicted(settings, spec_of(settings), [int(count) for count in _ENVS.value], Device())
     for name in ("act", "update"):
         print(f"{name} program: {', '.join(f'{key} {value}' for key, value in found[f'{name} program'].items())}")
     print(f"\n{reports.aligned(update_lines(found))}\n\n{reports.aligned(act_lines(found))}")
     print(f"\nemulators: at most {found['frames of emulators']:,.0f} frames a second")
-    if _JSON.value:
-        records.write_json(pathlib.Path(_JSON.value), reports.record("gpu_prediction", found, settings))
+    reports.write_json(_JSON.value, "gpu_prediction", found, settings)
 
 
 def update_lines(found: dict[str, Any]) -> list[tuple[str, ...]]:

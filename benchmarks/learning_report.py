@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent57_jax import paths
 from benchmarks import learning_curves, learning_runs
 from benchmarks.learning_tasks import AGENTS, TASKS, Run
 from reproductions import folders, plots, records
@@ -31,7 +32,6 @@ def run_record(run: Run, episodes: int) -> dict[str, Any] | None:
         return None
     state = learning_runs.read_state(run.folder)
     evaluation = folders.evaluation_of(run.folder, episodes, run.seed)
-    reached = {f"{threshold:g}": learning_curves.first_reached(curve, threshold) for threshold in run.thresholds}
     seconds = learning_curves.clock(lines[-1]["seconds"], state["starts"])
     return {
         "seed": run.seed,
@@ -46,14 +46,19 @@ def run_record(run: Run, episodes: int) -> dict[str, Any] | None:
         "score_median_episode": None if evaluation is None else evaluation["median"],
         "arm": None if evaluation is None else evaluation["arm"],
         "returns": None if evaluation is None else evaluation["returns"],
-        "reached": {name: None if point is None else _position(point) for name, point in reached.items()},
+        "reached": _reached(curve, run.thresholds),
         "peer": records.read_json(run.folder / "peer.json"),
         "curve": {field: [getattr(point, field) for point in curve] for field in learning_curves.Point._fields},
     }
 
 
-def _position(point: learning_curves.Point) -> dict[str, float]:
-    return {"seconds": point.seconds, "steps": point.steps, "updates": point.updates}
+def _reached(curve: Sequence[learning_curves.Point], thresholds: Sequence[float]) -> dict[str, dict[str, float] | None]:
+    """Where each threshold is reached; None if it never is."""
+    points = {f"{threshold:g}": learning_curves.first_reached(curve, threshold) for threshold in thresholds}
+    return {
+        name: None if point is None else {"seconds": point.seconds, "steps": point.steps, "updates": point.updates}
+        for name, point in points.items()
+    }
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -170,8 +175,7 @@ def _judged_again(run: Mapping[str, Any], thresholds: Sequence[float]) -> dict[s
     """A recorded run with the times to the task's thresholds, which may have changed since."""
     fields = [run["curve"][field] for field in learning_curves.Point._fields]
     curve = [learning_curves.Point(*values) for values in zip(*fields, strict=True)]
-    reached = {f"{threshold:g}": learning_curves.first_reached(curve, threshold) for threshold in thresholds}
-    return {**run, "reached": {name: None if point is None else _position(point) for name, point in reached.items()}}
+    return {**run, "reached": _reached(curve, thresholds)}
 
 
 # The table ---------------------------------------------------------------------------------------------------------------------------
@@ -266,9 +270,8 @@ def write_into(path: pathlib.Path, text: str) -> None:
     after, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: text, before, flags=re.DOTALL)
     if count != 1:
         raise folders.ReproductionError(f"{path} must have the lines {BEGIN} and {END} once")
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(after, encoding="utf-8")
-    temporary.replace(path)
+    with paths.replaced(path) as temporary:
+        temporary.write_text(after, encoding="utf-8")
 
 
 # The picture -------------------------------------------------------------------------------------------------------------------------
@@ -276,13 +279,8 @@ def write_into(path: pathlib.Path, text: str) -> None:
 
 def draw(name: str, task: Mapping[str, Any], path: pathlib.Path) -> None:
     """Greedy return of all agents on a task, against minutes and against steps: every seed thin, their median thick."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(11.0, 4.5), layout="constrained")
+    with plots.titled(path, f"{name}: greedy return during training") as figure:
         over_time, over_steps = figure.subplots(1, 2, sharey=True)
-        figure.suptitle(f"{name}: greedy return during training", fontsize=12)
         for colour, (agent, content) in zip(itertools.cycle(COLOURS), task["agents"].items(), strict=False):
             seeds = len(content["runs"])
             label = f"{agent} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
@@ -296,10 +294,6 @@ def draw(name: str, task: Mapping[str, Any], path: pathlib.Path) -> None:
         over_time.set_ylabel("greedy return")
         plots.in_millions(over_steps, "environment steps")
         plots.legend(over_time, fontsize=9)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        figure.savefig(temporary, format="png", dpi=150)
-        temporary.replace(path)
 
 
 def _curves(axes: Any, seeds: Sequence[plots.Points], colour: str, label: str) -> None:

@@ -9,7 +9,6 @@ each GPU.
 """
 
 import math
-import pathlib
 from typing import NamedTuple
 
 from absl import flags
@@ -109,15 +108,13 @@ def sizes_of(settings: Settings, gpus: int) -> tuple[Sizes, float, float]:
 
     from agent57_jax.agent import programs
     from agent57_jax.agent.learner import acting_parameters
-    from agent57_jax.environments import factory
     from agent57_jax.training import memory
     from benchmarks import work
+    from benchmarks.parts import spec_of
 
     if not settings.is_host_environment:
         command_line.fail("the plan is for environments on the host: JAX environments need neither cores nor PCIe")
-    probe = factory.make_host_environment(settings.environment, 1, settings.seed, "evaluation")
-    spec = probe.spec
-    probe.close()
+    spec = spec_of(settings)
     parts = programs.build(settings, spec)
     learner = jax.eval_shape(parts.learner.init, jax.ShapeDtypeStruct((2,), np.uint32))
     actor = jax.eval_shape(parts.actor.init_state, jax.ShapeDtypeStruct((1,), np.int32))
@@ -145,7 +142,6 @@ def main() -> None:
     command_line.prepare_jax(whole_device=False)
 
     from benchmarks import reports
-    from reproductions import records
 
     sizes, act_flops, update_flops = sizes_of(settings, _GPUS.value)
     load = Load(_GPUS.value, _FRAMES.value / sizes.frames_per_step, _UPDATES.value)
@@ -157,9 +153,8 @@ def main() -> None:
     print(reports.aligned(lines))
     first = max((need for need in found if need.unit != "B"), key=lambda need: need.share)
     print(f"first to saturate: {first.resource}, at {1 / first.share:.3g} times this load" if first.share else "no load")
-    if _JSON.value:
-        content = {"calculation": [need._asdict() | {"share": need.share} for need in found], "sizes": sizes._asdict()}
-        records.write_json(pathlib.Path(_JSON.value), reports.record("plan", content, settings))
+    content = {"calculation": [need._asdict() | {"share": need.share} for need in found], "sizes": sizes._asdict()}
+    reports.write_json(_JSON.value, "plan", content, settings)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ are computed in float32 and in bfloat16, over several batches. Torso, dense laye
 targets, losses and optimisers are float32 in both.
 """
 
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -30,7 +29,6 @@ def main() -> None:
 
     from agent57_jax.parallel import DeviceError
     from benchmarks import reports
-    from reproductions import records
 
     try:
         rows = compared(settings)
@@ -39,10 +37,7 @@ def main() -> None:
     lines = [("what", "float32", "relative error of bfloat16, mean", "largest")]
     lines += [(row["what"], reports.readable(row["float32"]), f"{row['mean']:.2%}", f"{row['largest']:.2%}") for row in rows]
     print(reports.aligned(lines))
-    if _JSON.value:
-        content = {"updates": _UPDATES.value, "batches": _BATCHES.value, "rows": rows}
-        records.write_json(pathlib.Path(_JSON.value), reports.record("precision", content, settings))
-        print(f"wrote {_JSON.value}")
+    reports.write_json(_JSON.value, "precision", {"updates": _UPDATES.value, "batches": _BATCHES.value, "rows": rows}, settings)
 
 
 def compared(settings: Settings) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agent57_jax import paths
+
 # Distinguishable for the colour-blind (Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
 STYLE: Any = {
@@ -27,18 +29,24 @@ Points = Sequence[Sequence[float]]  # [x, y] each
 
 
 @contextlib.contextmanager
-def picture(path: pathlib.Path, record: Mapping[str, Any], title: str, size: tuple[float, float] = (11.0, 4.5)) -> Iterator[Figure]:
-    """A figure to draw on, saved as PNG afterwards. The title names the profile and says whether runs are missing."""
+def titled(path: pathlib.Path, title: str, size: tuple[float, float] = (11.0, 4.5)) -> Iterator[Figure]:
+    """A figure to draw on, saved as PNG afterwards."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        runs = len(record["settings"]["runs"])
-        note = f"{record['profile']} profile, {runs} {'run' if runs == 1 else 'runs'}{', PARTIAL' if record['partial'] else ''}"
-        figure.suptitle(f"{title}\n({note})", fontsize=12)
+        figure.suptitle(title, fontsize=12)
         yield figure
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        figure.savefig(temporary, format="png", dpi=150)
-        temporary.replace(path)
+        with paths.replaced(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+
+
+@contextlib.contextmanager
+def picture(path: pathlib.Path, record: Mapping[str, Any], title: str, size: tuple[float, float] = (11.0, 4.5)) -> Iterator[Figure]:
+    """The figure of a reproduction. The title names the profile and says whether runs are missing."""
+    runs = len(record["settings"]["runs"])
+    note = f"{record['profile']} profile, {runs} {'run' if runs == 1 else 'runs'}{', PARTIAL' if record['partial'] else ''}"
+    with titled(path, f"{title}\n({note})", size) as figure:
+        yield figure
 
 
 def curves(axes: Axes, seeds: Sequence[Points], colour: Any, label: str, style: str = "-") -> None:

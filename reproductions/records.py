@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from agent57_jax import paths
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -116,9 +118,8 @@ def to_text(record: Any) -> str:
 def write_json(path: pathlib.Path, record: Any) -> None:
     """Writes the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(to_text(record), encoding="utf-8")
-    temporary.replace(path)
+    with paths.replaced(path) as temporary:
+        temporary.write_text(to_text(record), encoding="utf-8")
 
 
 def read_json(path: pathlib.Path) -> Any:

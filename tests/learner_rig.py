@@ -324,4 +324,4 @@ def assert_gradient(found: Any, loss: Callable[[oracle.Tree], float], parameters
                 losses.append(loss(parameters))
             leaf[...] = kept
             slope = (losses[0] - losses[1]) / (2 * step)
-            np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=0, atol=1e-3 * np.linalg.norm(gradient), err_msg=name)
+            np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=0, atol=5e-5 * np.linalg.norm(gradient), err_msg=name)

@@ -36,7 +36,17 @@ class Optimiser:
     def step(
         self, gradients: Parameters, state: optax.OptState, parameters: Parameters, finite: jax.Array, factor: jax.Array | float = 1.0
     ) -> tuple[Parameters, optax.OptState]:
-        """The parameters and state after a step, unchanged unless `finite` (scalar bool); `factor` multiplies the learning rate."""
+        """One step.
+
+        Args:
+          gradients, parameters: trees of the same structure, float32.
+          state: from `init` or an earlier step.
+          finite: scalar bool; if False, nothing changes.
+          factor: scalar, multiplies the learning rate.
+
+        Returns:
+          Parameters and state after the step.
+        """
         clip, (adam, rest) = state
         gradients, clip = self._clip.update(gradients, clip)
 

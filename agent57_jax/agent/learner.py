@@ -137,9 +137,10 @@ class Learner:
         def every(period: int, fresh: Parameters, old: Parameters) -> Parameters:
             return jax.tree.map(lambda new, kept: jnp.where(finite & (updates % period == 0), new, kept), fresh, old)
 
-        target_q = every(self.settings.target_period_updates, parameters.q, state.target_q)
         if self.settings.target_rate:
             target_q = _mixed(state.target_q, parameters.q, jnp.where(finite, 1.0 - self.settings.target_rate, 1.0))
+        else:
+            target_q = every(self.settings.target_period_updates, parameters.q, state.target_q)
         new = LearnerState(
             parameters=parameters,
             optimiser=optimiser,

@@ -9,7 +9,8 @@ def leaves_trust_region(value: jax.Array, anchor: jax.Array, target: jax.Array, 
 
     A gradient step on 1/2 (Q - G)^2 moves Q towards G, so |Q - Q^-| grows if and only if Q - Q^- and G - Q have the same sign.
 
-    Value and anchor are Q of the online and Q^- of the target network, the target is G, the radius alpha sigma.
+    Value and anchor are Q of the online and Q^- of the target network, the target is G, the radius alpha sigma >= 0; an infinite radius
+    holds nothing.
     """
     drift = value - anchor
     return (jnp.abs(drift) > radius) & (drift * (target - value) > 0.0)

@@ -82,7 +82,10 @@ class DiscoMaze:
         return state, self._timestep(state, this.colour, terminated=jnp.bool_(False))
 
     def step(self, key: jax.Array, state: DiscoMazeState, action: jax.Array) -> tuple[DiscoMazeState, TimeStep]:
-        """Moves the agent; after a LAST timestep ignores the action and starts an episode in another maze."""
+        """Moves the agent; after a LAST timestep ignores the action and starts an episode in another maze.
+
+        The action is an index of `ACTION_NAMES`; the timestep has scalar fields.
+        """
         draw = self._draw(key)
         starts = state.step_type == LAST
         target = state.agent + jnp.asarray(MOVES)[action]

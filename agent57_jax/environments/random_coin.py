@@ -53,7 +53,10 @@ class RandomCoin:
         return state, self._timestep(state, reward=jnp.float32(0), terminated=jnp.bool_(False))
 
     def step(self, key: jax.Array, state: RandomCoinState, action: jax.Array) -> tuple[RandomCoinState, TimeStep]:
-        """Moves the agent; after a LAST timestep ignores the action and starts an episode. Only a start uses `key`."""
+        """Moves the agent; after a LAST timestep ignores the action and starts an episode. Only a start uses `key`.
+
+        The action is an index of `ACTION_NAMES`; the timestep has scalar fields.
+        """
         starts = state.step_type == LAST
         agent = jnp.clip(state.agent + jnp.asarray(MOVES)[action], 0, self.size - 1)
         reached = jnp.all(agent == state.coin)

@@ -70,7 +70,10 @@ class ShiftingCorridor:
         return state, self._timestep(state, reward=jnp.float32(0), terminated=jnp.bool_(False))
 
     def step(self, key: jax.Array, state: ShiftingCorridorState, action: jax.Array) -> tuple[ShiftingCorridorState, TimeStep]:
-        """Moves the agent; after a LAST timestep ignores the action and starts an episode. Only a start uses `key`."""
+        """Moves the agent; after a LAST timestep ignores the action and starts an episode. Only a start uses `key`.
+
+        The action is an index of `ACTION_NAMES`; the timestep has scalar fields.
+        """
         starts = state.step_type == LAST
         clock = (state.clock + 1) % (2 * self.phase_steps)
         cell = state.cell + 2 * action - 1

@@ -37,29 +37,30 @@ Kept = tuple[jax.Array, jax.Array]  # activated gates [V, T, B, 4H] and cells [V
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def unroll(parts: Parts, keep: jax.Array, num_trained: int) -> tuple[Unrolled, ...]:
-    """Runs all LSTMs along T timesteps; the state is reset before a timestep unless `keep` [T, B] bool.
+    """Runs all LSTMs along T timesteps and returns the outputs and states of each part.
 
-    Only the first `num_trained` LSTMs of the first part get gradients; those of the others are 0.
+    The state is reset before a timestep where `keep` [T, B] bool is False. Only the first `num_trained` LSTMs of the first part get
+    gradients; those of the others are 0.
     """
     return forward(parts, keep, num_trained)[0]
 
 
 def joins_parts() -> bool:
-    """Whether programs are made for a GPU, where a step's small kernels cost their launches, however many networks they serve.
+    """Whether to run all parts as one: on a GPU, where launching a step's small kernels costs the same for any number of networks.
 
-    A CPU would only pay for the copies that lay the parts together.
+    On a CPU the copies that join the parts gain nothing.
     """
     return jax.default_backend() != "cpu"
 
 
 def joined(parts: Parts) -> Parts:
-    """All parts as one, in their order."""
+    """All parts as one, [sum of their V, ...], in their order."""
     part: Part = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     return (part,)
 
 
 def separated(unrolled: Unrolled, sizes: Sequence[int]) -> tuple[Unrolled, ...]:
-    """What the joined part gives, for parts of so many networks."""
+    """The results of the joined part, split into parts of `sizes` networks."""
     ends = list(itertools.accumulate(sizes))
     return tuple(Unrolled(*(leaf[end - size : end] for leaf in unrolled)) for size, end in zip(sizes, ends, strict=True))
 

@@ -53,9 +53,8 @@ def main() -> None:
             "scoreboard.json": json.dumps(record, allow_nan=False) + "\n",
             "scoreboard.html": page.render(record, options.out),
         }.items():
-            temporary = options.out / f"{name}.tmp"
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(options.out / name)
+            with paths.replaced(options.out / name) as temporary:
+                temporary.write_text(content, encoding="utf-8")
     except OSError as error:
         command_line.fail(str(error))
     print(text)

@@ -15,7 +15,12 @@ from agent57_jax.types import HostEnvironment, JaxEnvironment
 
 
 def make_environments(settings: Settings, start: int, is_recorded: bool) -> tuple[list[HostEnvironment], Any, JaxEnvironment | None]:
-    """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones)."""
+    """Host groups (none for JAX environments), the evaluator's environment, the JAX environment (None for host ones).
+
+    Args:
+      start: number of earlier starts of the run; each start has its own seeds, so that it does not repeat earlier episodes.
+      is_recorded: whether the evaluator's environment renders its frames.
+    """
     environment, count = settings.environment, settings.evaluation.num_envs
     if not settings.is_host_environment:
         simulated = factory.make_jax_environment(environment)

@@ -136,7 +136,7 @@ def game_name(settings: Settings) -> str:
 def evaluate(
     workdir: str | os.PathLike[str], episodes: int, seed: int, make_spectator: Callable[[str, int], Spectator] | None = None
 ) -> dict[str, Any]:
-    """Plays greedy episodes with the last checkpoint and writes evaluation.json; see `interface.Run.evaluate`."""
+    """Plays greedy episodes with the last checkpoint and writes evaluation.json, as `interface.Run.evaluate` describes."""
     folder = pathlib.Path(workdir)
     quota = quotas(episodes)
     run = open_run(folder, len(quota), seed, is_watched=make_spectator is not None)
