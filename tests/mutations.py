@@ -219,6 +219,20 @@ MUTATIONS = (
         ("tests/test_learner.py",),
     ),
     Mutation(
+        "a target network that is an average moves although the update is not finite",
+        "agent57_jax/agent/learner.py",
+        "target_q = _mixed(state.target_q, parameters.q, jnp.where(finite, 1.0 - self.settings.target_rate, 1.0))",
+        "target_q = _mixed(state.target_q, parameters.q, jnp.float32(1.0 - self.settings.target_rate))",
+        ("tests/test_learner.py",),
+    ),
+    Mutation(
+        "weights decay at the first learning rate",
+        "agent57_jax/agent/adam.py",
+        "lambda change, old: change - rate * self.weight_decay * old",
+        "lambda change, old: change - self.learning_rate * self.weight_decay * old",
+        ("tests/test_adam.py",),
+    ),
+    Mutation(
         "j is not fed to the network",
         "agent57_jax/networks/q_network.py",
         "jax.nn.one_hot(inputs.policy, self.num_policies),",
