@@ -47,18 +47,18 @@ class Task:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # name of a setting -> value
 
 
-def _minigrid(task_id: str, limit: int, minutes: float, thresholds: tuple[float, ...]) -> Task:
-    """`limit` is the task's own: its reward falls with the share of the limit that an episode took."""
+def _minigrid(task_id: str, limit: int, minutes: float, thresholds: tuple[float, ...], steps: int = 1_500_000) -> Task:
+    """`limit` is the task's own: its reward falls with the share of the limit that an episode took. `steps` fit the minutes."""
     overrides = {"environment.task_id": task_id, "environment.max_episode_steps": limit, "novelty.memory_capacity": limit}
-    return Task("configs/minigrid.py", minutes, thresholds, overrides)
+    return Task("configs/minigrid.py", minutes, thresholds, {**overrides, "total_steps": steps})
 
 
 TASKS: Mapping[str, Task] = {
     "CartPole-v1": Task("configs/cartpole.py", 5, (195, 475)),
     "LunarLander-v3": Task("configs/lunar_lander.py", 20, (0, 200)),
     "MiniGrid-DoorKey-8x8-v0": _minigrid("MiniGrid-DoorKey-8x8-v0", 640, 20, (0.5, 0.9)),
-    "MiniGrid-MultiRoom-N6-v0": _minigrid("MiniGrid-MultiRoom-N6-v0", 120, 60, (0.05, 0.5)),
-    "MiniGrid-KeyCorridorS3R3-v0": _minigrid("MiniGrid-KeyCorridorS3R3-v0", 270, 60, (0.05, 0.5)),
+    "MiniGrid-MultiRoom-N6-v0": _minigrid("MiniGrid-MultiRoom-N6-v0", 120, 60, (0.05, 0.5), 6_000_000),
+    "MiniGrid-KeyCorridorS3R3-v0": _minigrid("MiniGrid-KeyCorridorS3R3-v0", 270, 60, (0.05, 0.5), 6_000_000),
     "Pong-v5": Task("configs/pong.py", 120, (-20, 0, 14.6, 18)),
     "Boxing-v5": Task("configs/boxing.py", 120, (1, 12.1, 60)),
     "CoinrunEasy-v0": Task("configs/coinrun.py", 120, (6.6, 7.5)),

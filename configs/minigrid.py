@@ -10,7 +10,7 @@ core (random play succeeds in 2% of episodes). smoke: 20,000 steps, to see that 
 """
 
 from agent57_jax.config import Settings
-from configs.profiles import grid_network, one_box, parse, rare_rewards, small_budget, small_grid_network, smoke_run
+from configs.profiles import grid_network, one_box, only_a_goal, parse, rare_rewards, small_budget, small_grid_network, smoke_run
 
 
 def get_config(argument: str = "paper") -> Settings:
@@ -27,11 +27,9 @@ def get_config(argument: str = "paper") -> Settings:
     if profile in ("laptop", "smoke"):
         small_budget(settings)
         rare_rewards(settings)
+        only_a_goal(settings)
         small_grid_network(settings)
         settings.novelty.memory_capacity = 640
-        settings.replay.capacity = "400_000"  # keeps rare successes
-        settings.learner.learning_rate = 3e-4
-        settings.learner.target_period_updates = 50
         settings.total_steps = 1_500_000
     if profile == "smoke":
         smoke_run(settings)

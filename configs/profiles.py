@@ -122,6 +122,19 @@ def rare_rewards(settings: Settings) -> None:
     settings.learner.normalise_errors = NormalisedErrors.NOWHERE  # a reward stands out in the priorities
 
 
+def only_a_goal(settings: Settings) -> None:
+    """Rules on top of `rare_rewards` where an episode has one reward, at its end: novelty leads, and few successes teach all policies."""
+    settings.novelty.kernel_epsilon = 1e-3  # a new view pays ten times as much as the second look at it
+    settings.actor.epsilon_base = 0.4  # novelty explores; noise would only cost its way to the goal
+    settings.actor.epsilon_alpha = 4.0
+    settings.replay.capacity = "400_000"  # keeps rare successes
+    settings.replay.priority_exponent = 0.9  # and draws them
+    settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
+    settings.learner.learning_rate = 3e-4
+    settings.learner.target_period_updates = 50
+    settings.learner.cross_mixture = 0.5  # most policies have no success of their own
+
+
 def smoke_run(settings: Settings) -> None:
     """A small profile cut to 20,000 steps, to see that all works, also on several devices."""
     settings.bandit.group_size = 2
@@ -231,6 +244,7 @@ def r2d2_retrace(settings: Settings) -> None:
     """R2D2 with Retrace instead of n-step targets, and otherwise Agent57's rates (Agent57 §4, ablation)."""
     _extrinsic_only(settings)
     settings.policy.num_policies = 1
+    settings.learner.cross_mixture = 0.0  # there is no other policy
     settings.policy.discounts = DiscountLadder.NGU  # a family of one has the first of its discounts, 0.997
     settings.bandit.chooser = Chooser.FIXED
 
