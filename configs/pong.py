@@ -3,8 +3,8 @@
 python train.py --config=configs/pong.py --workdir=runs/pong
 
 paper: one GPU; the full replay alone takes 36 GB; hours and score: not measured yet (a human scores 14.6). laptop: two CPU
-cores and 8 GiB; 19.9 over 100 greedy episodes after 2 million steps, 113 minutes of one core beside other work (seed 1); 17.4 after 1.47
-million steps and 61 minutes (seed 0). smoke: about a minute.
+cores and 8 GiB; 19.1 and 19.9 over 100 greedy episodes after 2 million steps, 76 and 113 minutes of one core (seeds 0 and 1). smoke: about
+a minute.
 """
 
 import functools
