@@ -5,7 +5,7 @@ python train.py --config=configs/minigrid.py:laptop --workdir=runs/minigrid
 Other tasks: --config.environment.task_id=MiniGrid-MultiRoom-N6-v0. Tasks with changing mission texts are refused, since the agent cannot
 read. The papers have no such task.
 
-paper: hours and score not measured yet. laptop: 0.95 to 0.97 over 100 greedy episodes (three seeds), after 9 to 13 minutes of one
+paper: hours and score not measured yet. laptop: 0.94 to 0.95 over 100 greedy episodes (three seeds), after 5 to 8 minutes of one
 core (random play succeeds in 2% of episodes). smoke: 20,000 steps, to see that everything works.
 """
 
