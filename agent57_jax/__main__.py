@@ -36,7 +36,7 @@ def main() -> None:
         return
     if word not in WORDS:
         nearest = difflib.get_close_matches(word, WORDS, n=1, cutoff=0.0)[0]
-        _fail(f"no command '{word}'. Did you mean {nearest}? There are: {', '.join(WORDS)}")
+        _fail(f"no command '{word}'. Did you mean {nearest}? Commands: {', '.join(WORDS)}")
     target, *own = WORDS[word]
     # Process 1 of a container ignores SIGTERM without a handler; the trainer's replaces this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -72,12 +72,14 @@ def vertex_processes(specification: str) -> tuple[str, int, int]:
         host = pools["workerpool0"][0].rpartition(":")[0] or pools["workerpool0"][0]
         return f"{host}:{VERTEX_PORT}", len(machines), machines.index((task["type"], int(task["index"])))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise DeviceError(f"{VERTEX} does not describe a Vertex AI job ({error!r}): give --coordinator and its companions") from error
+        raise DeviceError(
+            f"{VERTEX} does not describe a Vertex AI job ({error!r}): give --coordinator, --num_processes and --process_id"
+        ) from error
 
 
 def _say_why_aborted(number: int) -> None:
     print(
-        f"error: process {jax.process_index()} was given up by JAX (reason above), most likely since process 0 is gone. "
+        f"error: process {jax.process_index()} was aborted by JAX (reason above), most likely because process 0 is gone. "
         f"Restart all processes: they will resume from the last checkpoint",
         file=sys.stderr,
         flush=True,
@@ -157,7 +159,10 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     if wanted > len(devices):
         raise DeviceError(f"num_devices is {wanted}, but JAX sees only {len(devices)}: {devices}")
     if jax.process_count() > 1 and wanted < len(devices):
-        raise DeviceError(f"num_devices is {wanted}, but the processes have {len(devices)}: leave it out, or show each process fewer")
+        raise DeviceError(
+            f"num_devices is {wanted}, but the processes have {len(devices)}: leave it out, or let each process see fewer "
+            "devices (CUDA_VISIBLE_DEVICES)"
+        )
     return Mesh(np.array(devices[:wanted]), (AXIS,))
 
 

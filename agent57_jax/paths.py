@@ -28,7 +28,7 @@ def local(text: str) -> str:
         raise PathError("this is not a folder of this machine: mount it with gcsfuse, s3fs or rclone, and name the mounted folder")
     path = os.path.expanduser(text)
     if path.startswith("~"):
-        raise PathError(f"there is no home for {path.split('/')[0]}: name the whole path, or ./{path} for a folder of that name")
+        raise PathError(f"{path.split('/')[0]} has no home directory: give the full path, or ./{path} for a folder of that name")
     # Whatever encoding Python uses: the libraries that write checkpoints assume UTF-8.
     whole = os.path.abspath(path)
     if os.fsencode(whole) != whole.encode("utf-8", "replace"):

@@ -27,7 +27,7 @@ def settings(preset: str, overrides: Mapping[str, Any] | None = None) -> Setting
     path, _, argument = located(preset).partition(":")
     if not os.path.isfile(path):
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "profiles"))
-        raise SettingsError(f"no config file {path}. By name there are: {names}")
+        raise SettingsError(f"no config file {path}. Available names: {names}")
     try:
         get_config = runpy.run_path(path)["get_config"]
         made = get_config(argument) if argument else get_config()

@@ -1,4 +1,4 @@
-"""The PyTorch reference in a process of its own, so that the threads of the two libraries never run at the same time."""
+"""The PyTorch baseline in a process of its own, so that the threads of the two libraries never run at the same time."""
 
 import multiprocessing
 import os
@@ -76,7 +76,7 @@ class Baseline:
         """
         other = _beyond_the_reference(settings)
         if other:
-            raise BaselineError(f"the PyTorch reference does not implement {other}; leave out the part 'baseline'")
+            raise BaselineError(f"the PyTorch baseline does not implement {other}; leave out the part 'baseline'")
         self._rows = settings.envs_per_group
         self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         try:

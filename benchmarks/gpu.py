@@ -1,21 +1,22 @@
-"""All that a GPU has to tell, by one command that may be given in pieces: parts in the order of their value.
+"""All GPU measurements with one command that can be split over several calls; the most valuable parts come first.
 
     python -m benchmarks.gpu --minutes=30 [--part=C] [--out=FOLDER] [--size=tiny|full]
 
 A  machine: versions, devices, memory, rates of products, copies, uploads and launches
 B  right results: a replay beyond 2^32 bytes, the oracles' tests, bfloat16 against float32
-C  throughput at the paper's sizes, 256 to 2,048 environments: acts, updates, both together at replay ratios 1.5 and 6, by precision
+C  throughput at the paper's sizes, 256 to 2,048 environments: acts, updates, both together at 1.5 and 6 samples per insert, by precision
 D  a profiler trace as a table: kernels, gaps, copies, waits of the host
 E  the full replay saved and restored
-F  Pong for the time that is left; a later start goes on with it
+F  a training run of Pong in the remaining time; a later call resumes it
 
-Each job of a part is a process of its own with a time limit, and writes OUT/NAME.json as soon as it is done; OUT/NAME.log has what it said,
-and OUT/NAME.partial.json what a job had measured that was killed. A job that fails, crashes or hangs does not keep the next one from
-running. The same command goes on with the jobs that have no result yet, those that failed once behind the others and not those that failed
-twice; --part does one part again. OUT/summary.json has what became of each job.
+Each job is a separate process with a time limit. It writes OUT/NAME.json when it is done and its output to OUT/NAME.log; a killed job
+leaves what it had measured in OUT/NAME.partial.json. A job that fails, crashes or hangs does not stop the next one. The same command
+continues with the jobs that have no result yet: those that failed once run last, and those that failed twice are skipped. --part repeats
+one part.
+OUT/summary.json lists the outcomes.
 
---archive=FILE holds all of that in one file, renewed after each job. On another machine --earlier=FILE goes on from it; Pong begins anew
-there. With --size=tiny all of it runs on a CPU in minutes, and its figures mean nothing.
+--archive=FILE collects all results in one file after each job. On another machine --earlier=FILE continues from it, and Pong restarts from
+scratch. With --size=tiny everything runs on a CPU in minutes; its figures mean nothing.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ _EARLIER = command_line.define_path("earlier", "an archive whose results count a
 _SIZE = flags.DEFINE_enum("size", "full", ["tiny", "full"], "the paper's sizes on a GPU, or a try on a CPU")
 
 PARTS = "ABCDEF"
-GRACE_SECONDS = 30.0  # a process that is told to end may save for so long before it is killed
+GRACE_SECONDS = 30.0  # time to save between SIGTERM and SIGKILL
 DONE, FAILED, TIMED_OUT, WAITS = "done", "failed", "timed out", "waits for the next start"
 ATTEMPTS = 2
 WHOLE_MINUTES = 30.0  # which the limits below add up to; more time makes them longer
@@ -113,11 +114,11 @@ def plan(out: pathlib.Path, is_full: bool) -> list[Job]:
 
     envs = ENVIRONMENTS if is_full else (16,)
     ratios = "--ratios=1.5,6"
-    # What comes first has most to tell if the time is short: each figure at 256 environments, then how they grow.
+    # The most informative jobs first, in case time runs out: all rates at 256 environments, then more environments.
     throughput = [
         rates(f"{envs[0]}_alone_bfloat16", 100, "device,learner", *bfloat16, *_envs(envs[0])),
         rates(f"{envs[0]}_bfloat16", 120, "environments,acting,together", ratios, *bfloat16, *_envs(envs[0])),
-        rates(f"{envs[0]}_tf32", 80, "device,learner"),  # what XLA makes of float32 on a GPU unless it is told
+        rates(f"{envs[0]}_tf32", 80, "device,learner"),  # XLA's default for float32 on a GPU
         rates(f"{envs[0]}_float32", 80, "device,learner", environment=float32),
     ]
     for count in envs[1:]:
@@ -156,7 +157,7 @@ def main() -> None:
     jobs = [job for job in jobs if job.name.startswith(part)] if part else pending(jobs, out)
     # The CPU stays at hand for tests that ask for it. Without a GPU the full size must fail, not crawl.
     platforms = {"JAX_PLATFORMS": "cuda,cpu" if _SIZE.value == "full" else "cpu"}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a job that runs is ended on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # SystemExit ends the running job
     outcomes = run_all(jobs, out, _MINUTES.value * 60, platforms, report)
     sys.exit(1 if set(outcomes) & {FAILED, TIMED_OUT} else 0)
 
@@ -177,7 +178,7 @@ def report(out: pathlib.Path) -> None:
 
 
 def pack(out: pathlib.Path, archive: pathlib.Path) -> None:
-    """Writes the folder's files, without Pong's run, into one file at one stroke."""
+    """Writes the folder's files, without Pong's run, into one file, atomically."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with paths.replaced(archive) as temporary, tarfile.open(temporary, "w:gz") as file:
         for path in sorted(out.iterdir()):
@@ -186,7 +187,7 @@ def pack(out: pathlib.Path, archive: pathlib.Path) -> None:
 
 
 def unpack(archive: pathlib.Path, out: pathlib.Path) -> None:
-    """Puts the files of an archive into the folder, but for those that it has."""
+    """Unpacks an archive into the folder without replacing existing files."""
     out.mkdir(parents=True, exist_ok=True)
     path = None  # of the file that is being unpacked
     try:

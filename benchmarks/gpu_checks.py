@@ -3,9 +3,9 @@
     python -m benchmarks.gpu_checks --config=configs/zaxxon.py --check=machine|oracles|ring|checkpoint [--json=FILE]
 
 machine: packages, versions, `train.py --doctor`, and rates that predictions need. oracles: the tests of the algorithm and the networks
-against their slow twins. ring: a replay is filled by appends until it has wrapped; both ends of every slot and whole drawn sequences are
-compared with what was appended, and an act and an update must leave the ring where it lies. checkpoint: the full replay is saved and
-restored. Exit code 1 if something is wrong.
+against their slow NumPy references. ring: a replay is filled by appends until it wraps; both ends of every slot and whole drawn
+sequences are compared with what was appended, and an act and an update must leave the ring where it lies. checkpoint: the full replay is
+saved and restored. Exit code 1 if something is wrong.
 """
 
 import functools
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _keep(settings: Settings, found: dict[str, Any], is_whole: bool = False) -> None:
-    """Writes what is known so far: a check that is killed has not run for nothing."""
+    """Writes what is known so far, in case the check is killed."""
     from benchmarks import gpu_report, reports
 
     gpu_report.keep(_JSON.value, reports.record("gpu_checks", found, settings), is_whole)
@@ -136,7 +136,7 @@ def oracles(settings: Settings) -> dict[str, Any]:
     del settings
     import pytest
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # out of time, it still tells what it has seen
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # when time runs out, report the results so far
 
     class Outcomes:
         """A plugin of pytest that counts."""
@@ -157,13 +157,13 @@ def oracles(settings: Settings) -> dict[str, Any]:
                 self.wrong.append(f"{report.nodeid}: {str(report.longrepr).splitlines()[-1][:200]}")
 
     outcomes = Outcomes()
-    # What warns on another version of JAX is not what is asked here.
+    # Warnings of another JAX version are not what is checked here.
     options_of_pytest = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "default", "--tb=short", "--continue-on-collection-errors"]
     code = pytest.main([*options_of_pytest, *_TESTS.value], plugins=[outcomes])
     wrong = outcomes.wrong
     if not wrong and code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         wrong = [f"pytest ended with {code!s}"]
-    # A file that lacks a package, as an oracle of others, was not tried: no result, and no wrong one.
+    # A test file that could not be imported, for example because rlax is missing, counts as not tried, not as wrong.
     return {"tests": _TESTS.value, "outcomes": outcomes.counts, "not tried": outcomes.missing, "wrong": wrong}
 
 

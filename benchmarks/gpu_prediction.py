@@ -1,4 +1,4 @@
-"""How long an act and an update should take on a GPU: a calculation from what the programs for one hold, not a measurement.
+"""How long an act and an update should take on a GPU: calculated from programs lowered for a GPU, not measured.
 
     python -m benchmarks.gpu_prediction --config=configs/zaxxon.py [--envs=256,1024,2048] [--json=FILE]
 
@@ -88,7 +88,7 @@ class Prediction(NamedTuple):
 
 @contextlib.contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """What is traced inside takes the ways of a GPU, whatever this machine has."""
+    """Inside this context, programs are traced as on a GPU."""
     with mock.patch("jax.default_backend", return_value="gpu"):
         yield
 
@@ -176,7 +176,7 @@ def is_elementwise(value: Any) -> bool:
 
 
 def loop_length(operation: Any) -> int | None:
-    """How often a loop runs that counts up to a constant; None for one whose end the device finds out."""
+    """The length of a loop that counts up to a constant; None if only the device knows when it ends."""
     import numpy as np
 
     for one in (inner.operation for block in operation.regions[0].blocks for inner in block.operations):

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` has measured so far: pictures, Pong's curve by the clock, and records of jobs that are not done yet."""
+"""What `benchmarks.gpu` has measured so far: pictures, Pong's curve over wall-clock time, and partial records of unfinished jobs."""
 
 import pathlib
 from typing import Any

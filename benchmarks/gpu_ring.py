@@ -1,4 +1,4 @@
-"""A replay whose every slot says what belongs there, so that a wrong index shows; for rings with more elements than 32 bits count."""
+"""Tests the indexing of a replay with more elements than 32 bits can count: every slot holds a pattern that encodes its position."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from benchmarks import collectives
 from benchmarks.measure import peak_device_bytes
 from benchmarks.parts import Parts, StillActor
 
-_UPDATE_BYTES = 10**10  # that one may take for itself: beside a smaller replay a copy would not stand out
+_UPDATE_BYTES = 10**10  # upper limit of an update's own memory; with a smaller replay a copy of it could not be told apart
 MARK = 8  # elements at either end of an observation that hold its place; those between them hold a pattern
 
 
@@ -151,7 +151,7 @@ def last_environment(run: Parts) -> jax.Array:
 
 
 def drawn(run: Parts, state: ReplayState, batches: int = 2) -> dict[str, int]:
-    """Whole batches against what was appended, and how far behind the ring's beginning they lie."""
+    """Compares whole batches with what was appended, and reports how far from the ring's beginning they lie."""
     store, size = run.store, math.prod(run.spec.observation_shape)
 
     def sample(state: ReplayState, key: jax.Array) -> Batch:

@@ -1,11 +1,11 @@
-"""What agents learn on small budgets, ours beside those of Stable-Baselines3, on the same cores and in turn.
+"""Compares what our agents and those of Stable-Baselines3 learn on small budgets, on the same cores, one run at a time.
 
     python -m benchmarks.learning --tasks CartPole-v1 LunarLander-v3 --agents agent57 ppo --seeds 0 1 2 [--minutes=N | --steps=N]
         [--stop_when_solved] [--only_report] [--config.NAME=VALUE ...]
 
-Each run has a folder RUNS/TASK/AGENT/seedS. It trains until its budget of wall-clock time is used up; 100 greedy episodes then judge it.
-The same command resumes where it was stopped, and runs no finished run again. After every run it writes the report: OUT.json, a picture
-for each task, and a table. Runs that OUT.json already has stay in it, also when their folders are gone. The protocol is in
+Each run has a folder RUNS/TASK/AGENT/seedS. It trains until its budget of wall-clock time is used up; 100 greedy episodes then give its
+score. The same command resumes where it was stopped and skips finished runs. After every run it writes the report: OUT.json, a picture
+for each task, and a table. Runs already in OUT.json are kept, even if their folders are gone. The protocol is in
 benchmarks/README.md. What peers need is in requirements-peers.txt.
 """
 
@@ -162,7 +162,7 @@ def train(runs: Sequence[Run], options: argparse.Namespace, facts: Mapping[str, 
 def _report_quietly(runs: Sequence[Run], options: argparse.Namespace, facts: Mapping[str, Any]) -> None:
     try:
         report(runs, options, facts)
-    except (ReproductionError, OSError) as error:  # runs go on; the last report tells it again
+    except (ReproductionError, OSError) as error:  # training continues; the last report repeats the error
         print(f"no report yet: {error}", flush=True)
 
 

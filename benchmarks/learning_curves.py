@@ -1,7 +1,7 @@
 """Learning curves from lines of metrics: points, times to thresholds, and statistics over seeds.
 
-Lines of all agents are alike. The greedy episodes of a run are gathered into points, one for each fortieth of its budget. A point has the
-mean over the episodes that ended in it and stays open until they are at least `POINT_EPISODES`. A threshold is reached at the first point
+All agents write the same metrics. The greedy episodes of a run are grouped into points, one for each fortieth of its budget. A point is the
+mean over its episodes and collects them until it has at least `POINT_EPISODES`. A threshold is reached at the first point
 at which the mean of the last `WINDOW` points is at or above it.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from benchmarks.learning_tasks import POINTS, Budget
 
 POINT_EPISODES = 5  # greedy episodes that a point has at least
-WINDOW = 3  # points whose mean is held against a threshold
+WINDOW = 3  # points whose mean is compared with a threshold
 
 
 class Point(NamedTuple):
@@ -114,7 +114,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float | None]) -> Spread:
-    """The statistics of what may be missing: a seed that never got there counts as later than all others.
+    """Statistics of values that may be missing: a seed that never reached the threshold counts as later than all others.
 
     Args:
       values: one for each seed.

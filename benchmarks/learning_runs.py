@@ -1,8 +1,8 @@
 """Training runs of the learning benchmark as jobs: they stop when their budget is used up, and resume where they were interrupted.
 
 The clock is wall-clock time from the start of a run's process, with imports, environments and compilation, summed over its starts.
-What a kill has lost is not counted. A run's folder keeps in learning.json what its starts needed before their loops began; all that comes
-later is in the `seconds` of its metrics.
+Work lost to a kill is not counted. learning.json in a run's folder records how long each start took before its training loop began; the
+time since then is `seconds` in its metrics.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def curve(run: Run) -> list[learning_curves.Point]:
 
 
 def reason_to_end(run: Run, stop_when_solved: bool) -> str | None:
-    """Why the run has had enough; None if it has not.
+    """Why the run should end; None if it should continue.
 
     Returns:
       "budget", "solved", or "finished" for a run of ours that has made all steps of its profile before its time was up.
@@ -96,7 +96,7 @@ class Watch:
         self._before = self._file()
         self._started: float | None = None
         state = read_state(run.folder)
-        # A start that saved nothing is lost with what it did.
+        # A start that saved no checkpoint does not count.
         self._state = {
             "task": run.task,
             "agent": run.agent,
@@ -111,7 +111,7 @@ class Watch:
         self._reason: str | None = None
 
     def has_enough(self) -> bool:
-        """Whether the training is to be stopped. The first call is taken for the moment at which it started."""
+        """Whether training should stop. The time of the first call is taken as the start of training."""
         try:
             reason = self._look()
         except folders.DamageError:  # `is_done` says which

@@ -10,8 +10,8 @@ from reproductions.common import Training
 
 PEERS = ("ppo", "dqn", "qrdqn", "recurrent_ppo")  # of Stable-Baselines3 and sb3-contrib
 
-# The parts of MEME: settings with the part, and without it. The trust region is measured in deviations of TD errors, and the distilled
-# policy needs heads per policy: what a part needs comes and goes with it.
+# The parts of MEME: settings with the part, and without it. A part is switched together with what it depends on: the trust region needs
+# normalised TD errors, and the distilled policy needs heads per policy.
 PARTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "online_bootstrap": (
         {"learner.bootstrap": "online", "learner.trust_region": 2.0, "learner.normalise_errors": "priorities"},
@@ -120,7 +120,7 @@ class Run:
         task = TASKS[self.task]
         overrides = {
             **task.overrides,
-            # Without, it is the profile's: the learning rates fall until then, so it is made to fit the time.
+            # With a time budget the profile's total_steps stays: it fits the time, and the learning-rate schedule depends on it.
             **({} if self.budget.steps is None else {"total_steps": self.budget.steps}),
             "logging.period_seconds": self.budget.report_seconds,
             "video.period_episodes": 0,  # the peers record none either

@@ -1,8 +1,8 @@
-"""What one box with several GPUs needs, and what saturates first: a calculation from counts, not a measurement.
+"""What one machine with several GPUs needs, and what saturates first: a calculation from counts, not a measurement.
 
     python -m benchmarks.plan --config=configs/zaxxon.py [--gpus=8] [--frames=66500] [--updates=5] [--json=FILE]
 
-Arithmetic is counted by `work`, bytes from the shapes of what a run holds. What a machine can do stands in flags: the defaults are the
+Arithmetic is counted by `work`, bytes from the shapes of what a run holds. The machine's capacities are flags: the defaults are the
 published peaks of an H200; the emulators' rate is that of one core as `throughput --parts=environments` measures it. Devices share one
 batch and sum their gradients, so `--updates` is of the whole box and `--config.learner.batch_size` the batch of all devices; frames are for
 each GPU.
@@ -146,7 +146,7 @@ def main() -> None:
     sizes, act_flops, update_flops = sizes_of(settings, _GPUS.value)
     load = Load(_GPUS.value, _FRAMES.value / sizes.frames_per_step, _UPDATES.value)
     found = needs(settings, load, sizes, act_flops, update_flops)
-    lines = [("resource", "needed", "there is", "unit", "share")]
+    lines = [("resource", "needed", "available", "unit", "share")]
     lines += [
         (need.resource, reports.readable(need.needed), reports.readable(need.available), need.unit, f"{need.share:.2%}") for need in found
     ]

@@ -5,8 +5,8 @@
 Parts: environments (EnvPool alone and through our adapter), acting (environments, the act program and the append to the replay), device
 (the act program alone), learner (updates alone), together (acting and learning at the settings' ratio), baseline (the act program and the
 update next to plain PyTorch, from requirements-bench.txt), compile (all programs, without and with the cache of an earlier start).
-`--ratios=1.5,6` measures `together` at several replay ratios: samples of a sequence for each insert. Rates are medians of several runs.
-The replay is full from the start, so that learning need not wait.
+`--ratios=1.5,6` measures `together` at several numbers of samples per insert (replay.samples_per_insert). Rates are medians of
+several runs. The replay is full from the start, so that learning need not wait.
 """
 
 import functools
@@ -28,7 +28,9 @@ _REPEATS = options.repeats()
 _SECONDS = options.seconds()
 _FILL = flags.DEFINE_integer("fill", 1_000, "embeddings in each episodic memory while the act program is measured alone", lower_bound=0)
 _UPDATES = flags.DEFINE_integer("updates_per_run", 4, "updates of a run of learning, and of acting and learning together", lower_bound=1)
-_RATIOS = flags.DEFINE_list("ratios", [], "replay ratios at which acting and learning together are measured; default: that of the settings")
+_RATIOS = flags.DEFINE_list(
+    "ratios", [], "samples per insert at which acting and learning together are measured; default: that of the settings"
+)
 _JSON = options.json()
 
 

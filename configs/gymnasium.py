@@ -5,8 +5,8 @@ python train.py --config=configs/gymnasium.py:laptop --config.environment.task_i
 The task is a Gymnasium id or your own entry point, "my_module:MyEnvironment" (docs/environments.md). Sizes are for vectors; for images add
 --config.network.torso=convolutions and, below 36 pixels, smaller --config.network.conv_kernels. The papers have no such tasks.
 
-paper: not measured yet. laptop: two CPU cores; CartPole in 12 minutes beside other work (500 thousand steps, one seed): 241 over 100 greedy
-episodes; random play reaches 22, the maximum is 500. smoke: 20,000 steps.
+paper: not measured yet. laptop: two CPU cores, not measured yet; an earlier version reached 241 on CartPole (500,000 steps, one seed, 100
+greedy episodes); random play reaches 22, the maximum is 500. smoke: 20,000 steps.
 """
 
 from agent57_jax.config import EnvironmentKind, Settings

@@ -1,8 +1,8 @@
-"""What may follow the colon in --config=configs/NAME.py:PROFILE,AGENT: the profiles that every task has, and the family of agents.
+"""The profiles and agents that --config=configs/NAME.py:PROFILE,AGENT selects.
 
 Agents are the columns of the papers' tables (Agent57 §4, Table 1; NGU §4; R2D2 App.), and MEME. Each is Agent57 with parts switched off,
-or on, and with the hyperparameters of its own paper; without an agent's name a config has the agent that its task's paper has. A small
-profile scales lengths and periods in proportion.
+or on, and with the hyperparameters of its own paper; without an agent's name a config keeps its own default, `agent57` for most tasks.
+A small profile scales lengths and periods in proportion.
 """
 
 import difflib
@@ -26,7 +26,7 @@ PROFILES = ("paper", "laptop", "smoke", "box")
 
 
 def parse(argument: str) -> tuple[str, Callable[[Settings], None]]:
-    """The profile and the agent that "profile", "agent" or both, separated by a comma, name.
+    """Parses "PROFILE", "AGENT" or "PROFILE,AGENT".
 
     Returns:
       The profile; a function that turns the settings of a task into those of the agent.
@@ -51,7 +51,7 @@ def parse(argument: str) -> tuple[str, Callable[[Settings], None]]:
 
 
 def unnamed(settings: Settings) -> None:
-    """Leaves a task the agent that it has."""
+    """Keeps the task's default agent."""
 
 
 def grid_network(settings: Settings) -> None:
@@ -75,8 +75,8 @@ def small_budget(settings: Settings) -> None:
     """Rules for minutes to hours on two CPU cores instead of weeks on a fleet (docs/decisions.md has the reasons).
 
     Many small updates, so that a run has thousands of them; a family of four that explores mildly; discounts
-    for episodes of some hundred steps; rewards and errors on a scale in which no part drowns. They are the same for every task, but where
-    rewards are rare: `rare_rewards`.
+    for episodes of some hundred steps; rewards and errors on comparable scales. Tasks with rare rewards add
+    `rare_rewards` and `only_a_goal`, and some configs override single numbers.
     """
     settings.environment.num_envs = 32
     settings.network.shared_torso = True
@@ -116,7 +116,7 @@ def small_budget(settings: Settings) -> None:
 
 def rare_rewards(settings: Settings) -> None:
     """Rules on top of `small_budget` where most sequences have no reward: a goal at the end, a point every hundred steps."""
-    settings.network.output_scale = 0.01  # else differences that mean nothing last for thousands of updates
+    settings.network.output_scale = 0.01  # else meaningless value differences between actions last for thousands of updates
     settings.actor.epsilon_base = 0.8  # some actors play almost at random, which finds what greedy noise does not
     settings.actor.epsilon_alpha = 14.0
     settings.learner.normalise_errors = NormalisedErrors.NOWHERE  # a reward stands out in the priorities
@@ -125,7 +125,7 @@ def rare_rewards(settings: Settings) -> None:
 def only_a_goal(settings: Settings) -> None:
     """Rules on top of `rare_rewards` where an episode has one reward, at its end: novelty leads, and few successes teach all policies."""
     settings.novelty.kernel_epsilon = 1e-3  # a new view pays ten times as much as the second look at it
-    settings.actor.epsilon_base = 0.4  # novelty explores; noise would only cost its way to the goal
+    settings.actor.epsilon_base = 0.4  # novelty explores; random actions would only make it harder to reach the goal
     settings.actor.epsilon_alpha = 4.0
     settings.replay.capacity = "400_000"  # keeps rare successes
     settings.replay.priority_exponent = 0.9  # and draws them
@@ -144,9 +144,9 @@ def smoke_run(settings: Settings) -> None:
 
 
 def small_evaluator(settings: Settings) -> None:
-    """An evaluator for runs in which it plays some hundred episodes: it tries arms again that were bad when the agent knew nothing.
+    """An evaluator for runs in which it plays a few hundred episodes: it retries arms that scored badly while the agent was untrained.
 
-    The paper's window of 3,600 and exploration of 0.01 are made for many times as many.
+    The paper's window of 3,600 and exploration of 0.01 suit many times more episodes.
     """
     settings.evaluation.window_episodes = 40
     settings.evaluation.exploration = 0.1
@@ -155,7 +155,7 @@ def small_evaluator(settings: Settings) -> None:
 def one_box(settings: Settings) -> None:
     """Rules for one GPU and about a day: 200 M frames of Atari instead of 90 G (docs/configuration.md has a reason for each).
 
-    Networks, novelty and fleet stay the paper's; what its budget allows and this one does not is changed.
+    Networks, novelty and the number of actors stay as in the paper; settings that need its larger budget are changed.
     """
     settings.policy.num_policies = min(settings.policy.num_policies, 16)
     settings.policy.beta_max = min(settings.policy.beta_max, 0.1)
@@ -187,7 +187,7 @@ def agent57(settings: Settings) -> None:
 
 
 def meme(settings: Settings) -> None:
-    """Agent57 that learns from fewer frames (Kapturowski et al. 2022, by second hand: see docs/algorithm.md)."""
+    """Agent57 that learns from fewer frames (Kapturowski et al. 2022, known second-hand: see docs/algorithm.md)."""
     agent57(settings)
     settings.network.policy_heads = True
     settings.learner.bootstrap = Bootstrap.ONLINE
@@ -200,9 +200,9 @@ def meme(settings: Settings) -> None:
 
 
 def meme_paper(settings: Settings) -> None:
-    """MEME with its own numbers and budget, for which small profiles have theirs; what is not here is Agent57's.
+    """MEME with its own hyperparameters and budget, for the paper profile; all other settings are Agent57's.
 
-    With 6 samples per insert its 12,970 frames a second make 3.8 updates of 64 sequences a second, as it is quoted.
+    With 6 samples per insert, its 12,970 frames/s give the quoted 3.8 updates/s of 64 sequences.
     """
     meme(settings)
     settings.environment.num_envs = 64  # quoted

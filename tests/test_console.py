@@ -254,7 +254,7 @@ def test_a_run_outlives_its_output(output):
         os.close(reader)
         errors = process.communicate("go\n", timeout=60)[1]
     assert process.returncode == 0 and errors.splitlines()[-1] == "went on", errors
-    assert errors.count("the run goes on") == 1 and "Traceback" not in errors and "Exception ignored" not in errors, errors
+    assert errors.count("the run continues") == 1 and "Traceback" not in errors and "Exception ignored" not in errors, errors
 
 
 class Gone(io.StringIO):
@@ -279,7 +279,7 @@ def test_what_cannot_be_printed_is_said_once(error, monkeypatch, capsys):
         console.say("a line")
     console.close()
     assert sys.stdout.getvalue() == "title\n"
-    assert capsys.readouterr().err.count("the run goes on") == 1
+    assert capsys.readouterr().err.count("the run continues") == 1
 
 
 def test_a_terminal_may_be_gone_before_the_panel_begins(monkeypatch, capsys):
@@ -290,7 +290,7 @@ def test_a_terminal_may_be_gone_before_the_panel_begins(monkeypatch, capsys):
     console, _ = live()
     console.say("a line")
     console.close()
-    assert capsys.readouterr().err.count("the run goes on") == 1
+    assert capsys.readouterr().err.count("the run continues") == 1
 
 
 def test_warnings_of_others_stay_in_the_panel():

@@ -88,7 +88,7 @@ def test_what_ends_a_training_is_a_run_error(tmp_path: pathlib.Path, monkeypatch
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
-        ("random_con", {}, r"^no config file random_con. By name there are: atari, boxing, cartpole, "),
+        ("random_con", {}, r"^no config file random_con. Available names: atari, boxing, cartpole, "),
         ("random_coin:smok", {}, "no profile or agent 'smok', did you mean smoke"),
         ("random_coin:smoke", {"sed": 1}, r"^no setting 'sed'. Did you mean seed\?$"),
         ("random_coin:smoke", {"replay": 1}, "^no setting 'replay'. Did you mean replay."),

@@ -67,7 +67,7 @@ def test_homes_are_expanded_in_every_option(monkeypatch: pytest.MonkeyPatch, tmp
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--out", type=paths.path)
     assert parser.parse_args(["--out=~/b"]).out == tmp_path / "b"
-    with pytest.raises(argparse.ArgumentError, match="there is no home for ~nobody_of_this_name: name the whole path"):
+    with pytest.raises(argparse.ArgumentError, match="~nobody_of_this_name has no home directory: give the full path"):
         parser.parse_args(["--out=~nobody_of_this_name/b"])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()

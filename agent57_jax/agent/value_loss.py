@@ -100,7 +100,7 @@ class ValueLoss:
         rewards = rewards_of_values(x.extrinsic_reward[:, 1:], intrinsic, beta[:, :-1], len(self.loss_names))
         discounts = return_discounts(gamma, x.discount[:, 1:], len(self.loss_names), self.ends_with_episode)
         combined = jax.lax.stop_gradient(combined)
-        policy = self._target_policy(combined, logits)  # [B, T + 1, A], learnt about
+        policy = self._target_policy(combined, logits)  # [B, T + 1, A], of the target policy
         coefficients = self._trace_coefficients(combined, policy, x)  # [B, T]
         bootstrap = jax.lax.stop_gradient(online) if self.settings.bootstrap is Bootstrap.ONLINE else target
         targets = self._targets(bootstrap, combined, policy, coefficients, rewards, discounts, valid, x)  # [L, B, T]

@@ -1,4 +1,4 @@
-"""Cross-mixture training: every sequence may train every policy (Kapturowski et al. 2022, MEME; second hand).
+"""Cross-mixture training: every sequence may train every policy (Kapturowski et al. 2022, MEME; second-hand).
 
 MEME's loss is eta L_j + (1 - eta) / (N - 1) sum_{j' != j} L_j'. Retrace makes this valid: the replay stores the action's probability under
 the policy that acted, and the rewards do not depend on the policy.

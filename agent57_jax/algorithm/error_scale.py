@@ -1,4 +1,4 @@
-"""The scale of TD errors, by which losses and priorities divide them (Kapturowski et al. 2022, MEME; constants second hand).
+"""The scale of TD errors, by which losses and priorities divide them (Kapturowski et al. 2022, MEME; constants known second-hand).
 
 Without it the larger errors of intrinsic values and of exploratory policies would dominate.
 """

@@ -1,4 +1,4 @@
-"""A policy distilled from action values, which follows their argmax gradually (Kapturowski et al. 2022, MEME; second hand)."""
+"""A policy distilled from action values, which follows their argmax gradually (Kapturowski et al. 2022, MEME; second-hand)."""
 
 import jax
 import jax.numpy as jnp

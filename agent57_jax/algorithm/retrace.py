@@ -1,6 +1,6 @@
 """Returns with traces under an invertible value transform, for one stream of transitions.
 
-Retrace(lambda) (NGU App. E; Munos et al. 2016) and soft Watkins' Q(lambda) (Kapturowski et al. 2022, MEME; second hand) differ only in the
+Retrace(lambda) (NGU App. E; Munos et al. 2016) and soft Watkins' Q(lambda) (Kapturowski et al. 2022, MEME; second-hand) differ only in the
 trace coefficient c_t.
 """
 
@@ -23,7 +23,7 @@ def retrace_coefficients(
 def soft_watkins_coefficients(
     action_values: jax.Array, target_policy: jax.Array, actions: jax.Array, trace_lambda: float, tolerance: float
 ) -> jax.Array:
-    """c_t = lambda sum_a pi(a|x_t) 1[Q(x_t, a_t) >= Q(x_t, a) - kappa |Q(x_t, a)|], [T] (MEME; formula and kappa second hand).
+    """c_t = lambda sum_a pi(a|x_t) 1[Q(x_t, a_t) >= Q(x_t, a) - kappa |Q(x_t, a)|], [T] (MEME; formula and kappa second-hand).
 
     A nearly greedy action does not end the return, as it does with Retrace if pi is almost greedy and action values are close. kappa = 0
     is Watkins' Q(lambda) with ties; kappa -> infinity never cuts.

@@ -135,7 +135,10 @@ def compute() -> Finding:
     seconds = time.monotonic() - started
     text = f"{jax.local_device_count()} x {first.device_kind} ({first.platform}), compiled and computed in {seconds:.1f} s"
     if first.platform == "cpu":
-        return Finding(WARN, f"{text}: training uses the CPU, for which the profile :laptop is meant; a GPU in Docker needs --gpus all")
+        return Finding(
+            WARN,
+            f"{text}: training uses the CPU, for which the laptop profile (--config=NAME:laptop) is sized; Docker needs --gpus all",
+        )
     return Finding(OK, f"{text}, NVIDIA driver {driver}" if driver else text)
 
 

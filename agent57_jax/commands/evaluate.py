@@ -67,11 +67,11 @@ def main() -> None:
     print(f"{result['game']}: mean return {result['mean']:.2f} over {len(result['returns'])} greedy episodes{score} ({where})")
     for episode in watched:
         if episode.problem is not None or episode.best is None:
-            command_line.fail(f"the score stands, but there is no picture of it: {episode.problem}", code=1)
+            command_line.fail(f"the score above is valid, but the episode could not be recorded: {episode.problem}", code=1)
         shown = ", ".join(str(file) for file in files if file is not None)
         print(f"best of the first environment's {episode.episodes} episodes, return {episode.best.score:.2f}: {shown}")
     if result["path"] is None:
-        command_line.fail(f"the score stands, but it could not be written: {result['problem']}", code=1)
+        command_line.fail(f"the score above is valid, but could not be written: {result['problem']}", code=1)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main() -> None:
     except jax.errors.JaxRuntimeError as error:
         if not distributed:
             raise
-        command_line.fail_at_once(f"another process is gone, or this one failed alone: {' '.join(str(error).split())[:300]}", code=1)
+        command_line.fail_at_once(f"another process is gone, or this one failed by itself: {' '.join(str(error).split())[:300]}", code=1)
     except Exception:
         if not distributed:
             raise

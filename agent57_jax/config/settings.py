@@ -235,7 +235,7 @@ class NoveltySettings(Section):
     pseudo_count: float = 1e-3  # c: added to the similarity (NGU Alg. 1)
     max_similarity: float = 8.0  # s_m: the episodic reward is 0 above it (NGU Alg. 1)
     max_factor: float = 5.0  # L: limit of the life-long factor; 1 switches it off
-    ends_with_episode: bool = True  # False: episodes end only the extrinsic return (Burda et al. 2018); no effect on a single value
+    ends_with_episode: bool = True  # False: episodes end only the extrinsic return (Burda et al. 2018); no effect with one value function
     statistics_horizon: float = 1e6  # values after which old ones fade from running statistics, Choice
     train_timesteps: int = 5  # last transitions of a sequence that train embedding and distillation (NGU App. A)
 
@@ -254,7 +254,7 @@ class ReplaySettings(Section):
     priority_exponent: float = 0.9  # sampling probabilities are proportional to priority^exponent (R2D2 §2.3); 0: uniform
     is_exponent: float = 0.0  # exponent of the importance weights
     eta: float = 0.9  # priority: weight of the maximum against the mean
-    first_priority: FirstPriority = FirstPriority.LARGEST  # of a new sequence; the papers: actor
+    first_priority: FirstPriority = FirstPriority.LARGEST  # first priority of a new sequence; the papers: actor
 
     @property
     def span(self) -> int:
@@ -267,9 +267,9 @@ class LearnerSettings(Section):
     """Losses and optimisers."""
 
     batch_size: int = 64  # sequences, over all devices
-    learning_rate: float = 1e-4  # of the value functions
+    learning_rate: float = 1e-4  # learning rate of the value functions
     final_rate_share: float = 1.0  # learning rates fall linearly to this share of their initial values at total_steps; 1: constant (PAPER)
-    novelty_learning_rate: float = 5e-4  # of embedding and distillation
+    novelty_learning_rate: float = 5e-4  # learning rate of embedding and distillation
     adam_b1: float = 0.9  # decay of the mean gradient
     adam_b2: float = 0.999  # decay of the mean squared gradient
     adam_epsilon: float = 1e-4  # added to the root of the mean square; R2D2: 1e-3
@@ -278,7 +278,7 @@ class LearnerSettings(Section):
     targets: Targets = Targets.RETRACE  # kind of targets
     bootstrap: Bootstrap = Bootstrap.TARGET  # network that bootstraps returns (MEME: online)
     trust_region: float = 0.0  # alpha: values alpha sigma away from the target network's move no further (MEME: 2); 0: off
-    trace_lambda: float = 0.95  # of Retrace and soft Watkins
+    trace_lambda: float = 0.95  # lambda of Retrace and soft Watkins
     trace_tolerance: float = 0.01  # kappa of soft Watkins: relative loss of value up to which an action counts as greedy (MEME)
     n_step: int = 5  # n-step double Q-learning: rewards in a target (R2D2)
     transform: Transform = Transform.SQUASHED  # h of the targets (NGU App. E)
@@ -314,7 +314,7 @@ class EvaluationSettings(Section):
 class CheckpointSettings(Section):
     """When and what to save."""
 
-    period_seconds: float = 600.0  # between two checkpoints, Choice
+    period_seconds: float = 600.0  # seconds between two checkpoints, Choice
     keep: int = 2  # newest checkpoints to keep, Choice
     save_replay: bool = True  # False: smaller checkpoints, but a resumed run must fill the replay before it learns
 
@@ -323,7 +323,7 @@ class CheckpointSettings(Section):
 class LoggingSettings(Section):
     """Panel, metrics.jsonl and dashboards."""
 
-    period_seconds: float = 10.0  # between two lines of metrics, Choice
+    period_seconds: float = 10.0  # seconds between two lines of metrics, Choice
     tensorboard: bool = True  # write TensorBoard files to tensorboard/
     wandb: bool = False  # log to Weights & Biases; needs the extra `wandb` and an account, or WANDB_MODE=offline
     wandb_project: str = "agent57_jax"  # project in Weights & Biases
@@ -348,7 +348,7 @@ class PrecisionSettings(Section):
 class Settings(Section):
     """All settings. Defaults are Agent57 on one Atari game with the paper's numbers."""
 
-    seed: int = 0  # of parameters, actions, sampling and environments; below 2^32, the range of a JAX key
+    seed: int = 0  # seed of parameters, actions, sampling and environments; below 2^32, the range of a JAX key
     total_steps: int = 22_500_000_000  # agent steps over all environments; PAPER: 90e9 frames
     num_devices: int | None = None  # None: all that JAX sees
     environment: EnvironmentSettings = dataclasses.field(default_factory=EnvironmentSettings)

@@ -282,7 +282,7 @@ def _describe(task_id: str, task_spec: Any) -> tuple[EnvironmentSpec, Encoder]:
     if task_id in _DOOM_OF_SEVERAL_PLAYERS:
         raise ValueError(f"{task_id} is not supported: it waits for other players")
     if family == "minigrid" and not _MISSION_CAN_BE_SEEN.match(task_id):
-        raise ValueError(f"{task_id} is not supported: its mission is a text that changes, and the agent can't read")
+        raise ValueError(f"{task_id} is not supported: its mission text changes between episodes, and the agent does not see text")
     encoder = make_encoder(task_id, task_spec.state_array_spec)
     frame_skip = getattr(task_spec.config, "frame_skip", 1)
     spec = EnvironmentSpec(
@@ -302,13 +302,13 @@ def _num_actions(task_id: str, task_spec: Any) -> int:
         name.startswith("obs") and len(spec.shape) > 1 and spec.shape[0] == -1 for name, spec in task_spec.state_array_spec.items()
     )
     if is_for_players:
-        raise ValueError(f"{task_id} is not supported: it is a game of several players")
+        raise ValueError(f"{task_id} is not supported: it is a multiplayer game")
     # ViZDoom says that the number of a combination is a float.
     if any(np.dtype(spec.dtype).kind not in "iu" for spec in specs.values()) and _family(task_spec) != "doom":
-        raise ValueError(f"{task_id} is not supported: its actions are continuous, and only a choice among a few is")
+        raise ValueError(f"{task_id} is not supported: its actions are continuous, and only discrete actions are supported")
     (spec, *others) = specs.values()
     if others or [size for size in spec.shape if size != -1]:
-        raise ValueError(f"{task_id} is not supported: its actions are several choices at once, and only one is")
+        raise ValueError(f"{task_id} is not supported: an action has several parts, and only single discrete actions are supported")
     return int(spec.maximum) + 1
 
 

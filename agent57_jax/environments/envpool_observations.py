@@ -3,8 +3,8 @@
 - An image of bytes keeps its values, with channels last: colours, stacked frames, or layers of a map.
 - MiniGrid's numbers for object, colour, state and direction become planes of 0 and 255: the numbers are names, and the networks divide
   bytes by 255. The text of its mission is left out.
-- A single whole number in [0, n) becomes a vector of n with one 1.
-- All other numbers become one vector, part after part: floats as they are, truth values as 0 and 1, whole numbers divided by their largest
+- A single integer in [0, n) becomes a one-hot vector of size n.
+- All other numbers become one vector, part after part: floats unchanged, Booleans as 0 and 1, integers divided by their largest
   magnitude.
 """
 
@@ -42,12 +42,14 @@ def make_encoder(task_id: str, state_spec: Mapping[str, Any]) -> Encoder:
         return _minigrid(tuple(specs["obs:image"].shape))
     images = [spec for spec in specs.values() if spec.dtype == np.uint8 and len(spec.shape) == 3 and spec.maximum == 255]
     if images and len(specs) > 1:
-        raise ValueError(f"{task_id} is not supported: it shows an image and other things ({_listed(specs)}), and only one image is")
+        raise ValueError(
+            f"{task_id} is not supported: its observation is an image and other parts ({_listed(specs)}), and only one image is supported"
+        )
     if images:
         return _image(tuple(images[0].shape))
     unbounded = {name: spec for name, spec in specs.items() if _is_whole(spec) and _largest(spec) >= np.iinfo(np.int32).max}
     if unbounded:
-        raise ValueError(f"{task_id} is not supported: it shows whole numbers without bounds ({_listed(unbounded)})")
+        raise ValueError(f"{task_id} is not supported: its observation has unbounded integers ({_listed(unbounded)})")
     if list(specs) == ["obs"] and _is_single(specs["obs"]) and _is_whole(specs["obs"]) and specs["obs"].minimum == 0:
         return _one_hot(int(specs["obs"].maximum) + 1)
     return _vector(specs)

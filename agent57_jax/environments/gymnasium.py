@@ -56,7 +56,9 @@ class _Process:
         except (EOFError, OSError) as error:
             wait([self.end], END_SECONDS)  # the channel may close a moment earlier
             code = self.kill()
-            raise HostEnvironmentError(f"a process of {task_id} is gone (exit code {code}; -9: killed, perhaps for memory)") from error
+            raise HostEnvironmentError(
+                f"a process of {task_id} died (exit code {code}; -9 means killed, perhaps because memory ran out)"
+            ) from error
 
     def kill(self) -> int:
         """Ends the process and all that it started, and returns its exit code. A process that has ended keeps its code."""
@@ -69,8 +71,8 @@ class _Process:
 class GymnasiumEnvironment(HostBatch):
     """A batch of one Gymnasium environment. A few processes each step a share of the batch, one environment after another.
 
-    In one process, environments in Python would wait for each other; with a process each, most of them would idle. Observations come
-    through shared memory.
+    In a single process, Python environments would run one at a time; with one process per environment, most processes would be idle.
+    Observations come through shared memory.
 
     A timestep is LAST when the environment is terminated or truncated; its discount is 0 if it is terminated, else 1. An agent step is
     one `step` of the environment and counts as one frame.

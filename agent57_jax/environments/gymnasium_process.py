@@ -180,7 +180,7 @@ def _description(task_id: str, environment: gymnasium.Env[Any, Any]) -> Descript
     if not isinstance(action, spaces.Space) or not isinstance(observation, spaces.Space):
         raise ValueError(f"{task_id} can't be used: define observation_space and action_space, of gymnasium.spaces")
     if not isinstance(action, spaces.Discrete):
-        raise ValueError(f"{task_id} is not supported: its actions are {_kind(action)}, and only Discrete ones are")
+        raise ValueError(f"{task_id} is not supported: its actions are {_kind(action)}, and only Discrete actions are supported")
     start, count = int(action.start), int(action.n)
     shape, dtype = _observation(task_id, observation)
     with _blaming(task_id, "can't be used"):
@@ -201,7 +201,10 @@ def _observation(task_id: str, space: spaces.Space[Any]) -> tuple[tuple[int, ...
         wrapper = "RescaleObservation to 0..255 and DtypeObservation to uint8"
     elif isinstance(space, spaces.Dict | spaces.Tuple):
         wrapper = "FilterObservation for its image, or FlattenObservation for a vector"
-    raise ValueError(f"{task_id} is not supported: it shows {_kind(space)}, and only uint8 images and vectors are; {_WRAP.format(wrapper)}")
+    raise ValueError(
+        f"{task_id} is not supported: its observations are {_kind(space)}, and only uint8 images and vectors are supported; "
+        f"{_WRAP.format(wrapper)}"
+    )
 
 
 def _kind(space: spaces.Space[Any]) -> str:
@@ -335,9 +338,7 @@ class Batch:
         shape = rows.shape[1:]
         fits = np.can_cast(shown.dtype, rows.dtype, "safe" if rows.dtype == np.uint8 else "same_kind")  # vectors are rounded to float32
         if shown.size != rows[index].size or shown.shape != shape[: shown.ndim] or not fits:
-            raise ValueError(
-                f"an observation is {shown.dtype}{list(shown.shape)}, but the environment's space makes it {rows.dtype}{list(shape)}"
-            )
+            raise ValueError(f"an observation is {shown.dtype}{list(shown.shape)}, but observation_space says {rows.dtype}{list(shape)}")
         rows[index] = _fitting("an observation holds", shown.reshape(shape))
 
 

@@ -215,7 +215,7 @@ class Console:
         _discard_output(self._terminal.file)
         self.close()
         try:
-            print(f"warning: output cannot be written ({error}), nothing more is shown; the run goes on", file=sys.stderr, flush=True)
+            print(f"warning: output cannot be written ({error}), no more output is shown; the run continues", file=sys.stderr, flush=True)
         except (OSError, ValueError):
             _discard_output(sys.stderr)
 

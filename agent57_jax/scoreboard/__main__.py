@@ -1,4 +1,4 @@
-"""Judges runs: tables, curves and bandits of many runs beside published scores.
+"""Compares runs with published scores: tables, learning curves and bandits of many runs.
 
 python -m agent57_jax.scoreboard RUNS... [--out=FOLDER]
 
@@ -20,7 +20,7 @@ from agent57_jax.scoreboard import board, markdown, page, runs
 def main() -> None:
     """Reads, computes, writes."""
     parser = command_line.Parser(
-        prog="python -m agent57_jax.scoreboard", description="Judges runs beside published scores.", allow_abbrev=False
+        prog="python -m agent57_jax.scoreboard", description="Compares runs with published scores.", allow_abbrev=False
     )
     parser.add_argument("runs", nargs="+", type=paths.path, metavar="RUNS", help="folders of runs, or folders that hold them")
     parser.add_argument("--out", type=paths.path, default=pathlib.Path("runs/scoreboard"), help="default: runs/scoreboard")

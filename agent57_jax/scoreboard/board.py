@@ -23,16 +23,16 @@ PROTOCOL = (
     "actions, the full set of 18 actions, raw rewards. A lost life ends nothing.",
     "Score of one of our runs: the mean undiscounted return of the greedy episodes that evaluate.py plays with the last checkpoint. It "
     "uses the arm that the evaluator's bandit ranks first, with epsilon 0.01. Without an evaluation, the last greedy episodes of the "
-    f"evaluator during training stand in ({runs.TRAINING_EPISODES} or a few more), and the table says so.",
+    f"evaluator during training are used ({runs.TRAINING_EPISODES} or a few more), and the table says so.",
     "Score of a game: the mean over seeds; the spread is the standard deviation over seeds (n - 1).",
     "Human-normalised score (HNS): (score - random) / (human - random), in percent. Random and human scores: Agent57 paper, App. H.",
     "Percentiles are interpolated linearly between games. IQM is the mean of all seeds' scores in all games without the lowest and the "
-    "highest quarter. Intervals: 95%, stratified bootstrap: each game's seeds are redrawn among themselves, "
+    "highest quarter. Intervals: 95%, stratified bootstrap: each game's seeds are resampled with replacement, "
     f"{aggregates.BOOTSTRAP_REPEATS:,} times. Every game weighs the same: a score of a game with n seeds weighs 1/n.",
     "Published scores of Agent57 and R2D2 (bandit) are the highest that a mean over seeds (6 and 3) and a window of 50 episodes reached in "
     "training; the other columns are from those agents' earlier publications. Ours are of the last checkpoint, not the best of many.",
-    "Frames: scores are only comparable after similar training. Agent57 trained for up to 90 billion frames a game; the papers of the "
-    "other published agents tell theirs. Each table says how long ours have trained.",
+    "Frames: scores are only comparable after similar training. Agent57 trained for up to 90 billion frames a game; for the "
+    "other published agents see their papers. Each table says how long ours have trained.",
     "The paper's Table 1 has new runs of NGU and R2D2 and prints no scores per game for them. So its figures for these two "
     "(docs/scoreboard.md) differ from those below, which are computed from earlier scores per game.",
 )
@@ -132,7 +132,7 @@ def _bootstrap(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     values = aggregates.bootstrap_statistics(hns)
     intervals: Any = [None] * len(values)
     if max(seeds) == 1:
-        note = "Games with a single seed have no spread to draw from: no intervals. A difference to another agent may be luck."
+        note = "Games with a single seed have no spread to draw from: no intervals. A difference from another agent may be chance."
     else:
         intervals = aggregates.bootstrap_intervals(hns).T.tolist()
         fewest, most, single = min(seeds), max(seeds), seeds.count(1)

@@ -59,7 +59,7 @@ def render(record: Mapping[str, Any], out: pathlib.Path) -> str:
 <header>
 <h1>Scoreboard</h1>
 <p>{runs} of ours, <span class="faint">made {_text(record["made"])}.</span>
-Columns on <span class="ours">this ground</span> are ours; all others are published. A click on a column's name sorts by it.</p>
+Columns with <span class="ours">this background</span> are ours; all others are published. Click a column's name to sort by it.</p>
 <nav aria-label="Sections">{links}</nav>
 </header>
 <main>

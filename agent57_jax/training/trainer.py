@@ -129,7 +129,8 @@ class Trainer:
                 raise
             # The first operation that needed the other processes has failed: a sum over the devices, or a checkpoint's barrier.
             raise LostProcessError(
-                f"process {jax.process_index()} lost another one, or failed alone: {' '.join(str(error).split())[:200]}. "
+                f"process {jax.process_index()} lost contact with another process, or failed by itself: "
+                f"{' '.join(str(error).split())[:200]}. "
                 f"Restart all processes: they will resume from checkpoint {self.checkpoints.latest()} in {self.workdir}"
             ) from error
         finally:

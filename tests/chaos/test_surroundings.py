@@ -53,7 +53,7 @@ def test_a_run_that_cannot_be_written_to_is_judged_all_the_same(tmp_path: pathli
         assert "over 3 greedy episodes (not written)" in done.stdout
         before, after = done.stderr.splitlines()
         assert before.endswith("evaluation.json cannot be written, the score will only be shown: Read-only file system")
-        assert after.startswith("error: the score stands, but it could not be written: [Errno 30] Read-only file system")
+        assert after.startswith("error: the score above is valid, but could not be written: [Errno 30] Read-only file system")
         videos = run(*judge, f"--video={disk}/best.mp4")
         assert videos.returncode == 2 and videos.stderr == f"error: {disk}/best.mp4 cannot be written: Read-only file system\n"
 

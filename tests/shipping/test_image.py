@@ -138,7 +138,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "no command 'trian'. Did you mean train? There are: train, evaluate, "),
+        (["trian"], "no command 'trian'. Did you mean train? Commands: train, evaluate, "),
         (["--config=configs/zaxxon.py"], "no command '--config=configs/zaxxon.py'"),
     ],
 )
