@@ -1,4 +1,4 @@
-"""The PyTorch reference computes what the agent computes, from the same parameters, also in a process of its own."""
+"""The PyTorch baseline computes what the agent computes, from the same parameters, also in a process of its own."""
 
 import functools
 import types

@@ -251,7 +251,7 @@ def test_what_cannot_work_is_refused_in_one_line(task_id: str, message: str) -> 
     [
         ("CartPoll-v1", r"^Gymnasium has no environment 'CartPoll-v1'; did you mean CartPole-v1"),
         ("Broken", r"^tests.environments.toys:Broken can't be made: FileNotFoundError: no level.txt"),
-        ("Quits", r"^a process of tests.environments.toys:Quits is gone \(exit code 5"),
+        ("Quits", r"^a process of tests.environments.toys:Quits died \(exit code 5"),
     ],
 )
 def test_a_refusal_reaches_the_caller(make: Make, task_id: str, message: str) -> None:

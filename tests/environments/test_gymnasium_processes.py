@@ -63,8 +63,8 @@ def test_there_are_no_more_processes_than_environments(make: Make) -> None:
     ("name", "message"),
     [
         ("Raises", r"toys:Raises failed: ZeroDivisionError: a mistake of two lines \(.*toys.py:\d+, in step\)"),
-        ("Dies", r"a process of tests.environments.toys:Dies is gone \(exit code 7"),
-        ("Exits", r"a process of tests.environments.toys:Exits is gone \(exit code 3"),
+        ("Dies", r"a process of tests.environments.toys:Dies died \(exit code 7"),
+        ("Exits", r"a process of tests.environments.toys:Exits died \(exit code 3"),
         ("Bare", r"toys:Bare failed: reset\(\) must take seed and options, and must return two values: observation, info$"),
     ],
 )
@@ -112,7 +112,7 @@ def test_what_an_environment_forks_hides_no_end_and_goes_with_it(make: Make) -> 
     assert all(map(is_running, children)) and not set(children) & set(processes(environment))
     os.kill(processes(environment)[1], signal.SIGKILL)
     environment.send(np.zeros(3, np.int32))
-    with pytest.raises(HostEnvironmentError, match=r"a process of .*Forks is gone \(exit code -9"):
+    with pytest.raises(HostEnvironmentError, match=r"a process of .*Forks died \(exit code -9"):
         environment.recv()
     environment.close()
     assert soon_ended(children) and not any(map(is_running, processes(environment)))
