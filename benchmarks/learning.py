@@ -10,6 +10,7 @@ benchmarks/README.md. What peers need is in requirements-peers.txt.
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -21,7 +22,7 @@ from agent57_jax import paths
 from agent57_jax.commands import command_line
 from agent57_jax.config import SettingsError
 from benchmarks import learning_report, learning_runs
-from benchmarks.learning_tasks import AGENTS, TASKS, Budget, Run
+from benchmarks.learning_tasks import ABLATIONS, AGENTS, TASKS, Budget, Run
 from reproductions import atari57, common, folders, records
 from reproductions.common import ROOT
 from reproductions.folders import DamageError, ReproductionError
@@ -68,6 +69,16 @@ def plan(options: argparse.Namespace, overrides: Mapping[str, Any]) -> list[Run]
             for agent in dict.fromkeys(options.agents):
                 found.append(Run(task, agent, seed, budget, home, options.profile, overrides))
     return found
+
+
+def check_settings(run: Run) -> None:
+    """Raises SettingsError if a run's settings are invalid, or ReproductionError if its ablation changes none of them."""
+    settings = common.settings_of(run.training)
+    agent = ABLATIONS.get(run.agent, (None,))[0]
+    if agent is not None and settings == common.settings_of(dataclasses.replace(run, agent=agent).training):
+        raise ReproductionError(
+            f"{run.agent} is the same as {agent} on {run.task}: leave it out, or take {run.agent.replace('_with_', '_without_')}"
+        )
 
 
 def jobs_of(runs: Sequence[Run], options: argparse.Namespace, facts: Mapping[str, Any], say: Any = print) -> tuple[list[Job], list[str]]:
@@ -127,7 +138,7 @@ def main() -> None:
         if not options.only_report:
             check_peers(runs, options.peers_python)
             for run in runs:
-                common.settings_of(run.training)
+                check_settings(run)
         facts = {"date": records.now()[:10], "git": records.git_state(), "machine": records.machine()}
         if not options.only_report:
             train(runs, options, facts)

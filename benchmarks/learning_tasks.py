@@ -27,11 +27,12 @@ PARTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "one_loss": ({"learner.combined_loss": True}, {"learner.combined_loss": False}),
     "distilled_policy": ({"network.policy_heads": True, "learner.distil_policy": True}, {"learner.distil_policy": False}),
 }
-# Agents with one part more or less, and the settings that make them. Small profiles of Agent57 have soft Watkins already.
+# Agents with one part more or less, and the settings that make them. Small profiles of Agent57 have soft Watkins already, and the one of
+# MiniGrid has cross-mixture.
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     **{f"meme_without_{part}": ("meme", without) for part, (_, without) in PARTS.items()},
     **{f"agent57_with_{part}": ("agent57", added) for part, (added, _) in PARTS.items() if part != "soft_watkins"},
-    "agent57_without_soft_watkins": ("agent57", PARTS["soft_watkins"][1]),
+    **{f"agent57_without_{part}": ("agent57", PARTS[part][1]) for part in ("soft_watkins", "cross_mixture")},
 }
 AGENTS = (*profiles.AGENTS, *ABLATIONS, *PEERS)
 POINTS = 40  # evaluations over a run's budget

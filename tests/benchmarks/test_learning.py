@@ -94,15 +94,27 @@ def test_settings_of_a_task_can_be_made(name: str, tmp_path: pathlib.Path) -> No
     assert common.settings_of(few.training).total_steps == 5_000
 
 
-@pytest.mark.parametrize("task", ["CartPole-v1", "MiniGrid-DoorKey-8x8-v0"])
-def test_an_ablation_differs_from_its_agent_in_its_part_alone(task: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "empty"),
+    [("CartPole-v1", ["agent57_without_cross_mixture"]), ("MiniGrid-DoorKey-8x8-v0", ["agent57_with_cross_mixture"])],
+)
+def test_an_ablation_differs_from_its_agent_in_its_part_alone(task: str, empty: list[str], tmp_path: pathlib.Path) -> None:
     def settings_of(agent: str) -> dict[str, Any]:
         return flatten(to_dict(common.settings_of(Run(task, agent, 0, MINUTES, tmp_path).training)))
 
+    changes_nothing = []
     for name, (agent, part) in ABLATIONS.items():
         own, whole = settings_of(name), settings_of(agent)
         changed = {setting for setting in own if own[setting] != whole[setting]}
-        assert changed and changed <= set(part), name
+        assert changed <= set(part), name
+        run = Run(task, name, 0, MINUTES, tmp_path)
+        if changed:
+            learning.check_settings(run)
+        else:
+            changes_nothing.append(name)
+            with pytest.raises(folders.ReproductionError, match=f"^{name} is the same as {agent} on {task}: leave it out"):
+                learning.check_settings(run)
+    assert changes_nothing == empty
 
 
 def test_seeds_are_outermost(tmp_path: pathlib.Path) -> None:
