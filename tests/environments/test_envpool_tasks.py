@@ -71,12 +71,12 @@ def verdict(task_id: str) -> str:
 TAKEN = {"atari", "box2d", "classic_control", "gfootball", "highway", "jumanji", "minigrid", "pgx", "toy_text", "vizdoom"}
 REASONS = {
     "atari": "",
-    "box2d": "continuous",
+    "box2d": "actions are continuous",
     "classic_control": "continuous",
     "gfootball": "",
     "highway": "continuous|multiplayer",
     "jumanji": "continuous|several parts|unbounded",
-    "minigrid": "mission is a text",
+    "minigrid": "mission text changes",
     "mujoco": "continuous",
     "pgx": "multiplayer",
     "procgen": "needs the Qt 5 libraries",
