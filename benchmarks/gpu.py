@@ -12,8 +12,7 @@ F  a training run of Pong in the remaining time; a later call resumes it
 Each job is a separate process with a time limit. It writes OUT/NAME.json when it is done and its output to OUT/NAME.log; a killed job
 leaves what it had measured in OUT/NAME.partial.json. A job that fails, crashes or hangs does not stop the next one. The same command
 continues with the jobs that have no result yet: those that failed once run last, and those that failed twice are skipped. --part repeats
-one part.
-OUT/summary.json lists the outcomes.
+one part. OUT/summary.json lists the outcomes.
 
 --archive=FILE collects all results in one file after each job. On another machine --earlier=FILE continues from it, and Pong restarts from
 scratch. With --size=tiny everything runs on a CPU in minutes; its figures mean nothing.

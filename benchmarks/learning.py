@@ -76,9 +76,7 @@ def check_settings(run: Run) -> None:
     settings = common.settings_of(run.training)
     agent = ABLATIONS.get(run.agent, (None,))[0]
     if agent is not None and settings == common.settings_of(dataclasses.replace(run, agent=agent).training):
-        raise ReproductionError(
-            f"{run.agent} is the same as {agent} on {run.task}: leave it out, or take {run.agent.replace('_with_', '_without_')}"
-        )
+        raise ReproductionError(f"{run.agent} is the same as {agent} on {run.task}: leave it out")
 
 
 def jobs_of(runs: Sequence[Run], options: argparse.Namespace, facts: Mapping[str, Any], say: Any = print) -> tuple[list[Job], list[str]]:

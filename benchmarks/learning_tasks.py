@@ -48,10 +48,13 @@ class Task:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # name of a setting -> value
 
 
-def _minigrid(task_id: str, limit: int, minutes: float, thresholds: tuple[float, ...], steps: int = 1_500_000) -> Task:
-    """`limit` is the task's own: its reward falls with the share of the limit that an episode took. `steps` fit the minutes."""
+def _minigrid(task_id: str, limit: int, minutes: float, thresholds: tuple[float, ...], steps: int | None = None) -> Task:
+    """`limit` is the task's own: its reward falls with the share of the limit that an episode took.
+
+    `steps` fit the minutes, where the profile's do not.
+    """
     overrides = {"environment.task_id": task_id, "environment.max_episode_steps": limit, "novelty.memory_capacity": limit}
-    return Task("configs/minigrid.py", minutes, thresholds, {**overrides, "total_steps": steps})
+    return Task("configs/minigrid.py", minutes, thresholds, overrides | ({} if steps is None else {"total_steps": steps}))
 
 
 TASKS: Mapping[str, Task] = {

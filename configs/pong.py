@@ -17,6 +17,8 @@ from configs.profiles import rare_rewards
 def laptop(settings: Settings) -> None:
     """A point is scored every hundred steps, and the intrinsic loss is a hundred times the extrinsic one."""
     rare_rewards(settings)
+    settings.actor.epsilon_base = 0.8  # some actors play almost at random, which finds what greedy noise does not
+    settings.actor.epsilon_alpha = 14.0
     settings.learner.intrinsic_loss_weight = 0.01
 
 

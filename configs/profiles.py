@@ -117,16 +117,12 @@ def small_budget(settings: Settings) -> None:
 def rare_rewards(settings: Settings) -> None:
     """Rules on top of `small_budget` where most sequences have no reward: a goal at the end, a point every hundred steps."""
     settings.network.output_scale = 0.01  # else meaningless value differences between actions last for thousands of updates
-    settings.actor.epsilon_base = 0.8  # some actors play almost at random, which finds what greedy noise does not
-    settings.actor.epsilon_alpha = 14.0
     settings.learner.normalise_errors = NormalisedErrors.NOWHERE  # a reward stands out in the priorities
 
 
 def only_a_goal(settings: Settings) -> None:
     """Rules on top of `rare_rewards` where an episode has one reward, at its end: novelty leads, and few successes teach all policies."""
-    settings.novelty.kernel_epsilon = 1e-3  # a new view pays ten times as much as the second look at it
-    settings.actor.epsilon_base = 0.4  # novelty explores; random actions would only make it harder to reach the goal
-    settings.actor.epsilon_alpha = 4.0
+    settings.novelty.kernel_epsilon = 1e-3  # a new view pays up to ten times as much as the second look at it
     settings.replay.capacity = "400_000"  # keeps rare successes
     settings.replay.priority_exponent = 0.9  # and draws them
     settings.learner.adam_epsilon = 1e-6  # values below 1 make small gradients
