@@ -12,13 +12,21 @@ random play reaches 3.0, and holding RIGHT and UP 6.6. smoke: 8,000 steps, to se
 
 from agent57_jax.config import Settings
 from configs import atari
-from configs.profiles import parse
+from configs.profiles import parse, rare_rewards
+
+
+def laptop(settings: Settings) -> None:
+    """One reward at the end of an episode, and frames that do not divide into strides of three."""
+    rare_rewards(settings)
+    settings.network.conv_kernels = (8, 4, 3)
+    settings.network.conv_strides = (4, 2, 1)
+    settings.learner.intrinsic_loss_weight = 0.01  # the intrinsic loss is tens of times the extrinsic one
 
 
 def get_config(argument: str = "paper") -> Settings:
     """Settings of a profile (paper, box, laptop or smoke) and an agent, as in "laptop,ngu"."""
     profile, _ = parse(argument)
-    settings = atari.get_config(argument)
+    settings = atari.get_config(argument, small=laptop)
     settings.environment.task_id = "CoinrunEasy-v0" if profile in ("laptop", "smoke") else "CoinrunHard-v0"
     settings.environment.max_episode_steps = 1_000  # the game's own limit, which cannot be lower
     settings.novelty.memory_capacity = 1_000
