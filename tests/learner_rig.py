@@ -31,7 +31,6 @@ from tests.oracles import learner as oracle
 
 B, T, A, N = 8, 6, 3, 3
 BURN_IN = 4
-TRAIN_TIMESTEPS = 4
 SPEC = EnvironmentSpec((3,), np.dtype("float32"), A, ("a", "b", "c"), 1)
 ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 
@@ -93,7 +92,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def make_settings(changes: dict[str, Any]) -> Settings:
     settings = tiny.vector_settings()
-    settings.novelty.train_timesteps = TRAIN_TIMESTEPS
+    settings.novelty.train_timesteps = 4
     settings.policy.num_policies = N
     settings.policy.gamma_0, settings.policy.gamma_1, settings.policy.gamma_2 = 0.95, 0.7, 0.4  # far apart, so that a wrong j shows
     settings.replay.trace, settings.replay.period, settings.replay.min_sequences, settings.replay.eta = T, 3, 8, 0.7
@@ -185,32 +184,6 @@ def make_state(initial: LearnerState) -> LearnerState:
     return LearnerState(parameters, optimiser, target, fixed, embedding, average, variance, updates)
 
 
-def make_twin(one: learner.Learner, settings: Settings, state: LearnerState, batch: Batch) -> oracle.LearnerTwin:
-    s = settings.learner
-    return oracle.LearnerTwin(
-        betas=[float(beta) for beta in one.family.betas],
-        gammas=[float(gamma) for gamma in one.family.gammas],
-        n_step=s.n_step if s.targets is Targets.N_STEP else None,
-        trace_lambda=s.trace_lambda,
-        trace_tolerance=s.trace_tolerance if s.targets is Targets.SOFT_WATKINS else None,
-        target_epsilon=s.target_epsilon,
-        eta=settings.replay.eta,
-        squashed_values=s.transform is Transform.SQUASHED,
-        squashed_mix=settings.policy.combination is Combination.SQUASHED,
-        train_timesteps=TRAIN_TIMESTEPS,
-        embedding_l2=s.embedding_l2,
-        ends_with_episode=settings.novelty.ends_with_episode,
-        error_variance=None if state.error_variance is None else state.error_variance.astype(np.float64),
-        normalised_loss=s.normalise_errors is NormalisedErrors.EVERYWHERE,
-        online_bootstrap=s.bootstrap is Bootstrap.ONLINE,
-        trust_region=s.trust_region or None,
-        combined_loss=s.combined_loss,
-        mixture=s.cross_mixture or None,
-        acted=batch.experience.policy[:, settings.replay.burn_in :] if s.cross_mixture else None,
-        distillation=(s.policy_epsilon, s.policy_kl_limit, s.policy_temperature) if s.distil_policy else None,
-    )
-
-
 class Probe(NamedTuple):
     """What one update does, and the gradients it does it with."""
 
@@ -240,7 +213,8 @@ class Case:
         self.learner = programs.build(self.settings, SPEC).learner
         self.batch = make_batch(self.settings)
         self.state = make_state(jax.eval_shape(self.learner.init, jax.random.key(0)))
-        self.twin = make_twin(self.learner, self.settings, self.state, self.batch)
+        family, acted = self.learner.family, self.batch.experience.policy[:, self.settings.replay.burn_in :]
+        self.twin = oracle.LearnerTwin(self.settings, family.betas, family.gammas, self.state.error_variance, acted)
         self.probe = self.make_probe(1)
 
     def make_probe(self, num_devices: int) -> Any:
@@ -264,7 +238,7 @@ class Case:
     def outputs(self, q: oracle.Tree, trace: Batch) -> tuple[np.ndarray, np.ndarray | None]:
         """Values and logits, as in `Wanted`, of networks q along a trace."""
         is_logarithmic = self.settings.network.reward_inputs is RewardInputs.LOGARITHMIC
-        found = oracle.q_values(oracle.to_float64(q), trace.recurrent_state, trace.experience, N, is_logarithmic)
+        found = oracle.unrolled(oracle.to_float64(q), trace.recurrent_state, trace.experience, N, is_logarithmic)[0]
         return self.twin.prepared(found, self.twin.rows(trace).experience)
 
     @functools.cached_property

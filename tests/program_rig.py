@@ -10,8 +10,9 @@ from agent57_jax import config, parallel
 from agent57_jax.agent import programs
 from agent57_jax.agent.programs import Programs
 from agent57_jax.agent.replay import Replay
-from agent57_jax.config import FirstPriority, Settings, Torso
+from agent57_jax.config import FirstPriority, Settings
 from agent57_jax.types import FIRST, LAST, MID, EnvironmentSpec, TimeStep
+from tests import tiny
 
 DEVICES = 4
 A, N = 3, 3
@@ -22,15 +23,10 @@ ALL, ROWS = parallel.REPLICATED, parallel.BY_ENVIRONMENT
 
 
 def make_settings(num_groups: int) -> Settings:
-    settings = Settings()
+    settings = tiny.vector_settings()
     settings.environment.num_envs, settings.environment.num_groups = 8 * num_groups, num_groups
-    settings.network.torso = Torso.DENSE
-    settings.network.dense_features = (4,)
-    settings.network.torso_size = settings.network.lstm_size = 4
-    settings.network.head_size = 5
     settings.policy.num_policies = N
     novelty = settings.novelty
-    novelty.embedding_size = novelty.distillation_size = novelty.inverse_hidden_size = 4
     novelty.num_neighbours, novelty.memory_capacity, novelty.train_timesteps = 3, 10, 2
     settings.actor.acts_per_dispatch = ACTS_PER_DISPATCH
     settings.replay.trace, settings.replay.period, settings.replay.min_sequences = TRACE, PERIOD, 8

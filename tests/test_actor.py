@@ -122,12 +122,12 @@ def act_program(variant: str, num_devices: int) -> Any:
 
 
 def run_script(
-    variant: str, script: list[TimeStep], num_devices: int = 1, first_actor: int = 0, seed: int = 7, pooled: PooledArms | None = None
+    variant: str, script: list[TimeStep], num_devices: int = 1, seed: int = 7, pooled: PooledArms | None = None
 ) -> list[ActOutput]:
     """The act step's outputs over a script, metrics summed from its beginning."""
     actor = actor_of(variant)
     num_envs = len(script[0].reward)
-    state = jax.device_get(jax.jit(actor.init_state)(np.arange(first_actor, first_actor + num_envs, dtype=np.int32)))
+    state = jax.device_get(jax.jit(actor.init_state)(np.arange(num_envs, dtype=np.int32)))
     statistics, metrics = tiny.zeros_like(jax.eval_shape(lambda: (actor.init_statistics(), actor.init_metrics())))
     outputs = []
     for t, timestep in enumerate(script):
@@ -325,11 +325,6 @@ def test_greedy_episodes_play_what_the_actors_bandits_say(counts: list[float], a
     np.testing.assert_array_equal(asked.state.bandit.recorded, run.out.state.bandit.recorded)
 
 
-def test_evaluation_has_the_papers_blocks_by_default() -> None:
-    mode = programs.build(make_settings({"evaluation.greedy_episodes": Settings().evaluation.greedy_episodes}), SPEC).evaluation_actor.mode
-    assert (mode.bandit_episodes, mode.greedy_episodes, mode.epsilon_base, mode.epsilon_alpha) == (1, 5, 0.01, 0.0)
-
-
 def test_fixed_policies_are_dealt_over_the_fleet_and_never_change() -> None:
     assert played(DISTILLATION).out.experience.policy.tolist() == [[e % N for e in range(16)]] * ACTS
 
@@ -366,13 +361,6 @@ def test_explored_actions_are_uniform() -> None:
         assert abs(first - second) <= 3.5 * np.sqrt(first + second)
 
 
-def test_the_same_key_repeats_and_another_does_not() -> None:
-    run = played("training")
-    again, other = (stacked(run_script("training", run.script[:6], seed=seed)).experience.action for seed in (7, 8))
-    np.testing.assert_array_equal(again, run.out.experience.action[:6])
-    assert np.any(again != other)
-
-
 # Devices ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -383,13 +371,3 @@ def test_results_do_not_depend_on_the_number_of_devices(variant: str, num_device
     np.testing.assert_array_equal(found.experience.action, expected.experience.action)
     np.testing.assert_array_equal(found.experience.policy, expected.experience.policy)
     tiny.assert_close(found, expected)
-
-
-def test_results_do_not_depend_on_who_else_is_in_the_batch() -> None:
-    # At FIRST nothing is shared yet, so what an actor does depends on its number alone.
-    run = played("training")
-    whole = run.outputs[0].experience
-    x = run_script("training", [jax.tree.map(lambda leaf: leaf[8:], run.script[0])], first_actor=8)[0].experience
-    np.testing.assert_array_equal(x.action, whole.action[8:])
-    np.testing.assert_array_equal(x.policy, whole.policy[8:])
-    np.testing.assert_allclose(x.behaviour_probability, whole.behaviour_probability[8:], rtol=1e-6)

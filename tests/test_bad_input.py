@@ -32,11 +32,9 @@ COMMAND_LINES = [
     (["--config=configs/zaxxo.py"], "no config file configs/zaxxo.py"),
     (["--config=configs"], "configs"),
     ([f"{ZAXXON}:big"], "no profile or agent 'big', did you mean "),
-    ([f"{ZAXXON}:laptop,smoke"], "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke, box)"),
     ([f"{ZAXXON}:ngu,r2d2"], "'ngu,r2d2' names two of a kind"),
     ([f"{ZAXXON}:ngu,laptop", "--config.replay.period=200"], "replay.period 200 is larger than replay.trace 10: timesteps would be lost"),
     ([f"{ZAXXON}:r2d2", "--config.learner.cross_mixture=0.5"], "learner.cross_mixture is 0.5, but must be 0 with one policy"),
-    ([f"{ZAXXON}:r2d2", "--config.policy.separate_networks=True"], "policy.separate_networks must be false without an intrinsic reward"),
     ([ZAXXON, "runs/zaxxon"], "'runs/zaxxon' is not understood"),
     ([ZAXXON, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
     ([ZAXXON, "config.seed=3"], "'config.seed=3' must begin with two dashes: --config.seed=3"),
@@ -46,26 +44,18 @@ COMMAND_LINES = [
 # What a value in `--config.NAME=VALUE` may not be. tests/test_config.py has all that the settings themselves refuse.
 OVERRIDES = [
     ("replay.capcity=5", "no setting 'replay.capcity'. Did you mean replay.capacity?"),
-    ("sede=1", "no setting 'sede'. Did you mean seed?"),
     ("environment=5", "environment"),
     ("seed=1e6", "invalid literal for int() with base 10: '1e6'"),
-    ("seed=1.5", "1.5"),
     ("seed=99999999999999999999", "seed is 99999999999999999999, but must lie in [0, 4294967295]"),
     ("network.conv_features=(32,64,99999999999)", "network.conv_features is [32, 64, 99999999999], but must be at most 2147483647"),
     ("network.conv_kernels=large", "conv_kernels"),
-    ("network.torso=transformer", "value should be one of <convolutions|dense>"),
-    ("num_devices=0", "num_devices is 0, but must be at least 1"),
     ("environment.kind=atari", "value should be one of <envpool|"),
-    ("policy.discounts=fast", "value should be one of <agent57|ngu>"),
     ("policy.separate_networks=perhaps", "perhaps"),
     ("logging.period_seconds=nan", "logging.period_seconds is nan"),
-    ("logging.tensorboard=2", "2"),
-    ("precision.compute=float8", "value should be one of <float32|bfloat16>"),
 ]
 # What only the task or the machine can tell: (preset, setting, value, part of the message).
 TASKS = [
     ("zaxxon", "environment.task_id", "Zaxon-v5", "EnvPool has no task 'Zaxon-v5'; did you mean Zaxxon-v5"),
-    ("zaxxon", "environment.task_id", "", "EnvPool has no task ''"),
     ("zaxxon", "environment.task_id", "Pendulum-v1", "Pendulum-v1"),
     ("zaxxon", "num_devices", 64, "num_devices is 64, but JAX sees only"),
     ("zaxxon", "network.torso", "dense", "needs vector observations"),
@@ -177,19 +167,10 @@ def test_what_only_the_task_or_the_machine_can_tell(preset: str, name: str, valu
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("preset", "name", "value", "message"), [TASKS[0], TASKS[3]])
+@pytest.mark.parametrize(("preset", "name", "value", "message"), [TASKS[0], TASKS[2]])
 def test_a_program_says_it_in_a_line(preset: str, name: str, value: Any, message: str, tmp_path: pathlib.Path) -> None:
     done = run("train.py", f"--config=configs/{preset}.py:smoke", f"--config.{name}={value}", f"--workdir={tmp_path}/run")
     expect_refusal(done, message)
-
-
-def test_a_config_file_that_returns_nothing(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "own.py"
-    path.write_text("def get_config():\n    pass\n")
-    done = run("train.py", f"--config={path}", f"--workdir={tmp_path}/run")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    # The library that reads it says so first, with a line of its own log.
-    assert done.stderr.splitlines()[-1] == f"error: {path} does not return agent57_jax.config.Settings"
 
 
 def test_several_problems_are_a_line_each() -> None:
@@ -197,7 +178,7 @@ def test_several_problems_are_a_line_each() -> None:
     expect_refusal(done, "replay.eta is 2", problems=3)
 
 
-@pytest.mark.parametrize("platforms", ["cuda", "gpu", "rocm", "gpo"])
+@pytest.mark.parametrize("platforms", ["cuda", "gpo"])
 def test_devices_that_are_not_here(platforms: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -1,12 +1,10 @@
 """Checkpoints: what goes in comes out, on any number of devices; what does not fit or is not whole is refused in one line."""
 
 import gc
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +44,7 @@ def mesh_of(num_devices):
 
 
 def host_state(rows=8, seed=0):
-    """A state as runs have them: NamedTuples, dicts, tuples, lists, empty nodes; all dtypes; scalars."""
+    """A state as runs have them: named tuples, dicts, lists, empty nodes; all dtypes; scalars."""
     random = np.random.default_rng(seed)
     parameters = {"dense": {"kernel": random.normal(size=(3, 5)).astype(np.float32), "bias": np.arange(5, dtype=np.float32)}}
     return State(
@@ -119,7 +117,9 @@ def test_arrays_may_be_donated_right_after_save_and_after_a_restore(store):
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.at[:, ::2].set(7) * 0 + 7, tree), donate_argnums=0)
     tree = jax.block_until_ready(counted())
     target = target_of(tree)
+    target["host"], tree["host"] = expected(size, np.int32), np.arange(8 * 2**20, dtype=np.int32).reshape(size)
     store.save(1, {"replay": tree}, {})
+    tree.pop("host")[:] = -1
     for _ in range(3):
         tree = overwrite(tree)
     jax.block_until_ready(tree)
@@ -136,54 +136,19 @@ def test_arrays_may_be_donated_right_after_save_and_after_a_restore(store):
     assert places(jax.block_until_ready(change_one(restored["rows"]))) == before
 
 
-def test_numpy_arrays_may_be_changed_right_after_save(store):
-    array = np.arange(2**22, dtype=np.int32)
-    store.save(1, {"host": {"x": array}}, {})
-    array[:] = -1
-    store.wait()
-    found = store.restore(1, {"host": {"x": expected(array.shape, array.dtype)}})[0]["host"]["x"]
-    np.testing.assert_array_equal(found, np.arange(2**22))
-
-
 def test_keeps_the_latest_and_repeats_nothing(store):
     assert store.latest() is None and store.steps() == []
     for step in (3, 7, 20):
         assert store.save(step, SMALL, {"step": step})
     assert not store.save(20, SMALL, {"step": 21})
     store.wait()
-    assert store.steps() == [7, 20]
-    assert store.meta(20) == {"step": 20}
+    assert store.steps() == [7, 20] and store.meta(20) == {"step": 20}
+    assert store.has_item(20, "learner") and not store.has_item(20, "replay") and not store.has_item(5, "learner")
     with pytest.raises(CheckpointError, match=r"^checkpoint 5 is older than the latest one, 20, in "):
         store.save(5, SMALL, {})
-
-
-def test_running_save_is_not_the_latest(store, monkeypatch):
-    store.save(1, SMALL, {})
-    store.wait()
-    gate = threading.Event()
-    rename = os.rename
-
-    def slow_rename(*args, **kwargs):
-        gate.wait(20)
-        return rename(*args, **kwargs)
-
-    monkeypatch.setattr(os, "rename", slow_rename)
-    store.save(2, SMALL, {})
-    assert store.latest() == 1
-    gate.set()
-    store.wait()
-    assert store.latest() == 2
-
-
-def test_items(store):
-    store.save(4, SMALL, {"a": 1})
-    store.wait()
-    assert store.has_item(4, "learner")
-    assert not store.has_item(4, "replay")
-    assert not store.has_item(5, "learner")
     target = {"x": expected((2,), np.float32)}
-    with pytest.raises(CheckpointError, match=r"^checkpoint 4 in \S+ has no item 'replay'$"):
-        store.restore(4, {"replay": target})
+    with pytest.raises(CheckpointError, match=r"^checkpoint 20 in \S+ has no item 'replay'$"):
+        store.restore(20, {"replay": target})
     with pytest.raises(CheckpointError, match=r"^there is no checkpoint 5 in \S+$"):
         store.restore(5, {"learner": target})
 
@@ -222,15 +187,11 @@ def test_other_format_is_one_line(store, monkeypatch):
             read(1)
 
 
-PLAIN = "must be plain JSON values"
-
-
 @pytest.mark.parametrize(
     ("arrays", "meta", "message"),
     [
-        *((SMALL, meta, PLAIN) for meta in ({"x": np.int64(3)}, {"x": float("nan")}, {"x": (1, 2)}, {1: "x"}, {"x": {1, 2}})),
+        *((SMALL, meta, "must be plain JSON values") for meta in ({"x": np.int64(3)}, {"x": float("nan")}, {"x": (1, 2)}, {1: "x"})),
         ({"learner": {"x": 3.0}}, {}, r"^learner\.x is a float; "),
-        ({"learner": {"x": "text"}}, {}, r"^learner\.x is a str; "),
         ({"learner": {"x": None}}, {}, r"^the item 'learner' holds no arrays"),
         ({"meta": {"x": np.zeros(2)}}, {}, r"^the item name 'meta' is taken$"),
     ],
@@ -270,12 +231,6 @@ def test_a_folder_may_have_any_name(tmp_path, name):
     arrays, meta = Checkpoints(tmp_path / name / "run", keep=1, read_only=True).restore(1, {"learner": target_of(state)})
     assert meta == {"folder": str(tmp_path / name / "run")}
     assert_same(arrays["learner"], host_state())
-
-
-def test_a_name_that_cannot_serve_is_refused_before_anything_is_made(tmp_path):
-    with pytest.raises(CheckpointError, match="has a backslash in its name, which TensorStore takes for a slash"):
-        Checkpoints(tmp_path / "a\\b", keep=1)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("lost", ["manifest.ocdbt", "_METADATA", ""])
@@ -335,11 +290,10 @@ def test_reader_leaves_a_running_writer_alone(tmp_path):
     half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     half.mkdir()
     reader = Checkpoints(tmp_path / "checkpoints", keep=1, read_only=True)
-    assert half.is_dir()
-    assert reader.latest() == 1
-    assert reader.meta(1) == {"a": 1}
-    target = {"x": expected((2,), np.float32)}
-    np.testing.assert_array_equal(reader.restore(1, {"learner": target})[0]["learner"]["x"], [0, 1])
+    assert half.is_dir() and reader.latest() == 1
+    arrays, meta = reader.restore(1, {"learner": {"x": expected((2,), np.float32)}})
+    assert meta == {"a": 1}
+    np.testing.assert_array_equal(arrays["learner"]["x"], [0, 1])
     with pytest.raises(CheckpointError, match="was opened for reading only"):
         reader.save(3, SMALL, {})
     half.rmdir()
@@ -348,29 +302,6 @@ def test_reader_leaves_a_running_writer_alone(tmp_path):
     assert reader.latest() == 2
     reader.close()
     writer.close()
-
-
-def test_left_over_temporary_folder_is_removed(tmp_path):
-    first = Checkpoints(tmp_path, keep=2)
-    first.save(1, SMALL, {})
-    first.close()
-    half = tmp_path / "2.orbax-checkpoint-tmp"
-    (half / "learner").mkdir(parents=True)
-    (half / "learner" / "d").write_text("half")
-    second = Checkpoints(tmp_path, keep=2)
-    assert second.latest() == 1
-    second.save(3, SMALL, {})  # the folder is removed in the background, at the latest by now
-    assert not half.exists()
-    second.close()
-
-
-def test_nothing_is_pickled(store, tmp_path):
-    store.save(1, {"learner": placed(host_state(), 1)}, {"a": [1, None, "b"]})
-    store.wait()
-    for file in tmp_path.rglob("*"):
-        if file.is_file():
-            assert not file.read_bytes().startswith(b"\x80"), file  # the first byte of every binary pickle
-    assert json.loads((tmp_path / "checkpoints" / "1" / "meta" / "metadata").read_text())["content"] == {"a": [1, None, "b"]}
 
 
 WRITER = """
@@ -420,3 +351,4 @@ def test_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path):
     assert store.save(2, SMALL, {})
     store.close()
     assert Checkpoints(tmp_path, keep=2, read_only=True).steps() == [1, 2]
+    assert not list(tmp_path.glob("2.*tmp*"))

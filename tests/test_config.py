@@ -24,7 +24,6 @@ from agent57_jax.config import (
     Settings,
     SettingsError,
     Targets,
-    Torso,
 )
 from agent57_jax.types import EnvironmentSpec
 
@@ -136,26 +135,17 @@ def test_settings_come_back_from_json_as_they_were() -> None:
     found = config.from_dict(json.loads(text))
     assert found == settings
     assert [type(value) for _, value in leaves(found)] == [type(value) for _, value in leaves(settings)]
-    assert text.endswith("}\n")
     assert config.to_json(found) == text
-
-
-def test_none_comes_back_as_none() -> None:
-    found = config.from_dict(json.loads(config.to_json(Settings())))
-    assert found == Settings()
-    assert found.num_devices is None and found.environment.num_threads is None
+    assert config.from_dict(json.loads(config.to_json(Settings()))) == Settings()  # None comes back as None
 
 
 @pytest.mark.parametrize(
     ("edit", "named"),
     [
-        (lambda values: values.update(seeed=1), "seeed"),
         (lambda values: values["replay"].update(capcity="auto"), "replay.capcity"),
         (lambda values: values["replay"].pop("trace"), "replay.trace"),
-        (lambda values: values.pop("learner"), "learner"),
         (lambda values: values["replay"].update(period=161), "replay.period"),
         (lambda values: values["network"].update(conv_features=5), "network.conv_features is "),
-        (lambda values: values["network"].update(conv_features="32"), "network.conv_features is "),
         (lambda values: values["learner"].update(targets="fast"), "learner.targets is "),
         (lambda values: values["replay"].update(trace=[80]), "replay.trace is "),
     ],
@@ -168,28 +158,20 @@ def test_a_file_that_does_not_fit_is_refused_in_a_line(edit: Any, named: str) ->
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_complete_settings_are_frozen() -> None:
-    settings = config.finalise(Settings())
-    for path in DEFAULTS:
+def test_complete_settings_are_frozen_and_the_original_is_not() -> None:
+    original = Settings()
+    settings = config.finalise(original)
+    sections = [field.name for field in dataclasses.fields(settings) if isinstance(getattr(settings, field.name), Section)]
+    for path in (*DEFAULTS, *sections):
         with pytest.raises(SettingsError, match=path.rpartition(".")[2]):
             assign(settings, path, 7)
     assert settings == Settings()
-
-
-def test_sections_are_frozen_too_and_the_original_is_not() -> None:
-    settings = Settings()
-    frozen = config.finalise(settings)
-    for field in dataclasses.fields(frozen):
-        if isinstance(getattr(frozen, field.name), Section):
-            with pytest.raises(SettingsError):
-                setattr(frozen, field.name, getattr(settings, field.name))
-    settings.replay.trace = 200
-    assert frozen.replay.trace == 160
-    assert config.finalise(frozen) == frozen  # a frozen copy can be validated again
-    with pytest.raises(SettingsError):
-        config.finalise(frozen).seed = 1
-    with pytest.raises(SettingsError):
-        copy.deepcopy(frozen).replay.trace = 1
+    original.replay.trace = 200
+    assert settings.replay.trace == 160
+    assert config.finalise(settings) == settings  # a frozen copy can be validated again
+    for frozen in (config.finalise(settings), copy.deepcopy(settings)):
+        with pytest.raises(SettingsError):
+            frozen.replay.trace = 1
 
 
 # Single values ----------------------------------------------------------------------------------------------------------------------
@@ -239,9 +221,7 @@ def test_a_layer_of_an_impossible_size_is_reported_by_name(path: str, value: int
         ("policy.separate_networks", "no"),
         ("bandit.chooser", "bandit"),
         ("network.conv_features", 32),
-        ("seeed", 5),
         ("replay.capcity", 5),
-        ("learner.learningrate", 5),
     ],
 )
 def test_an_unknown_setting_or_a_value_of_another_type_is_reported_by_name(path: str, value: Any) -> None:
@@ -303,11 +283,6 @@ def test_an_impossible_combination_is_one_line(changes: dict[str, Any], problem:
     assert problem in found
 
 
-def test_more_groups_than_environments_are_reported() -> None:
-    found = problems_of({"environment.num_envs": 2, "environment.num_groups": 4})
-    assert any("environment.num_groups is 4, more than environment.num_envs 2" in line for line in found)
-
-
 @pytest.mark.parametrize(
     ("kind", "fitting", "others"),
     [(EnvironmentKind.DISCO_MAZE, (5, 21), (-1, 0, 3, 4, 6)), (EnvironmentKind.RANDOM_COIN, (3, 4), (-1, 0, 2))],
@@ -323,11 +298,12 @@ def test_mazes_have_odd_sizes_and_rooms_space_for_agent_and_coin(
 def test_all_problems_are_reported_at_once() -> None:
     settings = Settings()
     settings.replay.period, settings.learner.batch_size, settings.policy.gamma_1 = 1000, 0, 2.0
+    settings.environment.num_envs, settings.environment.num_groups = 2, 4
     with pytest.raises(SettingsError) as caught:
         config.finalise(settings)
     lines = str(caught.value).splitlines()
     assert lines == config.problems(settings)
-    for name in ("replay.period", "learner.batch_size", "policy.gamma_1"):
+    for name in ("replay.period", "learner.batch_size", "policy.gamma_1", "num_groups is 4, more than environment.num_envs 2"):
         assert any(name in line for line in lines)
 
 
@@ -377,8 +353,3 @@ def test_the_smallest_capacity_never_runs_out_of_sequences(burn_in: int, trace: 
     assert max(drawable) >= sequences, "learning would never start"
     start = next(t for t, count in enumerate(drawable) if count >= sequences)
     assert min(drawable[start:]) > 0, f"after {start} timesteps the learner draws from an empty replay"
-
-
-def test_torso_is_no_concern_of_the_settings_alone() -> None:
-    # Whether it fits the observations is known only with the environment.
-    assert problems_of({"network.torso": Torso.DENSE}) == []

@@ -16,6 +16,7 @@ from agent57_jax.agent import programs
 from agent57_jax.config import Chooser, IntrinsicReward, Settings, Targets
 from benchmarks import parts
 from configs import profiles
+from tests import tiny
 from tests.oracles import policy_family
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -264,24 +265,11 @@ def test_a_box_is_no_longer_and_no_larger_than_the_paper(task: str) -> None:
 
 def test_a_box_learns() -> None:
     """With small sizes, and without convolutions, which take long to compile in bfloat16 on a CPU: what it combines goes together."""
-    small = {
-        "environment.num_envs": 8,
-        "environment.num_threads": 1,
-        "network.dense_features": (8,),
-        "network.torso_size": 8,
-        "network.lstm_size": 8,
-        "network.head_size": 8,
-        "policy.num_policies": 4,
-        "bandit.group_size": 4,
-        "novelty.memory_capacity": 50,
-        "replay.capacity": "800",
-        "replay.trace": 8,
-        "replay.period": 4,
-        "replay.min_sequences": 16,
-        "learner.batch_size": 4,
-        "num_devices": 1,
-    }
-    run = parts.Parts(config.finalise(config.changed(get("cartpole", "box"), small)), with_environments=False)
+    settings = get("cartpole", "box")
+    tiny._small(settings)
+    settings.environment.num_envs, settings.environment.num_threads, settings.bandit.group_size = 8, 1, 4
+    settings.network.dense_features = (8,)
+    run = parts.Parts(config.finalise(settings), with_environments=False)
     before = jax.device_get(run.learner.parameters)
     run.learn()
     after = jax.device_get(run.learner.parameters)
@@ -310,16 +298,12 @@ def test_names_may_come_in_any_order_or_not_at_all(task: str) -> None:
     ("argument", "message"),
     [
         ("laptp", "no profile or agent 'laptp', did you mean laptop?"),
-        ("laptop,ngo", "no profile or agent 'ngo', did you mean ngu?"),
         ("R2D2", "no profile or agent 'R2D2', did you mean r2d2"),
-        ("agent_57", "did you mean agent57?"),
-        ("laptop ngu", "no profile or agent 'laptop ngu'"),
         ("laptop:ngu", "no profile or agent 'laptop:ngu'"),
         ("zzz", "Profiles: paper, laptop, smoke, box; agents: r2d2, r2d2_retrace, r2d2_bandit, ngu, ngu_separate, agent57, meme"),
         ("laptop,smoke", "'laptop,smoke' names two of a kind; one profile (paper, laptop, smoke, box) and one agent"),
         ("smoke,smoke", "names two of a kind"),
         ("ngu,r2d2", "'ngu,r2d2' names two of a kind"),
-        ("ngu,laptop,r2d2", "names two of a kind"),
     ],
 )
 def test_mistakes_in_the_argument_are_named(argument: str, message: str) -> None:

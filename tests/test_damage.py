@@ -1,7 +1,6 @@
 """Checkpoints that were damaged after they were written: the one before serves, in words, and nothing is begun anew by itself."""
 
 import gc
-import json
 import pathlib
 import pickle
 import shutil
@@ -14,15 +13,14 @@ from agent57_jax.config import SettingsError
 from agent57_jax.training import judging
 from agent57_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from agent57_jax.training.trainer import Trainer
-from agent57_jax.types import RunError
 from tests import tiny
 from tests.trainings import Make, open_training, share_programs
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
-def save_after(training: Trainer, dispatches: int = 6) -> None:
-    for _ in range(dispatches):
+def save_after(training: Trainer) -> None:
+    for _ in range(6):
         training._act_and_learn()
     training._save()
 
@@ -158,19 +156,7 @@ def test_a_damaged_config_is_one_line(content: str, message: str, run: pathlib.P
             use()
 
 
-def test_a_damaged_line_of_metrics_is_one_line(run: pathlib.Path, make: Make) -> None:
-    path = run / "metrics.jsonl"
-    before = '{"steps": 1}\n' + "\0" * 40 + '\n{"steps": 2}\n'
-    path.write_text(before)
-    message = rf"^line 2 of {path} is not a line of metrics; fix or remove the line, or move the file away: .*$"
-    with pytest.raises((SettingsError, RunError), match=message):
-        make(tiny.coin_settings(), run)
-    assert path.read_text() == before
-
-
 def test_settings_of_another_version_are_one_line(run: pathlib.Path) -> None:
-    values: dict[str, Any] = json.loads((run / "config.json").read_text())
-    values["replay"]["novel_idea"] = 1
-    (run / "config.json").write_text(json.dumps(values))
-    with pytest.raises(SettingsError, match=r"^config.json does not fit this version of agent57_jax: replay.novel_idea$"):
+    (run / "config.json").write_text('{"novel_idea": 1}')
+    with pytest.raises(SettingsError, match=r"^config.json does not fit this version of agent57_jax: .*, novel_idea, .*$"):
         judging.evaluate(run, episodes=1, seed=0)

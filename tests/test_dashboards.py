@@ -1,6 +1,7 @@
 """TensorBoard's prepared page, histograms and pictures as they lie in the events; Weights & Biases without a network."""
 
 import io
+import math
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.layout_pb2 import Layout
 
 from agent57_jax.agent.replay import PRIORITY_EDGES
@@ -28,17 +29,38 @@ def counters(steps: int) -> dict[str, int | float]:
     return {"frames": 4 * steps, "steps": steps, "updates": 1, "episodes": 2, "seconds": 0.5}
 
 
-def summaries(folder: pathlib.Path) -> list[tuple[int, Any]]:
-    """(step, value) of all events, in the order of the files."""
+def events(folder: pathlib.Path) -> list[Any]:
+    """All events, in the order of the files."""
     found = []
     for file in sorted((folder / "tensorboard").iterdir(), key=lambda path: int(path.suffix[1:])):
         data = file.read_bytes()
         while data:  # a record: length (8 bytes), its checksum (4), the event, its checksum (4)
             length = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + length])
-            found.extend((event.step, value) for value in event.summary.value)
+            found.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
     return found
+
+
+def summaries(folder: pathlib.Path) -> list[tuple[int, Any]]:
+    """(step, value) of all events that show something."""
+    return [(event.step, value) for event in events(folder) for value in event.summary.value]
+
+
+def test_tensorboard_gets_scalars_by_steps_and_purges_on_resume(tmp_path: pathlib.Path) -> None:
+    writer = MetricsWriter(tmp_path, None, tensorboard=True)
+    writer.write(counters(100), {"loss/extrinsic": 0.5, "loss/intrinsic": math.nan, "action/ratio_move left": 0.25})
+    writer.close()
+    progress = {"frames": 400.0, "updates": 1.0, "episodes": 2.0, "seconds": 0.5}
+    shown = {"loss/extrinsic": 0.5, "action/ratio_move_left": 0.25, **{f"progress/{key}": value for key, value in progress.items()}}
+    found = {(step, value.tag, value.simple_value) for step, value in summaries(tmp_path)}
+    assert found == {(0, "custom_scalars__config__", 0.0), *((100, tag, value) for tag, value in shown.items())}
+    writer = MetricsWriter(tmp_path, 100, tensorboard=True)
+    writer.write(counters(110), {"loss/extrinsic": 55.0})
+    writer.close()
+    # TensorBoard hides events of this step and beyond that come before the start.
+    assert 101 in [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
+    found = {(step, value.tag, value.simple_value) for step, value in summaries(tmp_path)}
+    assert {(100, "loss/extrinsic", 0.5), (110, "loss/extrinsic", 55.0)} <= found
 
 
 def test_every_start_lays_out_the_page(tmp_path: pathlib.Path) -> None:
@@ -94,11 +116,6 @@ def test_the_replays_counts_get_edges_around_them() -> None:
     np.testing.assert_array_equal(made.edges[1:-1], PRIORITY_EDGES)
 
 
-def arms(writer: MetricsWriter, *steps: int) -> None:
-    for step in steps:
-        writer.write(counters(step), {"arm/pulls_0": 1.0, "arm/return_0": 2.0, "arm/pulls_1": 3.0, "arm/return_1": 5.0})
-
-
 def pictures(folder: pathlib.Path) -> list[tuple[int, str]]:
     return [(step, value.tag) for step, value in summaries(folder) if value.HasField("image")]
 
@@ -106,7 +123,8 @@ def pictures(folder: pathlib.Path) -> list[tuple[int, str]]:
 def test_pictures_of_the_arms_come_with_every_tenth_more_at_the_end_and_after_a_resume(tmp_path: pathlib.Path) -> None:
     writer = MetricsWriter(tmp_path, None, tensorboard=True)
     writer.write(counters(1), {"loss/extrinsic": 1.0})
-    arms(writer, *range(2, 41))
+    for step in range(2, 41):
+        writer.write(counters(step), {"arm/pulls_0": 1.0, "arm/return_0": 2.0, "arm/pulls_1": 3.0, "arm/return_1": 5.0})
     writer.close()
     drawn = [step for step, tag in pictures(tmp_path) if tag == "heat_map/arm_share"]
     assert drawn == [*range(2, 12), 13, 15, 17, 19, 21, 24, 27, 30, 33, 37, 40]
@@ -119,13 +137,6 @@ def test_pictures_of_the_arms_come_with_every_tenth_more_at_the_end_and_after_a_
     assert images[0].encoded_image_string == images[2].encoded_image_string
     image = Image.open(io.BytesIO(images[2].encoded_image_string))
     assert image.size == (images[2].width, images[2].height)
-
-
-def test_without_dashboards_nothing_is_drawn(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics.ArmHistory, "add", lambda *_: pytest.fail("no one would see it"))
-    writer = MetricsWriter(tmp_path, None, tensorboard=False)
-    arms(writer, 1, 2)
-    writer.close()
 
 
 WANDB = """

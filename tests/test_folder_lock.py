@@ -25,10 +25,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "WAIT_SECONDS", 0.1)
 
 
-def never() -> bool:
-    return False
-
-
 def test_a_process_holds_a_folder_until_it_is_killed(tmp_path: pathlib.Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
@@ -36,31 +32,27 @@ def test_a_process_holds_a_folder_until_it_is_killed(tmp_path: pathlib.Path) -> 
         with pytest.raises(
             folder_lock.FolderInUseError, match=rf"process {other.pid} of \S+ trains in \S+: stop it first, or choose another --workdir"
         ):
-            folder_lock.hold(tmp_path, said.append, never)
+            folder_lock.hold(tmp_path, said.append, lambda: False)
         assert len(said) == 1 and "waiting up to" in said[0]
         other.kill()
         other.wait()
-        with folder_lock.hold(tmp_path, said.append, never):
+        with folder_lock.hold(tmp_path, said.append, lambda: False):
             assert len(said) == 1
 
 
-def test_who_comes_while_another_ends_waits_for_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_while_another_ends_waits_for_it_or_for_a_signal(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "WAIT_SECONDS", 60.0)
-    first = folder_lock.hold(tmp_path, lambda _: None, never)
+    first = folder_lock.hold(tmp_path, print, lambda: False)
+    with pytest.raises(folder_lock.FolderInUseError, match="stop it first"):
+        folder_lock.hold(tmp_path, print, lambda: True)
     said: list[str] = []
 
     def hear(line: str) -> None:
         said.append(line)
         first.close()
 
-    with folder_lock.hold(tmp_path, hear, never):
+    with folder_lock.hold(tmp_path, hear, lambda: False):
         assert len(said) == 1 and "waiting up to 60 s" in said[0]
-
-
-def test_a_signal_ends_the_waiting(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_lock, "WAIT_SECONDS", 60.0)
-    with folder_lock.hold(tmp_path, lambda _: None, never), pytest.raises(folder_lock.FolderInUseError, match="stop it first"):
-        folder_lock.hold(tmp_path, lambda _: None, lambda: True)
 
 
 def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +60,7 @@ def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path: pathlib.Path, m
         raise OSError("Function not implemented")
 
     monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
-    folder_lock.hold(tmp_path, lambda _: None, never).close()
+    folder_lock.hold(tmp_path, print, lambda: False).close()
 
 
 def test_a_trainer_holds_its_folder_until_it_is_closed(make: Make, tmp_path: pathlib.Path) -> None:
@@ -76,4 +68,4 @@ def test_a_trainer_holds_its_folder_until_it_is_closed(make: Make, tmp_path: pat
     with pytest.raises(folder_lock.FolderInUseError, match="trains in"):
         make(training.settings, tmp_path)
     training.close()
-    folder_lock.hold(tmp_path, lambda _: None, never).close()
+    folder_lock.hold(tmp_path, print, lambda: False).close()

@@ -1,49 +1,16 @@
-"""The pictures in docs/images/: how they are taken, and that they are there; TensorBoard as a browser shows it."""
+"""The pictures in docs/images/ are there and small; TensorBoard as a browser shows it."""
 
-import io
 import os
 import pathlib
 import re
 import struct
 
 import pytest
-from rich.console import Console as Terminal
 
 from agent57_jax.monitoring import metrics
-from agent57_jax.monitoring.console import Console
 from docs import make_images
 
 ROOT = make_images.ROOT
-PANEL = "\x1b[34m╭─\x1b[0m runs/a ─╮\n│ {} │\n╰──────────╯"
-BACK = "\r\x1b[2K" + 2 * "\x1b[1A\x1b[2K"  # what rich sends before it draws anew
-
-
-def test_a_screen_has_what_was_printed_and_the_last_whole_panel() -> None:
-    output = f"first\n\x1b[?25l{PANEL.format(1)}{BACK}12:00:00 saved\n{PANEL.format(2)}{BACK}{PANEL.format(3)}{BACK}{PANEL.format(4)[:30]}"
-    assert make_images.screen(output.replace("\n", "\r\n")).splitlines() == ["first", "12:00:00 saved", *PANEL.format(3).splitlines()]
-    with pytest.raises(ValueError, match="no panel was drawn"):
-        make_images.screen("Traceback")
-
-
-def test_the_projects_own_panel_is_found() -> None:
-    written = io.StringIO()
-    terminal = Terminal(file=written, force_terminal=True, width=make_images.COLUMNS, height=make_images.LINES, highlight=False)
-    console = Console(100, "runs/a", ["a header"], terminal)
-    for steps in (10, 20):
-        counters = {"frames": 4 * steps, "steps": steps, "updates": 1, "episodes": 2, "seconds": 1.0 * steps}
-        console.update(counters, {"episode/return": 3.0})
-        console.say(f"at {steps}")
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", make_images.screen(written.getvalue()))
-    console.close()
-    lines = shown.splitlines()
-    assert lines[:2] == ["runs/a", "a header"] and [line[9:] for line in lines[2:4]] == ["at 10", "at 20"]
-    assert lines[4].startswith("╭─ runs/a") and lines[-1].startswith("╰") and "20.0%" in lines[5] and shown.count("╭") == 1
-
-
-def test_a_drawn_terminal_needs_no_network() -> None:
-    drawn = make_images.draw("\x1b[33mwarning\x1b[0m [brackets]\nline 2", "python train.py")
-    assert "warning" in drawn and "[brackets]" in drawn and "line&#160;2" in drawn
-    assert "url(#" in drawn and "url(http" not in drawn and "@font-face" not in drawn
 
 
 def test_pictures_of_the_documents_are_there_and_small() -> None:

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from agent57_jax import config
-from agent57_jax.config import NetworkSettings, Settings, Torso
-from agent57_jax.networks import lstm
-from agent57_jax.networks.q_network import QInputs, QNetwork
-from agent57_jax.types import EnvironmentSpec, RecurrentState
+from agent57_jax.config import Settings
+from agent57_jax.types import EnvironmentSpec
 from benchmarks import gpu_prediction
 
 SPEC = EnvironmentSpec((84, 84, 1), np.dtype("uint8"), 18, tuple(str(action) for action in range(18)), 4)
@@ -113,13 +110,9 @@ def test_the_papers_profile_leaves_the_precision_of_products_to_the_device(name:
     assert "DEFAULT" in text(name) and "HIGH" not in text(name)
 
 
-def test_the_memories_that_an_act_reads() -> None:
-    settings = config.finalise(Settings())
-    assert gpu_prediction.memory_bytes(settings, 30_000) == 128 * 30_000 * 32 * 4  # 0.49 GB: 0.1 ms of an H200's memory
-
-
 def test_predictions_add_up_and_grow_with_their_causes() -> None:
     settings, device = config.finalise(Settings()), gpu_prediction.Device()
+    assert gpu_prediction.memory_bytes(settings, 30_000) == 128 * 30_000 * 32 * 4  # 0.49 GB: 0.1 ms of an H200's memory
     counts = gpu_prediction.counted(made().act)
     few, many = (gpu_prediction.act(settings, SPEC, counts, fill, device) for fill in (1_000, 30_000))
     assert few.total == pytest.approx(sum(few.parts.values()))
@@ -132,30 +125,3 @@ def test_predictions_add_up_and_grow_with_their_causes() -> None:
     assert reached["40 updates/s alone"] == pytest.approx(0.8)
     assert reached["66,500 frames/s and 5 updates/s"] == pytest.approx(16_625 / 128 * 1e-3 + 0.1)
     assert reached["13,000 steps/s at ratio 6"] == pytest.approx(13_000 / 128 * 1e-3 + 13_000 * 6 / 80 / 64 * 20e-3)
-
-
-def test_joined_lstms_give_what_separate_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = NetworkSettings(torso=Torso.DENSE, dense_features=(8,), torso_size=8, lstm_size=8, head_size=8)
-    network = QNetwork(sizes, SPEC._replace(observation_shape=(3,)), num_policies=4, num_values=2)
-    online, target = network.init(jax.random.key(0)), network.init(jax.random.key(1))
-    B, T, W, H = 3, 5, 2, 8
-    generator = np.random.default_rng(0)
-    inputs = QInputs(
-        observation=generator.normal(size=(B, T, 3)).astype(np.float32),
-        previous_action=generator.integers(0, 18, (B, T)).astype(np.int32),
-        extrinsic_reward=generator.normal(size=(B, T)).astype(np.float32),
-        intrinsic_reward=generator.normal(size=(B, T)).astype(np.float32),
-        policy=generator.integers(0, 4, (B, T)).astype(np.int32),
-        is_first=np.arange(B * T).reshape(B, T) % 7 == 3,
-    )
-    state = RecurrentState(*(generator.normal(size=(B, W, H)).astype(np.float32) for _ in range(2)), np.zeros(B, np.int32))
-
-    def loss(online: Any) -> tuple[jax.Array, Any]:
-        outputs = network.unroll_online_and_target(online, target, state, inputs, burn_in=2)
-        return jnp.sum(jnp.sin(outputs[0])) + jnp.sum(jnp.cos(outputs[1])), outputs
-
-    found = []
-    for is_joined in (False, True):
-        monkeypatch.setattr(lstm, "joins_parts", lambda is_joined=is_joined: is_joined)
-        found.append(jax.device_get(jax.jit(jax.grad(loss, has_aux=True))(online)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)

@@ -90,7 +90,6 @@ def test_an_animation_stays_small() -> None:
 
 def test_a_contact_sheet_spreads_pictures_over_the_episode() -> None:
     sheet = np.asarray(pictures.contact_sheet(episode(200, size=(21, 21)), "a game"))
-    step = 200 * 3 // 4 if 21 * 9 < 150 else 21 * 9
-    reds = [int(sheet[40 + 5 + row * (21 * 9 + 48), 12 + 5 + column * (step + 12), 0]) for row in range(4) for column in range(5)]
+    reds = [int(sheet[45 + row * (21 * 9 + 48), 17 + column * (21 * 9 + 12), 0]) for row in range(4) for column in range(5)]
     assert reds[0] == 0 and reds[-1] == 200 and max(np.diff(reds)) - min(np.diff(reds)) <= 1
     assert pictures.contact_sheet(episode(1), "two pictures").size[0] < sheet.shape[1]

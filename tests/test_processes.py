@@ -22,7 +22,7 @@ from agent57_jax.training.checkpoint import Checkpoints
 from agent57_jax.training.trainer import Trainer
 from tests import test_command_line as command_line
 from tests import tiny
-from tests.trainings import assert_equal, is_finite, learn, metrics_of, open_training
+from tests.trainings import all_that_actors_know, assert_equal, is_finite, learn, metrics_of, open_training
 
 ROOT = pathlib.Path(__file__).parents[1]
 COIN = ("--config=configs/random_coin.py:smoke", "--config.logging.tensorboard=False", "--config.logging.period_seconds=1")
@@ -92,9 +92,7 @@ def test_two_processes_compute_what_one_does(tmp_path: pathlib.Path) -> None:
         assert "finished; saved checkpoint" in both.text(0)
         assert "saved checkpoint" not in both.text(1)  # the others are silent
     one, two = opened(tmp_path / "one", 2), opened(tmp_path / "two", 2)
-    assert one.counters.updates == two.counters.updates > 50
-    counters = [{k: v for k, v in vars(training.counters).items() if k != "seconds"} for training in (one, two)]
-    assert counters[0] == counters[1]
+    assert vars(one.counters) | {"seconds": 0} == vars(two.counters) | {"seconds": 0} and two.counters.updates > 50
     assert_equal(two._state(), one._state())
     one.close()
     two.close()
@@ -131,22 +129,20 @@ def test_a_signal_to_one_of_them_stops_both(number: int, tmp_path: pathlib.Path)
         both.wait_for("saving checkpoint")
         sent = time.monotonic()
         both.processes[number].send_signal(signal.SIGTERM)
-        assert both.end(60) == [0, 0], both.text(0) + both.text(1)
+        assert both.end(30) == [0, 0], both.text(0) + both.text(1)
         assert time.monotonic() - sent < 30
         assert "stopped by signal; saved checkpoint" in both.text(0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-def test_when_one_dies_the_other_ends_in_words_and_both_resume(lost: int, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("lost", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_when_one_dies_or_hangs_the_other_ends_in_words_and_both_resume(lost: int, number: signal.Signals, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"
     with pair(folder, *COIN, *ENDLESS) as both:
         both.wait_for("saving checkpoint")
         time.sleep(4)
-        died = time.monotonic()
-        both.processes[lost].send_signal(signal.SIGKILL)
-        assert both.processes[1 - lost].wait(timeout=60) == 1
-        assert time.monotonic() - died < 60
+        both.processes[lost].send_signal(number)
+        assert both.processes[1 - lost].wait(timeout=60 if number == signal.SIGKILL else 2 * parallel.LOST_SECONDS) == 1
         errors = [line for line in both.text(1 - lost).splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and "Start all processes again" in errors[0], both.text(1 - lost)
     last = Checkpoints(folder / "checkpoints", 2, read_only=True).latest()
@@ -156,15 +152,6 @@ def test_when_one_dies_the_other_ends_in_words_and_both_resume(lost: int, tmp_pa
         both.wait_for("saving checkpoint")
         both.processes[0].send_signal(signal.SIGTERM)
         assert both.end(60) == [0, 0]
-
-
-@pytest.mark.slow
-def test_a_process_that_hangs_is_given_up(tmp_path: pathlib.Path) -> None:
-    with pair(tmp_path / "run", *COIN, *ENDLESS) as both:
-        both.wait_for("saving checkpoint")
-        both.processes[1].send_signal(signal.SIGSTOP)
-        assert both.processes[0].wait(timeout=2 * parallel.LOST_SECONDS) == 1
-        assert "Start all processes again" in both.text(0)
 
 
 def test_processes_that_do_not_find_each_other_end_in_words(tmp_path: pathlib.Path) -> None:
@@ -181,28 +168,25 @@ DEVICES = (1, 2, 4, 8)
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, pathlib.Path, Trainer]:
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Trainer]:
     """A short run on so many devices, with a checkpoint that holds everything."""
-    folder = tmp_path_factory.mktemp("devices") / "run"
-    training = open_training(config.changed(tiny.coin_settings(), {"num_devices": request.param}), folder)
+    folder, settings = tmp_path_factory.mktemp("devices") / "run", all_that_actors_know(tiny.coin_settings())
+    training = open_training(config.changed(settings, {"num_devices": request.param}), folder)
     learn(training, 5)
     training._save()
     training.close()
-    return request.param, folder, training
+    return folder, training
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", DEVICES)
-def test_checkpoints_move_between_numbers_of_devices(
-    trained: tuple[int, pathlib.Path, Trainer], target: int, tmp_path: pathlib.Path
-) -> None:
-    source, saved, training = trained
-    folder = pathlib.Path(shutil.copytree(saved, tmp_path / "run"))
-    moved = opened(folder, target)
+def test_checkpoints_move_between_numbers_of_devices(trained: tuple[pathlib.Path, Trainer], target: int, tmp_path: pathlib.Path) -> None:
+    saved, training = trained
+    moved = opened(pathlib.Path(shutil.copytree(saved, tmp_path / "run")), target)
     assert moved.mesh.size == target
     assert_equal(moved._state(), training._state())
     learn(moved, moved.counters.updates + 3)
-    assert is_finite(moved.learner), (source, target)
+    assert is_finite(moved.learner)
     moved.close()
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from agent57_jax import config, parallel
 from agent57_jax.agent import programs
@@ -276,27 +275,6 @@ def test_several_updates_in_one_dispatch_equal_as_many_and_leave_the_replay_wher
     assert places(looping.learn(*together, root, 10, 3)[1]) == before
 
 
-def test_an_update_depends_on_its_counter_and_the_root_key() -> None:
-    made, state = driven().programs, filled()
-    first, same, later, other = (
-        update(made, state.learner, state.replay, counter, seed)[1].priority for seed, counter in ((0, 3), (0, 3), (0, 4), (1, 3))
-    )
-    np.testing.assert_array_equal(first, same)
-    assert np.any(first != later)
-    assert np.any(first != other)
-
-
-# Parts ------------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_groups", [1, 2])
-def test_parts_know_the_size_of_the_fleet(num_groups: int) -> None:
-    parts = programs.build(make_settings(num_groups), SPEC)
-    assert parts.actor.mode.num_actors == 8 * num_groups
-    assert parts.evaluation_actor.mode.num_actors == parts.settings.evaluation.num_envs
-    assert (parts.actor.mode.bandit_episodes, parts.actor.mode.greedy_episodes) == (1, 0)
-
-
 # The bandits of all actors ----------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +303,3 @@ def test_arms_are_pooled_over_groups_and_devices() -> None:
     np.testing.assert_allclose(pooled.means, [twin.mean(arm) for arm in range(N)], rtol=1e-6)
     np.testing.assert_allclose(pooled.deviation, twin.deviation(), rtol=1e-6)
     assert pooled.counts.sharding.is_fully_replicated
-
-
-def test_nobody_pools_arms_unless_asked() -> None:
-    assert not hasattr(make_programs(1)[0], "pool_arms")

@@ -1,7 +1,7 @@
 """The replay against a list that forgets nothing, under random operations on any number of devices; its priorities, draws and memory."""
 
 import dataclasses
-import functools
+import itertools
 from typing import Any
 
 import jax
@@ -12,10 +12,10 @@ import pytest
 from agent57_jax import parallel
 from agent57_jax.agent.replay import EMPTY, PRIORITY_EDGES, Replay, ReplayState
 from agent57_jax.config import FirstPriority, ReplaySettings
-from agent57_jax.types import FIRST, MID, Batch, EnvironmentSpec, SequenceId
+from agent57_jax.types import MID, Batch, EnvironmentSpec, SequenceId
 from tests import tiny
 from tests.oracles import replay as oracle
-from tests.replay_rig import BATCH_SIZE, BY_ENV, EVERYWHERE, IMAGE, SPECS, VECTOR, Case, Rig, recurrent_form
+from tests.replay_rig import BATCH_SIZE, BY_ENV, EVERYWHERE, SPECS, VECTOR, Case, Rig, recurrent_form
 
 SMALL = Case(1, 1, 1, 12, 5, 3)
 OWN_ERRORS = Case(1, 2, 2, 12, 5, 3, burn_in=2, first_priority=FirstPriority.ACTOR)
@@ -72,24 +72,6 @@ def test_impossible_sizes_are_refused(capacity: int, burn_in: int) -> None:
         Case(1, 1, 1, capacity, trace=4, period=2, burn_in=burn_in).store  # noqa: B018 - the property builds the replay
 
 
-@pytest.mark.parametrize(
-    ("store", "timesteps", "drawable"),
-    [
-        # C = 12, T = 5, P = 3: sequence k is there from timestep 3k + 5 until timestep 3k + 12 arrives.
-        (SMALL.store, range(20), [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 2, 2, 3, 2, 2, 3, 2]),
-        (Replay(ReplaySettings(), IMAGE, 2, 1, 1600), (160, 161, 240, 241, 1600, 1601, 10**9), [0, 1, 1, 2, 18, 18, 18]),
-        (
-            Replay(ReplaySettings(burn_in=40, trace=80, period=40), IMAGE, 2, 1, 1600),
-            (80, 120, 121, 160, 161, 1600, 1601),
-            [0, 0, 1, 1, 2, 37, 37],
-        ),
-    ],
-    ids=["by hand", "agent57", "r2d2"],
-)
-def test_drawable_sequences(store: Replay, timesteps: Any, drawable: list[int]) -> None:
-    assert [store.drawable_sequences(n) for n in timesteps] == drawable
-
-
 def test_an_age_counts_timesteps_since_the_first_one_of_a_sequence() -> None:
     rig = Rig(Case(devices=1, groups=2, envs=2, capacity=12, trace=4, period=2))
     for group in (0, 0, 0, 1, 0, 0, 0, 0):
@@ -99,15 +81,6 @@ def test_an_age_counts_timesteps_since_the_first_one_of_a_sequence() -> None:
 
 
 # Priorities -------------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_transition_into_the_first_timestep_has_no_error() -> None:
-    """Neither in the maximum nor in the mean; without any valid transition the floor is left."""
-    rig = Rig(OWN_ERRORS)
-    for t in range(8):
-        step_type = np.array([FIRST if t == 5 else MID, FIRST], np.int32)
-        rig.append(0, {"step_type": step_type}, np.full(2, 900.0 if t == 5 else 10.0 * t, np.float32))
-    np.testing.assert_allclose(rig.priority()[0, :, 0], [0.9 * 70 + 0.1 * (30 + 40 + 60 + 70) / 4, 1e-6], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -193,19 +166,6 @@ def test_sequences_are_drawn_in_proportion_to_a_power_of_their_priority(devices:
 EXTREME = Case(1, 2, 8, 192, 2, 2)  # 2 x 8 x 96 columns: enough for rounding in their sum
 
 
-@functools.cache
-def full_ring() -> ReplayState:
-    """A ring in which every column has a number; priorities are to be replaced."""
-    rig = Rig(EXTREME)
-    rig.fill(EXTREME.capacity)
-    return rig.state
-
-
-@functools.cache
-def large_sampler() -> Any:
-    return sampler(EXTREME, 4096)
-
-
 def extreme_priorities(seed: int) -> np.ndarray:
     """Very large, very small and no priorities side by side, with none at both ends."""
     rng = np.random.default_rng(seed)
@@ -216,35 +176,30 @@ def extreme_priorities(seed: int) -> np.ndarray:
     return priority
 
 
-def drawn_priorities(priority: np.ndarray, seed: int, program: Any) -> np.ndarray:
-    state = full_ring()._replace(priority=parallel.upload(parallel.make_mesh(1), parallel.BY_GROUPED_ENVIRONMENT, priority))
-    sequence = program(state, jax.random.key(seed)).sequence
-    return priority[sequence.group, sequence.environment, sequence.number % EXTREME.store.num_columns]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_a_column_without_priority_is_never_drawn(seed: int) -> None:
-    priority = extreme_priorities(seed)
-    drawn = drawn_priorities(priority, seed, large_sampler())
-    assert np.all(drawn > 0)
-    assert drawn.max() == priority.max()
-
-
-@pytest.mark.parametrize("position", [0, 700, 1535])
-@pytest.mark.parametrize("value", [1e-6, 1e6])
-def test_a_lone_sequence_is_drawn_always(value: float, position: int) -> None:
-    priority = np.zeros((2, 8, 96), np.float32)
-    priority.reshape(-1)[position] = value
-    assert np.all(drawn_priorities(priority, 0, large_sampler()) == np.float32(value))
-
-
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-24])
-def test_the_ends_of_the_mass_belong_to_sequences(monkeypatch: pytest.MonkeyPatch, uniform: float) -> None:
+@pytest.mark.parametrize("uniform", [None, 0.0, 1 - 2.0**-24])
+def test_a_column_without_priority_is_never_drawn_and_a_lone_sequence_always(
+    uniform: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The largest number below 1 rounds to 1 once it is added to a count, and so points behind the last column."""
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, uniform, jnp.float32))
-    program = sampler(EXTREME, 4096)
+    if uniform is not None:
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, uniform, jnp.float32))
+    rig, program = Rig(EXTREME), sampler(EXTREME, 4096)
+    rig.fill(EXTREME.capacity)  # every column has a number; priorities are to be replaced
+
+    def drawn_priorities(priority: np.ndarray, seed: int) -> np.ndarray:
+        state = rig.state._replace(priority=parallel.upload(parallel.make_mesh(1), parallel.BY_GROUPED_ENVIRONMENT, priority))
+        sequence = program(state, jax.random.key(seed)).sequence
+        return priority[sequence.group, sequence.environment, sequence.number % EXTREME.store.num_columns]
+
     for seed in range(10):
-        assert np.all(drawn_priorities(extreme_priorities(seed), 0, program) > 0)
+        priority = extreme_priorities(seed)
+        drawn = drawn_priorities(priority, seed)
+        assert np.all(drawn > 0)
+        assert uniform is not None or drawn.max() == priority.max()
+    for position, value in itertools.product((0, 700, 1535), (1e-6, 1e6)):
+        priority = np.zeros((2, 8, 96), np.float32)
+        priority.reshape(-1)[position] = value
+        assert np.all(drawn_priorities(priority, 0) == np.float32(value))
 
 
 # Memory -----------------------------------------------------------------------------------------------------------------------------

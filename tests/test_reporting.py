@@ -48,7 +48,7 @@ def deviation(moments: Any) -> float:
 
 
 @pytest.mark.parametrize("reward", IntrinsicReward)
-def test_sums_of_acts_become_means(reward: IntrinsicReward) -> None:
+def test_sums_of_acts_become_means_and_nothing_is_a_mean_over_nothing(reward: IntrinsicReward) -> None:
     parts = make_parts(reward)
     sums, statistics = sums_of(parts)
     timesteps, episodes = sums.timesteps, sums.episodes
@@ -79,16 +79,9 @@ def test_sums_of_acts_become_means(reward: IntrinsicReward) -> None:
             "novelty/mean_squared_distance": statistics.squared_distance.mean,
         }
     assert_found(reporting.act_values(parts, sums, statistics), expected)
-
-
-@pytest.mark.parametrize("reward", IntrinsicReward)
-def test_nothing_is_a_mean_over_nothing(reward: IntrinsicReward) -> None:
-    parts = make_parts(reward)
-    sums, statistics = sums_of(parts)
     no_episode = reporting.act_values(parts, sums._replace(episodes=np.float64(0), arm_pulls=np.zeros(2)), statistics)
     assert {name.split("/")[0] for name in no_episode} <= {"actor", "novelty"}
-    empty = jax.tree.map(np.zeros_like, (sums, statistics))
-    assert reporting.act_values(parts, *empty) == {}
+    assert reporting.act_values(parts, *jax.tree.map(np.zeros_like, (sums, statistics))) == {}
 
 
 def test_evaluation_reports_the_mean_of_its_greedy_episodes() -> None:

@@ -53,17 +53,13 @@ def assert_pace(training: Trainer, updates: int = 0) -> None:
     assert done > 0 and abs(done * settings.learner.batch_size - inserted * 1.5) <= 2 * settings.learner.batch_size
 
 
-def unchanged(settings: Settings) -> None:
-    pass
-
-
 def lagging(settings: Settings) -> None:
     """Parameters of the actors that are older than the learner's, with all that actors know."""
     all_that_actors_know(settings).actor.refresh_period = 3
 
 
 @pytest.mark.parametrize(
-    ("after_acts", "change"), [(20, unchanged), (76, lagging), pytest.param(76, profiles.meme, marks=pytest.mark.slow)]
+    ("after_acts", "change"), [(20, profiles.agent57), (76, lagging), pytest.param(76, profiles.meme, marks=pytest.mark.slow)]
 )
 def test_a_stopped_simulation_continues_bit_for_bit(after_acts: int, change: Any, make: Make, tmp_path: pathlib.Path) -> None:
     settings = tiny.coin_settings()
@@ -180,19 +176,3 @@ def test_a_replay_that_sized_itself_keeps_its_size(make: Make, tmp_path: pathlib
     monkeypatch.setattr(memory.parallel, "host_memory_available_bytes", lambda: 60_000_000)
     assert make(settings, tmp_path).capacity == first.capacity
     assert make(settings, tmp_path / "other").capacity > first.capacity
-
-
-@pytest.mark.slow
-def test_more_devices_train_the_same_kind_of_run(make: Make, tmp_path: pathlib.Path) -> None:
-    settings = all_that_actors_know(tiny.coin_settings())
-    settings.num_devices = 4
-    training = make(settings, tmp_path)
-    assert training.mesh.size == 4
-    training.run()
-    assert training.counters.updates > 0
-    # The checkpoint of four devices continues on one.
-    settings.num_devices, settings.total_steps = 1, 900
-    second = make(settings, tmp_path)
-    assert second.counters.updates == training.counters.updates
-    second.run()
-    assert second.counters.steps >= 900

@@ -1,10 +1,8 @@
 """The schedule's arithmetic: what is owed follows from counts alone."""
 
-import copy
 import dataclasses
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,20 +90,6 @@ def test_a_refilled_replay_starts_a_new_account() -> None:
     assert learn(schedule, counters, 10) == 5
 
 
-def test_counts_far_beyond_32_bits_stay_exact() -> None:
-    schedule = make_schedule(1.5, 80, 64)
-    counters = Counters(timesteps=10**11, learning_since_timesteps=0)
-    per_update = 64 * 80 / 1.5
-    counters.updates = schedule.updates_due(counters, 10)
-    assert counters.updates == int(10**11 / per_update)
-    assert schedule.updates_due(counters, 10) == 0
-    counters.timesteps += 3414
-    assert schedule.updates_due(counters, 10) == 1
-
-
-@pytest.mark.parametrize("steps", [0, 2**31, 2**40])
-def test_progress_reports_the_counters_that_metrics_carry(steps: int) -> None:
-    counters = Counters(steps=steps, frames=4 * steps, episodes=3, updates=2, seconds=1.23456)
-    before = copy.copy(counters)
-    assert counters.progress() == {"frames": 4 * steps, "steps": steps, "updates": 2, "episodes": 3, "seconds": 1.235}
-    assert counters == before
+def test_progress_reports_the_counters_that_metrics_carry() -> None:
+    counters = Counters(steps=2**40, frames=2**42, episodes=3, updates=2, seconds=1.23456)
+    assert counters.progress() == {"frames": 2**42, "steps": 2**40, "updates": 2, "episodes": 3, "seconds": 1.235}

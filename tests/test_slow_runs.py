@@ -15,19 +15,6 @@ from tests.trainings import metrics_of
 pytestmark = pytest.mark.slow
 
 
-def test_zaxxon_smoke_ends_by_itself_and_is_evaluated(tmp_path: pathlib.Path) -> None:
-    done = run("train.py", "--config=configs/zaxxon.py:smoke", f"--workdir={tmp_path}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    written = metrics_of(tmp_path)
-    assert written[-1]["updates"] > 0
-    losses = [value for line in written for key, value in line.items() if key.startswith("loss/")]
-    assert losses and all(value is not None and abs(value) < 1e9 for value in losses)
-    assert any("evaluation/return" in line for line in written)
-    assert run("evaluate.py", f"--workdir={tmp_path}", "--episodes=2").returncode == 0
-    result = json.loads((tmp_path / "evaluation.json").read_text())
-    assert result["game"] == "Zaxxon-v5" and len(result["returns"]) == 2 and result["hns"] is not None
-
-
 def test_an_agent_plays_in_a_terminal() -> None:
     # `script` makes a terminal.
     watch = f"{sys.executable} -m agent57_jax watch --workdir=agents/boxing --episodes=1 --speed=8"
@@ -72,7 +59,7 @@ def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        *(f"{game}.py:smoke" for game in ("boxing", "montezuma_revenge", "pitfall", "atari", "coinrun", "lunar_lander")),
+        *(f"{game}.py:smoke" for game in ("zaxxon", "boxing", "montezuma_revenge", "pitfall", "atari", "coinrun", "lunar_lander")),
         *(f"{task}.py:smoke" for task in ("disco_maze", "shifting_corridor", "minigrid", "cartpole", "gymnasium")),
         "zaxxon.py:smoke,r2d2",  # a game without novelty
         "lunar_lander.py:r2d2_bandit,smoke",
@@ -81,7 +68,8 @@ def test_the_trainer_learns_a_small_coin_room(tmp_path: pathlib.Path) -> None:
 def test_every_config_trains(config: str, tmp_path: pathlib.Path) -> None:
     done = run("train.py", f"--config=configs/{config}", "--config.total_steps=3500", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert metrics_of(tmp_path)[-1]["updates"] > 0
+    last = metrics_of(tmp_path)[-1]
+    assert last["updates"] > 0 and None not in [value for key, value in last.items() if key.startswith("loss/")]
 
 
 def test_make_trains_on_a_machine_without_a_gpu(tmp_path: pathlib.Path) -> None:

@@ -74,28 +74,20 @@ def test_a_score_is_that_of_the_arm_that_the_actors_know(make_settings: Any, mak
     settings = ask_actors(make_settings())
     settings.logging.tensorboard = False
     training = make(settings, tmp_path)
-    for state in training.driver.states:
-        assert state.bandit is not None
     num_arms = settings.policy.num_policies
 
-    def taught(bandit: Any, arm_of: Any, return_of: Any, episodes: int) -> Any:
-        arms = np.array(jax.device_get(bandit.arms))
-        returns, recorded = np.zeros(arms.shape, np.float32), np.full(arms.shape[0], episodes, np.int32)
-        for episode in range(episodes):
-            arms[:, episode] = arm_of(episode)
-            returns[:, episode] = return_of(arm_of(episode))
+    def taught(state: Any, played: np.ndarray, return_of: np.ndarray) -> Any:
+        """The actors' or the evaluator's state after episodes of these arms."""
+        bandit, episodes = state.bandit, len(played)
+        arms, returns = np.array(jax.device_get(bandit.arms)), np.zeros(bandit.returns.shape, np.float32)
+        arms[:, :episodes], returns[:, :episodes] = played, return_of[played]
+        recorded = np.full(len(arms), episodes, np.int32)
         placed = bandit._replace(arms=arms, returns=returns, recorded=recorded, started=recorded)
-        return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), placed, bandit)
+        return state._replace(bandit=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), placed, bandit))
 
-    def know(episode_arm: int) -> float:
-        return 50.0 if episode_arm == 1 else 10.0 + episode_arm
-
-    driver = training.driver
-    driver.states = [
-        state._replace(bandit=taught(state.bandit, lambda episode: episode % num_arms, know, 4 * num_arms)) for state in driver.states
-    ]
-    own = training.evaluator.state.bandit
-    training.evaluator.state = training.evaluator.state._replace(bandit=taught(own, lambda episode: 0, lambda arm: 3.0, 2))
+    driver, return_of = training.driver, np.where(np.arange(num_arms) == 1, 50.0, 10.0 + np.arange(num_arms))
+    driver.states = [taught(state, np.arange(4 * num_arms) % num_arms, return_of) for state in driver.states]
+    training.evaluator.state = taught(training.evaluator.state, np.zeros(2, int), np.full(num_arms, 3.0))
     # Acts of the evaluator alone: actors and learner stand still.
     pooled = training._pooled_arms()
     for _ in range(120):
@@ -192,32 +184,25 @@ def test_an_act_copies_no_episodic_memory(make: Make, tmp_path: pathlib.Path) ->
     assert not [line for line in compiled.splitlines() if " copy(" in line and "f32[4,4999,4]" in line.split("copy(")[0]]
 
 
-def test_a_second_signal_soon_after_the_first_is_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(os, "_exit", ended.append)
-    shutdown = Shutdown()
-    shutdown._handle(15, None)
-    shutdown._handle(15, None)
-    assert shutdown.requested and not ended
-    monkeypatch.setattr(shutdown, "_first", shutdown._first - 10)
-    shutdown._handle(2, None)
-    assert ended == [130]
-
-
-def test_a_terminal_that_is_gone_stops_the_run_but_not_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_is_the_same_request_unless_somebody_is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is gone stops the run, but not under nohup, and is never impatient."""
     installed: dict[int, Any] = {}
+    ended: list[int] = []
     monkeypatch.setattr(signal, "signal", installed.__setitem__)
-    monkeypatch.setattr(os, "_exit", lambda _: pytest.fail("nobody was impatient"))
+    monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
     Shutdown()
     assert set(installed) == {signal.SIGINT, signal.SIGTERM}
     monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
-    shutdown = Shutdown()
-    installed[signal.SIGHUP](signal.SIGHUP, None)
-    assert shutdown.requested
-    monkeypatch.setattr(shutdown, "_first", shutdown._first - 10)
-    installed[signal.SIGHUP](signal.SIGHUP, None)
+    for first, second, codes in ((signal.SIGTERM, signal.SIGINT, [130]), (signal.SIGHUP, signal.SIGHUP, [])):
+        shutdown = Shutdown()
+        installed[first](first, None)
+        installed[first](first, None)
+        assert shutdown.requested and not ended
+        monkeypatch.setattr(shutdown, "_first", shutdown._first - 10)
+        installed[second](second, None)
+        assert ended == codes
+        ended.clear()
 
 
 def test_more_threads_than_cpus_are_a_warning(

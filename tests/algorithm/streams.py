@@ -1,11 +1,9 @@
 """Streams of transitions, and the estimators of returns that tests run on them."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from agent57_jax.algorithm.n_step import transformed_n_step_targets
@@ -13,11 +11,6 @@ from agent57_jax.algorithm.retrace import retrace_coefficients, transformed_trac
 from agent57_jax.algorithm.value_transform import ValueTransform
 from tests.algorithm.twins import Transform
 from tests.oracles import n_step, retrace
-
-with warnings.catch_warnings():
-    # One of its dependencies touches a deprecated name of jax on import.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import rlax
 
 T, A = 12, 4
 GAMMA = 0.97
@@ -90,83 +83,27 @@ def retrace_twin(stream: Stream, trace_lambda: float, transform: Transform) -> n
     return retrace.trace_targets(stream.values, stream.policy, stream.actions, coefficients, *stream[5:], transform.apply, transform.invert)
 
 
-def n_step_of_rlax(stream: Stream, number: int, pair: Any) -> np.ndarray:
-    errors = rlax.transformed_n_step_q_learning(
-        q_tm1=stream.online[:-1],
-        a_tm1=jnp.zeros(T, jnp.int32),
-        target_q_t=stream.values[1:],
-        a_t=jnp.argmax(stream.online[1:], axis=1),
-        r_t=stream.rewards,
-        discount_t=stream.discounts,
-        n=number,
-        tx_pair=pair,
-    )
-    return np.asarray(errors) + stream.online[:-1, 0]
-
-
-def retrace_of_rlax(stream: Stream, trace_lambda: float, pair: Any) -> np.ndarray:
-    """It names by t what follows the step: values, action, pi and mu at x_1..x_T. Action and mu at x_T do not enter."""
-    errors = rlax.transformed_retrace(
-        q_tm1=stream.values[:-1],
-        q_t=stream.values[1:],
-        a_tm1=stream.actions,
-        a_t=jnp.append(stream.actions[1:], 0),
-        r_t=stream.rewards,
-        discount_t=stream.discounts,
-        pi_t=stream.policy[1:],
-        mu_t=jnp.append(stream.mu[1:], 1.0),
-        lambda_=trace_lambda,
-        tx_pair=pair,
-    )
-    return np.asarray(errors) + at_actions(stream.values, stream.actions)
-
-
 class Estimator(NamedTuple):
     """Targets of a stream, with a parameter: how many steps, or lambda."""
 
     eager: Callable[[Stream, Any, ValueTransform], jax.Array]
     targets: Callable[[Stream, Any, ValueTransform], jax.Array]  # compiled
     twin: Callable[[Stream, Any, Transform], np.ndarray]  # NaN where a transition has no target
-    rlax: Callable[[Stream, Any, Any], np.ndarray]  # knows no border
     shortest: Any
     usual: Any
     longest: Any
 
 
-def greedy(stream: Stream) -> np.ndarray:
-    return np.argmax(stream.online, axis=1)
-
-
-N_STEP = Estimator(
-    n_step_targets,
-    jax.jit(n_step_targets, static_argnums=(1, 2)),
-    n_step_twin,
-    n_step_of_rlax,
-    shortest=1,
-    usual=5,
-    longest=T,
-)
-RETRACE = Estimator(
-    retrace_targets,
-    jax.jit(retrace_targets, static_argnums=2),
-    retrace_twin,
-    retrace_of_rlax,
-    shortest=0.0,
-    usual=0.95,
-    longest=1.0,
-)
+N_STEP = Estimator(n_step_targets, jax.jit(n_step_targets, static_argnums=(1, 2)), n_step_twin, shortest=1, usual=5, longest=T)
+RETRACE = Estimator(retrace_targets, jax.jit(retrace_targets, static_argnums=2), retrace_twin, shortest=0.0, usual=0.95, longest=1.0)
 ESTIMATORS = {"n-step": N_STEP, "retrace": RETRACE}
-CASES = [
-    (estimator, parameter) for estimator in ESTIMATORS.values() for parameter in (estimator.shortest, estimator.usual, estimator.longest)
-]
-NAMES = [f"{name}-{which}" for name in ESTIMATORS for which in ("shortest", "usual", "longest")]
 
 
 def assert_equals_twin(estimator: Estimator, stream: Stream, parameter: Any, transform: Transform) -> None:
     """Everywhere where a transition has a target; the others are finite."""
     actual = estimator.targets(stream, parameter, transform.ours)
     expected = estimator.twin(stream, parameter, transform)
-    assert actual.shape == stream.rewards.shape and actual.dtype == jnp.float32
+    assert actual.shape == stream.rewards.shape and actual.dtype == np.float32
     assert np.all(np.isfinite(actual))
     has_target = ~np.isnan(expected)
     assert np.all(has_target | ~stream.valid)

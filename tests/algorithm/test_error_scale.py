@@ -34,15 +34,6 @@ def test_equals_its_twin(index: int, twin: Callable[..., np.ndarray], atol: floa
     assert_equals_twin(lambda *drawn: both(*drawn)[index], lambda *drawn: twin(*drawn, N), *arguments, rtol=1e-4, atol=atol)
 
 
-def test_dividing_by_it_makes_the_deviation_of_every_policy_one() -> None:
-    rng = np.random.default_rng(0)
-    policy = np.repeat(np.arange(N, dtype=np.int32), 200)[None]
-    errors = (rng.normal(size=(V, 1, 200 * N)) * np.array([0.1, 3.0, 40.0])[policy] + 5.0).astype(np.float32)
-    sigma = np.asarray(both(np.zeros((V, N), np.float32), errors, np.ones_like(policy, bool), policy)[0])
-    for v, j in np.ndindex(V, N):
-        np.testing.assert_allclose(np.std((errors / sigma[:, policy])[v][policy == j]), 1.0, rtol=1e-3)
-
-
 @pytest.mark.parametrize("content", [np.nan, np.inf, -1e30])
 def test_what_is_no_experience_does_not_count(content: float) -> None:
     errors = np.arange(V * B * T, dtype=np.float32).reshape(V, B, T)
@@ -50,13 +41,6 @@ def test_what_is_no_experience_does_not_count(content: float) -> None:
     valid = np.arange(B * T).reshape(B, T) % 3 > 0
     odd = np.where(valid[None], errors, np.float32(content))
     np.testing.assert_array_equal(both(running, odd, valid, policy), both(running, errors, valid, policy))
-
-
-def test_a_policy_without_experience_keeps_its_variance_and_the_floor_holds() -> None:
-    running = np.array([[4.0, 0.0, 9.0]] * V, np.float32)
-    sigma, variance = both(running, np.zeros((V, B, T), np.float32), np.ones((B, T), bool), np.ones((B, T), np.int32))
-    np.testing.assert_allclose(sigma, [[2.0, scale.MIN_SCALE, 3.0]] * V, rtol=1e-6)
-    np.testing.assert_allclose(variance, running, rtol=1e-6)
 
 
 def test_actors_divide_by_the_running_deviation_and_by_one_before_there_is_any() -> None:

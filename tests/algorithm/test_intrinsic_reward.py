@@ -14,12 +14,6 @@ def test_equals_its_twin_within_its_bounds() -> None:
     assert_equals_twin(intrinsic_reward, np.vectorize(oracle.intrinsic_reward), floats(0, 1000, 6), floats(-50, 50, 6), factors, rtol=1e-6)
 
 
-def test_the_factor_is_clipped_on_both_sides_and_a_largest_one_of_one_switches_distillation_off() -> None:
-    episodic, alpha = jnp.array([2.0, 3.0, 5.0, 7.0, 0.0]), jnp.array([-4.0, 1.0, 2.5, 90.0, 100.0])
-    np.testing.assert_allclose(intrinsic_reward(episodic, alpha, 5.0), [2.0, 3.0, 12.5, 35.0, 0.0], rtol=1e-6)
-    np.testing.assert_array_equal(intrinsic_reward(episodic, alpha, 1.0), episodic)
-
-
 def test_returns_end_where_the_episode_terminates_and_the_intrinsic_one_may_go_on() -> None:
     gamma, discount = jnp.array([0.9, 0.9, 0.5]), jnp.array([1.0, 0.0, 0.0])
     for num_values, ends_with_episode, expected in (

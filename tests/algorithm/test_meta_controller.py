@@ -115,26 +115,6 @@ def test_pooled_arms_equal_their_twin(windows: list[list[tuple[int, int]]], far:
         assert math.isclose(twin.lower_bound(int(chosen)), twin.lower_bound(twin.reliable_arm()), rel_tol=1e-6, abs_tol=1e-4)
 
 
-def test_a_lucky_episode_does_not_beat_a_mean_of_many() -> None:
-    """Bounds: 3 - 1.26 / sqrt(12) = 2.64 for arm 1 and 3.5 - 1.26 = 2.24 for arm 2, which has the larger mean."""
-    bandits = [played([(0, 0.0), (1, 3.0), (1, 3.0), (1, 3.0), (1, 3.0)]) for _ in range(3)] + [played([(2, 3.5)])]
-    pooled = pool(together(bandits), N)
-    np.testing.assert_array_equal(pooled.counts, [3, 12, 1, 0])
-    assert int(jnp.argmax(pooled.means)) == 2
-    assert reliable_arm(pooled) == 1
-
-
-@pytest.mark.parametrize("first_arm", [0, 1, 3])
-def test_first_episodes_sweep_the_arms(first_arm: int) -> None:
-    """Even where exploration is certain, and whatever the returns."""
-    bandit = init_bandit(W)
-    for episode in range(N):
-        arms, bandit = select(jax.random.key(episode), bandit, ONE, jnp.int32(first_arm), N, 1.0)
-        assert int(arms[0]) == (first_arm + episode) % N
-        bandit = record(bandit, ONE, arms, jnp.array([100.0 - episode]))
-    assert bandit.started == N and bandit.recorded == N
-
-
 @pytest.mark.parametrize(
     ("episodes", "greedy_one", "next_one"),
     [

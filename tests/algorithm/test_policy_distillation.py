@@ -1,14 +1,12 @@
 """The policy that is distilled from action values."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent57_jax.algorithm.policy_distillation import distillation_losses, tempered_policy
-from agent57_jax.algorithm.policy_family import epsilon_greedy_probabilities
 from tests.algorithm.twins import assert_equals_twin, floats
 from tests.oracles import policy_distillation as oracle
 
@@ -20,7 +18,7 @@ losses_of = jax.jit(distillation_losses)
 
 
 @settings(max_examples=60)
-@given(new=LOGITS, old=LOGITS, values=LOGITS, limit=st.sampled_from([0.0, 0.3, 2.0]))
+@given(new=LOGITS, old=LOGITS, values=LOGITS, limit=st.sampled_from([0.0, 0.3, 2.0, np.inf]))
 def test_equals_its_twin(new: np.ndarray, old: np.ndarray, values: np.ndarray, limit: float) -> None:
     found, near = losses_of(new, old, values, EPSILON, limit)
     for row in range(ROWS):
@@ -40,25 +38,6 @@ def test_the_tempered_policy_equals_its_twin_and_at_one_it_is_the_policy() -> No
 
 def random(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, 3.0, (200, A)).astype(np.float32)
-
-
-def test_an_infinite_limit_distils_everywhere_and_none_only_where_nothing_changed() -> None:
-    new, old, values = random(0), random(1), random(2)
-    assert np.all(losses_of(new, old, values, EPSILON, np.inf)[1])
-    assert not np.any(losses_of(new, old, values, EPSILON, 0.0)[1])
-    assert np.all(losses_of(new, new + 3.0, values, EPSILON, 1e-5)[1])  # a policy is the same with all its logits moved
-
-
-def test_the_gradient_is_that_of_the_policy_alone_and_vanishes_at_the_goal() -> None:
-    new, old, values = random(3), random(4), random(5)
-    gradients = jax.grad(lambda *leaves: jnp.sum(distillation_losses(*leaves, EPSILON, 2.0)[0]), argnums=(0, 1, 2))(new, old, values)
-    goal = np.asarray(epsilon_greedy_probabilities(values, jnp.float32(EPSILON)))
-    near = np.asarray(losses_of(new, old, values, EPSILON, 2.0)[1])
-    assert 0.1 < near.mean() < 0.9
-    np.testing.assert_allclose(gradients[0], np.where(near[:, None], jax.nn.softmax(new) - goal, 0.0), atol=1e-6)
-    assert not np.any(gradients[1]) and not np.any(gradients[2])
-    at_goal = jax.grad(lambda leaf: jnp.sum(distillation_losses(leaf, leaf, values, EPSILON, 2.0)[0]))(np.log(goal))
-    np.testing.assert_allclose(at_goal, 0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -7,12 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent57_jax.algorithm.retrace import soft_watkins_coefficients, transformed_trace_targets
-from agent57_jax.algorithm.value_transform import SQUASHED
-from tests.algorithm.streams import RETRACE, A, assert_equals_twin, at_actions, make_stream
+from tests.algorithm.streams import RETRACE, assert_equals_twin, make_stream
 from tests.algorithm.twins import TRANSFORMS
 from tests.oracles import retrace as oracle
-
-targets = RETRACE.targets
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -20,22 +17,6 @@ targets = RETRACE.targets
 def test_equals_the_double_sum(name: str, trace_lambda: float) -> None:
     for seed in range(6):
         assert_equals_twin(RETRACE, make_stream(seed), trace_lambda, TRANSFORMS[name])
-
-
-def test_actions_that_the_target_policy_never_takes_cut_the_trace() -> None:
-    stream = make_stream(21, borders=False)
-    policy = np.where(np.eye(A, dtype=bool)[np.append(stream.actions, 0)], 0.0, stream.policy)
-    stream = stream._replace(policy=(policy / policy.sum(-1, keepdims=True)).astype(np.float32))
-    np.testing.assert_allclose(targets(stream, 1.0, SQUASHED), targets(stream, 0.0, SQUASHED), rtol=1e-5, atol=1e-5)
-
-
-def test_traces_are_clipped_at_one() -> None:
-    """A behaviour probability below the target policy's counts as equal to it."""
-    stream = make_stream(24)
-    pi_a = at_actions(stream.policy, stream.actions)
-    equal, below, above = (targets(stream._replace(mu=mu), 0.95, SQUASHED) for mu in (pi_a, pi_a / 50, np.minimum(1.0, 2 * pi_a)))
-    np.testing.assert_allclose(below, equal, rtol=1e-6)
-    assert not np.allclose(above, equal, rtol=1e-3)
 
 
 # Soft Watkins
@@ -55,14 +36,6 @@ def test_soft_watkins_equals_its_twin(seed: int, trace_lambda: float, tolerance:
     (ours, *twins), state = TRANSFORMS["squashed"], (stream.values, stream.policy, stream.actions)
     wanted = oracle.trace_targets(*state, expected, *stream[5:], *twins)
     np.testing.assert_allclose(trace_targets(*state, found, *stream[5:], ours), wanted, rtol=2e-5, atol=2e-5)
-
-
-def test_soft_watkins_never_cuts_with_endless_tolerance_and_only_behind_greedy_actions_without() -> None:
-    stream = make_stream(4, borders=False)
-    greedy = np.eye(A, dtype=np.float32)[np.argmax(stream.values, axis=-1)]
-    best = np.argmax(stream.values[:-1], axis=-1)
-    np.testing.assert_allclose(soft_watkins(stream.values, greedy, stream.actions, 0.95, 1e9), 0.95)
-    np.testing.assert_allclose(soft_watkins(stream.values, greedy, stream.actions, 0.95, 0.0), 0.95 * (stream.actions == best))
 
 
 def test_soft_watkins_goes_on_behind_an_action_that_is_nearly_greedy() -> None:

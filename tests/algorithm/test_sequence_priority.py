@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from agent57_jax.algorithm.sequence_priority import PRIORITY_FLOOR, mixed_errors, one_step_error, sequence_priority
+from agent57_jax.algorithm.sequence_priority import one_step_error, sequence_priority
 from tests.algorithm.twins import TRANSFORMS, assert_equals_twin, floats, masks
 from tests.oracles import sequence_priority as oracle
 
@@ -32,11 +32,6 @@ def test_a_one_step_error_equals_its_twin(name: str) -> None:
     )
 
 
-def test_ends_of_eta() -> None:
-    td_errors, valid = jnp.array([1.0, -5.0, 3.0]), jnp.array([True, True, True])
-    np.testing.assert_allclose([priority(td_errors, valid, eta) for eta in (1.0, 0.0, 0.9)], [5.0, 3.0, 4.8], rtol=1e-6)
-
-
 @pytest.mark.parametrize("content", [np.nan, np.inf, -1e30, 0.0])
 def test_invalid_content_has_no_influence(content: float) -> None:
     """Neither in the maximum nor in the mean, nor as one more zero. Also not compiled: XLA turns a product with a mask into a selection."""
@@ -45,21 +40,6 @@ def test_invalid_content_has_no_influence(content: float) -> None:
         np.testing.assert_allclose(function(td_errors, valid, 0.5), 3.5, rtol=1e-6)
 
 
-def test_floor() -> None:
-    everything, nothing = jnp.ones((4,), bool), jnp.zeros((4,), bool)
-    assert 0 < PRIORITY_FLOOR <= 1e-6
-    for content, valid in ((0.0, everything), (1e-9, everything), (jnp.nan, nothing)):
-        assert float(priority(jnp.full(4, content), valid, 0.9)) == np.float32(PRIORITY_FLOOR)
-    assert float(priority(jnp.full(4, 1e-5), everything, 0.9)) > PRIORITY_FLOOR
-
-
 def test_a_valid_nan_stays_visible() -> None:
     """The floor must not turn a poisoned error into the lowest priority."""
     assert np.isnan(priority(jnp.array([1.0, jnp.nan, 2.0]), jnp.ones((3,), bool), 0.9))
-
-
-def test_errors_of_two_value_functions_are_mixed_by_the_weight_of_their_policy() -> None:
-    """Signs count: errors may cancel."""
-    pair = jnp.array([[1.0, 2.0, -3.0], [10.0, -20.0, 30.0]])
-    np.testing.assert_allclose(mixed_errors(pair, jnp.array([0.0, 0.1, 0.2])), [1.0, 0.0, 3.0], atol=1e-6)
-    np.testing.assert_array_equal(mixed_errors(pair[:1], jnp.ones(3)), pair[0])

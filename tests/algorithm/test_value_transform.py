@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agent57_jax.algorithm.value_transform import IDENTITY, SQUASHED, combine_action_values, squash, unsquash
+from agent57_jax.algorithm.value_transform import SQUASHED, combine_action_values, squash, unsquash
 from tests.algorithm.twins import assert_equals_twin, choices, floats
 from tests.oracles import value_transform as oracle
 
@@ -32,21 +32,7 @@ def test_float32_is_accurate_over_twelve_decades_odd_and_increasing(name: str, h
     np.testing.assert_array_equal(function(-GRID), -actual)
     assert np.all(np.diff(actual) > 0)
     assert function(jnp.float32(0)) == 0
-
-
-@pytest.mark.parametrize("how", COMPILE)
-def test_each_undoes_the_other(how: str) -> None:
-    for outer, inner in ((unsquash, squash), (squash, unsquash)):
-        assert relative_error(COMPILE[how](lambda x, outer=outer, inner=inner: outer(inner(x)))(GRID), GRID.astype(np.float64)) < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("eps", "values", "squashed"),
-    [(1e-3, [0.0, 3.0, 8.0, -3.0, 99.0], [0.0, 1.003, 2.008, -1.003, 9.099]), (1e-2, [3.0, -8.0], [1.03, -2.08])],
-)
-def test_known_values(eps: float, values: list[float], squashed: list[float]) -> None:
-    np.testing.assert_allclose(squash(jnp.array(values), eps), squashed, rtol=1e-6)
-    np.testing.assert_allclose(unsquash(jnp.array(squashed), eps), values, rtol=1e-6)
+    assert relative_error(FUNCTIONS[name][0](GRID, 1e-2), np.vectorize(twin)(GRID, 1e-2)) < 1e-6
 
 
 @pytest.mark.parametrize("x", [-50.0, -1e-3, 0.0, 1e-3, 0.7, 1234.0])
@@ -60,12 +46,6 @@ def test_twins_agree_with_themselves() -> None:
     """The two textbook forms are each other's inverse, so that neither can be wrong alone."""
     for x in (-1e6, -3.7, -1e-6, 0.0, 1e-6, 0.5, 42.0, 1e6):
         np.testing.assert_allclose(oracle.unsquash(oracle.squash(x)), x, rtol=1e-12)
-
-
-def test_pairs() -> None:
-    assert (squash, unsquash) == SQUASHED
-    for function in IDENTITY:
-        np.testing.assert_array_equal(function(GRID), GRID)
 
 
 @pytest.mark.parametrize("transformed", [False, True])
@@ -82,12 +62,3 @@ def test_a_mix_equals_its_twin_and_without_intrinsic_weight_is_extrinsic(transfo
     extrinsic, intrinsic = GRID[:1200].reshape(100, 12), GRID[2:].reshape(100, 12)
     mixed = combine_action_values(extrinsic, intrinsic, 0.0, transform)
     assert relative_error(mixed, extrinsic.astype(np.float64)) <= (1e-6 if transformed else 0.0)
-
-
-def test_a_mix_broadcasts_one_beta_over_time() -> None:
-    extrinsic, intrinsic = np.random.default_rng(4).normal(0.0, 10.0, (2, 2, 3, 4)).astype(np.float32)
-    mixed = combine_action_values(extrinsic, intrinsic, np.array([[0.5], [2.0]], np.float32))  # [B, 1] against [B, T]
-    np.testing.assert_allclose(mixed, extrinsic + np.array([0.5, 2.0]).reshape(2, 1, 1) * intrinsic, rtol=1e-6)
-    np.testing.assert_array_equal(
-        combine_action_values(extrinsic, intrinsic, 0.3, IDENTITY), combine_action_values(extrinsic, intrinsic, 0.3)
-    )

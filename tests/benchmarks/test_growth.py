@@ -70,10 +70,8 @@ def test_every_table_has_a_row_a_size_with_all_its_columns(name: str, sizes: tup
 
 
 def test_limits_are_floors_or_ceilings() -> None:
-    assert guard.Ratio("speed", 0.9, 0.9, is_floor=True).holds
-    assert not guard.Ratio("speed", 0.89, 0.9, is_floor=True).holds
-    assert guard.Ratio("bytes", 7_400, 7_400, is_floor=False).holds
-    assert not guard.Ratio("bytes", 7_401, 7_400, is_floor=False).holds
+    for value, limit, is_floor, holds in ((0.9, 0.9, True, True), (0.89, 0.9, True, False), (74, 74, False, True), (75, 74, False, False)):
+        assert guard.Ratio("a name", value, limit, is_floor).holds is holds
 
 
 def test_the_guards_settings_are_the_papers_networks() -> None:

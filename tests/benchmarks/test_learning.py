@@ -3,16 +3,16 @@
 import json
 import pathlib
 import sys
-import time
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agent57_jax.config import flatten, to_dict
 from benchmarks import learning, learning_curves, learning_report, learning_runs
-from benchmarks.learning_tasks import ABLATIONS, AGENTS, PEERS, TASKS, Budget, Run
+from benchmarks.learning_tasks import ABLATIONS, AGENTS, TASKS, Budget, Run
 from reproductions import common, folders, records
-from reproductions.jobs import Job, JobError, Supervisor
 
 MINUTES = Budget(minutes=10.0)  # points of 15 s
 
@@ -80,13 +80,9 @@ def test_a_seed_that_never_got_there_is_later_than_all_others() -> None:
 # Tasks and runs ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_thresholds_rise_and_agents_have_one_name_each() -> None:
-    assert all(list(task.thresholds) == sorted(task.thresholds) and task.minutes > 0 for task in TASKS.values())
-    assert len(set(AGENTS)) == len(AGENTS) and set(PEERS) < set(AGENTS)
-
-
 @pytest.mark.parametrize("name", TASKS)
-def test_settings_of_a_task_can_be_made(name: str, tmp_path: pathlib.Path) -> None:
+def test_a_task_has_rising_thresholds_and_settings(name: str, tmp_path: pathlib.Path) -> None:
+    assert list(TASKS[name].thresholds) == sorted(TASKS[name].thresholds) and TASKS[name].minutes > 0
     settings = common.settings_of(Run(name, "agent57", 3, MINUTES, tmp_path).training)
     assert settings.environment.task_id == name
     assert settings.seed == 3 and settings.total_steps < 10_000_000  # what two cores do within the time
@@ -102,6 +98,7 @@ def test_an_ablation_differs_from_its_agent_in_its_part_alone(task: str, empty: 
     def settings_of(agent: str) -> dict[str, Any]:
         return flatten(to_dict(common.settings_of(Run(task, agent, 0, MINUTES, tmp_path).training)))
 
+    assert len(set(AGENTS)) == len(AGENTS)
     changes_nothing = []
     for name, (agent, part) in ABLATIONS.items():
         own, whole = settings_of(name), settings_of(agent)
@@ -143,97 +140,80 @@ def test_mistakes_end_in_one_line(words: list[str], capsys: pytest.CaptureFixtur
 
 # Stopping and resuming, with a training that only writes files ------------------------------------------------------------------------
 
-FAKE = """
-import json, pathlib, signal, sys, time
-folder, score = pathlib.Path(sys.argv[1]), float(sys.argv[2])
-asked = []
-signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
-numbers = sorted(int(path.name) for path in (folder / "checkpoints").glob("*"))
-counters = {"frames": 0, "steps": 0, "updates": 0, "episodes": 0, "seconds": 0.0}
-if numbers:
-    counters = json.loads((folder / "checkpoints" / str(numbers[-1]) / "meta" / "metadata").read_text())["content"]["counters"]
-before = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-with (folder / "metrics.tmp").open("w") as file:
-    file.writelines(f"{text}\\n" for text in before if json.loads(text)["steps"] <= counters["steps"])
-(folder / "metrics.tmp").replace(folder / "metrics.jsonl")
-time.sleep(0.5)  # what comes before the loop
-start, metrics = time.monotonic() - counters["seconds"], (folder / "metrics.jsonl").open("a")
-while not asked:
-    time.sleep(0.05)
-    counters["steps"] += 100
-    counters["seconds"] = time.monotonic() - start
-    episodes = counters["steps"] // 20
-    metrics.write(json.dumps({**counters, "evaluation/return": score, "evaluation/episodes": episodes}) + "\\n")
-    metrics.flush()
-meta = folder / "checkpoints" / str(len(numbers) + 1) / "meta"
-meta.mkdir(parents=True)
-(meta / "metadata").write_text(json.dumps({"content": {"counters": counters}}))
-"""
+
+def save(folder: pathlib.Path, number: int, steps: int, seconds: float) -> None:
+    counters = {"steps": steps, "seconds": seconds}
+    records.write_json(folder / "checkpoints" / str(number) / "meta" / "metadata", {"content": {"counters": counters}})
 
 
-def fake_run(folder: pathlib.Path, seconds: float) -> Run:
+def write_metrics(folder: pathlib.Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """A new file in the place of the old one, as a start leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "new").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (folder / "new").replace(folder / "metrics.jsonl")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that a watch sees."""
+    now = [1_000.0]
+    monkeypatch.setattr(learning_runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def start(run: Run, clock: list[float], score: float = 0.0, stop_when_solved: bool = False) -> bool:
+    """One start: half a second before the loop, then a line of metrics each tenth until it has had enough. Whether it is done."""
+    watch = learning_runs.Watch(run, stop_when_solved, {"date": "today"})
+    assert not watch.has_enough() and not watch.is_done()  # it would have failed if it ended now
+    steps, seconds = folders.saved_steps(run.folder), learning_runs.saved_seconds(run.folder)
+    write_metrics(run.folder, [one for one in folders.read_metrics(run.folder) if one["steps"] <= steps])
+    clock[0] += 0.5
+    while not watch.has_enough() and steps < 100_000:
+        clock[0], steps, seconds = clock[0] + 0.1, steps + 100, seconds + 0.1
+        with (run.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line(seconds, steps, greedy=(score, steps // 20))) + "\n")
+    save(run.folder, steps, steps, seconds)
+    return watch.is_done()
+
+
+def run_of(folder: pathlib.Path, seconds: float) -> Run:
     return Run("LunarLander-v3", "ppo", 0, Budget(minutes=seconds / 60), folder)
 
 
-def fake_job(run: Run, score: float, stop_when_solved: bool = False) -> Job:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    watch = learning_runs.Watch(run, stop_when_solved, {"date": "today"})
-    command = [sys.executable, "-c", FAKE, str(run.folder), str(score)]
-    return Job(run.name, command, run.folder / "train.log", watch.is_done, has_enough=watch.has_enough)
+def test_a_run_ends_with_its_budget_and_goes_on_with_a_larger_one(tmp_path: pathlib.Path, clock: list[float]) -> None:
+    run, longer = run_of(tmp_path, 1.5), run_of(tmp_path, 4.0)
+    assert start(run, clock)
+    state = learning_runs.read_state(run.folder)
+    first = {"after_seconds": 0.0, "setup_seconds": pytest.approx(0.5)}
+    assert state["ended"] == "budget" and state["date"] == "today" and state["starts"] == [first]
+    assert learning_runs.is_trained(run, False) and not learning_runs.is_trained(longer, False)
+    saved = learning_runs.saved_seconds(run.folder)
+    assert start(longer, clock)
+    second = {"after_seconds": pytest.approx(saved), "setup_seconds": pytest.approx(0.5)}
+    assert learning_runs.read_state(run.folder)["starts"] == [first, second]
+    assert 4.0 <= learning_runs.saved_seconds(run.folder) + 0.5 + 0.5 < 4.2
 
 
-def test_a_run_ends_with_its_budget_and_goes_on_with_a_larger_one(tmp_path: pathlib.Path) -> None:
-    run = fake_run(tmp_path, 1.5)
-    with Supervisor(1, tmp_path) as supervisor:
-        supervisor.run([fake_job(run, 0.0)])
-        state = learning_runs.read_state(run.folder)
-        (start,) = state["starts"]
-        assert state["ended"] == "budget" and state["date"] == "today" and start["after_seconds"] == 0
-        assert 0.2 < start["setup_seconds"] < 1.5
-        assert learning_runs.is_trained(run, False) and not learning_runs.is_trained(fake_run(tmp_path, 4.0), False)
-        steps = folders.saved_steps(run.folder)
-
-        supervisor.run([fake_job(fake_run(tmp_path, 4.0), 0.0)])
-    first, second = learning_runs.read_state(run.folder)["starts"]
-    assert first == start and second["after_seconds"] > 0 and folders.saved_steps(run.folder) > steps
-    last = folders.last_metrics(run.folder)
-    assert last is not None
-    assert 4.0 <= last["seconds"] + first["setup_seconds"] + second["setup_seconds"] < 8.0
-
-
-def test_a_run_may_end_when_it_is_solved(tmp_path: pathlib.Path) -> None:
-    run = fake_run(tmp_path, 60.0)
-    with Supervisor(1, tmp_path) as supervisor:
-        supervisor.run([fake_job(run, 300.0, stop_when_solved=True)])
+def test_a_run_may_end_when_it_is_solved(tmp_path: pathlib.Path, clock: list[float]) -> None:
+    run = run_of(tmp_path, 60.0)
+    assert start(run, clock, score=300.0, stop_when_solved=True)
     assert learning_runs.read_state(run.folder)["ended"] == "solved"
     assert learning_runs.is_trained(run, True) and not learning_runs.is_trained(run, False)
 
 
-def test_a_run_that_ends_before_its_budget_has_failed(tmp_path: pathlib.Path) -> None:
-    run = fake_run(tmp_path, 60.0)
-    run.folder.mkdir(parents=True)
-    watch = learning_runs.Watch(run, False, {})
-    job = Job(run.name, [sys.executable, "-c", ""], run.folder / "train.log", watch.is_done, has_enough=watch.has_enough)
-    with Supervisor(1, tmp_path) as supervisor, pytest.raises(JobError, match="ended before it was done"):
-        supervisor.run([job])
-
-
-def test_what_a_kill_has_lost_is_not_counted(tmp_path: pathlib.Path) -> None:
-    run = fake_run(tmp_path, 600.0)
-    records.write_json(run.folder / "checkpoints" / "1" / "meta" / "metadata", {"content": {"counters": {"steps": 300, "seconds": 30.0}}})
+def test_what_a_kill_has_lost_is_not_counted(tmp_path: pathlib.Path, clock: list[float]) -> None:
+    run = run_of(tmp_path, 600.0)
     starts = [{"after_seconds": 0.0, "setup_seconds": 7.0}, {"after_seconds": 30.0, "setup_seconds": 5.0}]
+    save(run.folder, 1, 300, 30.0)
     records.write_json(run.folder / learning_runs.STATE, {"starts": starts, "ended": None})
-    metrics = run.folder / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps(line(seconds, int(10 * seconds))) + "\n" for seconds in (10.0, 30.0, 700.0)))
+    write_metrics(run.folder, [line(seconds, int(10 * seconds)) for seconds in (10.0, 30.0, 700.0)])
     assert not learning_runs.is_trained(run, False)  # 700 s are in the metrics, but no checkpoint has them
     watch = learning_runs.Watch(run, False, {})
     assert not watch.has_enough()  # the file is still that of the start before
-    metrics.rename(tmp_path / "old")
-    metrics.write_text("".join(json.dumps(line(seconds, int(10 * seconds))) + "\n" for seconds in (10.0, 30.0, 31.0)))
-    time.sleep(1.2)
+    write_metrics(run.folder, [line(seconds, int(10 * seconds)) for seconds in (10.0, 30.0, 31.0)])
+    clock[0] += 1.2
     assert not watch.has_enough()
-    first, second = learning_runs.read_state(run.folder)["starts"]
-    assert first == starts[0] and second["after_seconds"] == 30.0 and second["setup_seconds"] == pytest.approx(0.2, abs=0.2)
+    assert learning_runs.read_state(run.folder)["starts"] == [starts[0], {"after_seconds": 30.0, "setup_seconds": pytest.approx(0.2)}]
 
 
 def test_finished_runs_are_not_run_again(tmp_path: pathlib.Path) -> None:
@@ -261,11 +241,8 @@ def test_finished_runs_are_not_run_again(tmp_path: pathlib.Path) -> None:
 
 def make_run(run: Run, seconds: float, score: float, returns: float = 0.0, ended: str | None = "budget") -> None:
     """Files of a run as it would have left them."""
-    lines = [line(seconds * (i + 1) / 10, 100 * (i + 1), (returns, 10 * (i + 1)), (1.0, i + 1)) for i in range(10)]
-    run.folder.mkdir(parents=True)
-    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    counters = {"steps": 1000, "seconds": seconds}
-    records.write_json(run.folder / "checkpoints" / "7" / "meta" / "metadata", {"content": {"counters": counters}})
+    write_metrics(run.folder, [line(seconds * (i + 1) / 10, 100 * (i + 1), (returns, 10 * (i + 1)), (1.0, i + 1)) for i in range(10)])
+    save(run.folder, 7, 1_000, seconds)
     evaluation = {"episodes": 100, "seed": run.seed, "checkpoint": 7, "mean": score, "median": score, "arm": 2, "returns": [score] * 100}
     records.write_json(run.folder / "evaluation.json", evaluation)
     machine = {"cpu": "Some CPU", "cores": 2}
@@ -309,6 +286,13 @@ def test_the_table_shows_what_failed_too(found: dict[str, Any]) -> None:
     assert ours.endswith("`python -m benchmarks.learning --tasks LunarLander-v3 --agents agent57 --seeds 0 1 2 --minutes=1` |")
 
 
+@pytest.fixture
+def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take seconds."""
+    monkeypatch.setattr(learning_report, "draw", lambda name, task, path: None)
+
+
+@pytest.mark.usefixtures("unpictured")
 def test_runs_without_folders_stay_in_the_record(found: dict[str, Any], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     learning_report.write(tmp_path / "learning", found, None)
     task = found["tasks"]["LunarLander-v3"]
@@ -327,6 +311,7 @@ def test_runs_without_folders_stay_in_the_record(found: dict[str, Any], tmp_path
     assert "| 0, 1, 2 (seed 1 with --minutes=2) |" in text
 
 
+@pytest.mark.usefixtures("unpictured")
 def test_records_of_other_protocols_are_not_mixed(found: dict[str, Any], tmp_path: pathlib.Path) -> None:
     learning_report.write(tmp_path / "learning", found, None)
     path = tmp_path / "learning.json"

@@ -13,11 +13,13 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
+        self.took: list[float] = []
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
     def task(self, units: float, seconds: float) -> Callable[[], float]:
         def run() -> float:
             self.now += seconds
+            self.took.append(seconds)
             return units
 
         return run
@@ -33,19 +35,8 @@ def test_a_rate_is_units_over_the_time_that_they_took(monkeypatch: pytest.Monkey
 
 def test_tasks_are_measured_in_turn_after_a_call_that_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    calls = []
-
-    def noted(name: str, seconds: float) -> Callable[[], float]:
-        run = clock.task(units=1, seconds=seconds)
-
-        def call() -> float:
-            calls.append(name)
-            return run()
-
-        return call
-
-    rates = measure.in_turn({"fast": noted("fast", 0.5), "slow": noted("slow", 2.0)}, repeats=3, seconds=0.0)
-    assert calls == ["fast", "slow"] * 4
+    rates = measure.in_turn({"fast": clock.task(1, seconds=0.5), "slow": clock.task(1, seconds=2.0)}, repeats=3, seconds=0.0)
+    assert clock.took == [0.5, 2.0] * 4
     assert rates == {"fast": measure.Rate(2.0, 2.0, 2.0, 3), "slow": measure.Rate(0.5, 0.5, 0.5, 3)}
 
 

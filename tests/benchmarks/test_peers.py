@@ -29,36 +29,31 @@ class Scripted:
     """One environment whose episodes have given lengths; observation = 1000 * number + 10 * episode + step, reward = 2 - action."""
 
     def __init__(self, number: int, lengths: list[int], is_truncated: list[bool]) -> None:
-        self.spec = EnvironmentSpec((2,), np.dtype(np.float32), 5, tuple("abcde"), 1)
-        self.num_envs = 1
-        self._number, self._lengths, self._truncated = number, lengths, is_truncated
-        self._episode, self._step, self._return = -1, 0, 0.0
-        self._reward: float | None = None
+        self.spec, self.num_envs = EnvironmentSpec((2,), np.dtype(np.float32), 5, tuple("abcde"), 1), 1
+        self._script = [
+            (1000 * number + 10 * episode + step, step, LAST if step == length else MID if step else FIRST, float(step < length or cut))
+            for episode, (length, cut) in enumerate(zip(lengths, is_truncated, strict=True))
+            for step in range(length + 1)
+        ]
+        self._at, self._reward, self._return = 0, 0.0, 0.0
         self.actions: list[int] = []
 
-    def reset(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self._episode, self._step, self._return, self._reward = self._episode + 1, 0, 0.0, None
+    def reset(self) -> None: ...
 
     def send(self, actions: np.ndarray) -> None:
-        if self._step == self._lengths[self._episode]:
-            self._begin()
+        self._at += 1
+        if self._script[self._at][2] == FIRST:
+            self._reward = self._return = 0.0
             return
         self.actions.append(int(actions[0]))
-        self._step, self._reward = self._step + 1, 2.0 - float(actions[0])
+        self._reward = 2.0 - float(actions[0])
         self._return += self._reward
 
     def recv(self) -> TimeStep:
-        ends = self._step == self._lengths[self._episode]
-        step_type = FIRST if self._step == 0 else LAST if ends else MID
-        value = 1000 * self._number + 10 * self._episode + self._step
-        numbers = [0.0 if self._reward is None else self._reward, 0.0 if ends and not self._truncated[self._episode] else 1.0]
-        reward, discount = (np.array([number], np.float32) for number in numbers)
-        counts = np.array([self._step], np.int32)
+        value, step, step_type, discount = self._script[self._at]
         observation = np.full((1, 2), value, np.float32)
-        return TimeStep(observation, reward, discount, np.array([step_type]), np.array([self._return], np.float32), counts, {})
+        reward, discounts, returns = (np.array([number], np.float32) for number in (self._reward, discount, self._return))
+        return TimeStep(observation, reward, discounts, np.array([step_type]), returns, np.array([step], np.int32), {})
 
     def close(self) -> None: ...
 

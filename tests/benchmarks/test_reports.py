@@ -20,13 +20,9 @@ def test_columns_are_aligned() -> None:
 def test_a_record_says_with_what_it_was_measured(tmp_path: pathlib.Path) -> None:
     records.write_json(tmp_path / "record.json", reports.record("throughput", {"rows": [1 / 3]}, Settings()))
     record = json.loads((tmp_path / "record.json").read_text())
-    assert record["benchmark"] == "throughput"
-    assert record["command"].startswith("python -m benchmarks.throughput")
-    assert {"date", "git", "machine", "settings"} <= record.keys()
-    assert record["machine"]["cores"] >= 1
-    assert record["machine"]["device"] == "cpu"
-    assert record["rows"] == [0.333333]
-    assert record["settings"]["network"]["lstm_size"] == 512
+    assert record["benchmark"] == "throughput" and record["command"].startswith("python -m benchmarks.throughput")
+    assert {"date", "git"} <= record.keys() and record["machine"]["cores"] >= 1 and record["machine"]["device"] == "cpu"
+    assert record["rows"] == [0.333333] and record["settings"]["network"]["lstm_size"] == 512
 
 
 def test_shares_are_of_the_roof_that_is_named() -> None:
@@ -43,27 +39,19 @@ def test_the_plan_is_arithmetic_on_its_sizes() -> None:
     flags.FLAGS(["plan", "--steps_per_core=2000", "--cores=64", "--pcie=1e9", "--link=4e9", "--arithmetic=1e12", "--acts=100"])
     settings = Settings()
     settings.learner.batch_size = 512
-    sizes = plan.Sizes(
-        observation=7_056,
-        memories=1_000,
-        recurrent=100,
-        learner=50,
-        parameters=20,
-        gradients=16,
-        frames_per_step=4,
-        activations=30,
-        state=40,
-    )
+    amounts = {"learner": 50, "parameters": 20, "gradients": 16, "frames_per_step": 4, "activations": 30, "state": 40}
+    sizes = plan.Sizes(observation=7_056, memories=1_000, recurrent=100, **amounts)
     load = plan.Load(gpus=8, steps=1_000.0, updates=4.0)
     found = {need.resource.strip(): need for need in plan.needs(config.finalise(settings), load, sizes, act_flops=5e6, update_flops=8e9)}
     flags.FLAGS.unparse_flags()
-    assert found["emulators"].needed == 4.0
-    assert found["emulators"].share == 4 / 64
-    assert found["acts"].needed == 1_000 / (256 / 2 / 8)
-    assert found["PCIe, upwards"].needed == 7_076 * 1_000
-    assert found["GPU arithmetic"].needed == 5e6 * 1_000 + 8e9 * 4 / 8
-    assert found["links between GPUs"].needed == 2 * 7 / 8 * 16 * 4
-    assert found["episodic memories, full"].needed == 1_000 * 1_000
+    wanted = {
+        "emulators": 4.0,
+        "acts": 1_000 / (256 / 2 / 8),
+        "PCIe, upwards": 7_076 * 1_000,
+        "GPU arithmetic": 5e6 * 1_000 + 8e9 * 4 / 8,
+        "links between GPUs": 2 * 7 / 8 * 16 * 4,
+        "episodic memories, full": 1_000 * 1_000,
+    }
+    assert {name: found[name].needed for name in wanted} == wanted and found["emulators"].share == 4 / 64
     parts = [need.needed for need in found.values() if need.resource.startswith("  ")]
-    assert found["GPU memory, traffic"].needed == sum(parts)
-    assert len(parts) == 7
+    assert found["GPU memory, traffic"].needed == sum(parts) and len(parts) == 7

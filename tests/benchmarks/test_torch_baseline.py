@@ -18,6 +18,7 @@ from agent57_jax.config import Settings
 from agent57_jax.networks.q_network import QInputs
 from agent57_jax.types import FIRST, LAST, MID, ActingParameters, Batch, EnvironmentSpec, Experience, RecurrentState, SequenceId
 from benchmarks.baseline_process import Baseline, BaselineError
+from tests import tiny
 
 torch = pytest.importorskip("torch")
 
@@ -62,24 +63,16 @@ def parts() -> programs.Parts:
     for section in (settings.network, settings.policy, settings.novelty, settings.replay, settings.learner):
         for name in type(section).__annotations__.keys() & SIZES.__dict__.keys():
             setattr(section, name, getattr(SIZES, name))
-    settings.environment.num_envs, settings.environment.num_groups = E, 1
-    for name, value in VISIBLE.items():
-        setattr(settings.learner, name, value)
-    settings.replay.period, settings.replay.min_sequences = 3, E
-    return programs.build(config.finalise(settings), SPEC)
+    fleet = {"environment.num_envs": E, "environment.num_groups": 1, "replay.period": 3, "replay.min_sequences": E}
+    return programs.build(tiny.finalised(settings, fleet | {f"learner.{name}": value for name, value in VISIBLE.items()}), SPEC)
 
 
 @functools.cache
 def random_state() -> LearnerState:
     """Random parameters everywhere (initial biases are 0), empty optimisers."""
     state = jax.eval_shape(parts().learner.init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-
-    def randomise(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: rng.normal(0.0, 0.3, leaf.shape).astype(np.float32), tree)
-
-    empty, updates = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), (state.optimiser, state.updates))
-    parameters, target, fixed = (randomise(part) for part in (state.parameters, state.target_q, state.random_target))
+    empty, updates = tiny.zeros_like((state.optimiser, state.updates))
+    parameters, target, fixed = tiny.random_like((state.parameters, state.target_q, state.random_target), np.random.default_rng(0), 0.3)
     for q in (parameters.q, target):
         for layer in ("Dense_0", "Dense_2"):  # values of several units of return, where the transform bends
             q["heads"][layer]["kernel"] *= np.float32(5)
@@ -150,9 +143,9 @@ def load_novelty(module: Any, state: LearnerState) -> None:
 
 def loaded_learner(state: LearnerState) -> Any:
     learner = torch_learner.Learner(parts().settings, SPEC)
-    for v in range(2):
-        load(learner.online[v], q_parameters(state.parameters.q, v))
-        load(learner.target[v], q_parameters(state.target_q, v))
+    for networks, tree in ((learner.online, state.parameters.q), (learner.target, state.target_q)):
+        for v in range(2):
+            load(networks[v], q_parameters(tree, v))
     load_novelty(learner, state)
     return learner
 
@@ -207,15 +200,8 @@ def test_unrolled_values_with_resets_inside_equal_ours():
     assert np.any(inputs.is_first[:, 1:])
 
     is_first = batch.step_type == FIRST
-    context = torch_networks.make_context(
-        SPEC.num_actions,
-        SIZES.num_policies,
-        torch.tensor(previous).long(),
-        batch.extrinsic_reward,
-        batch.intrinsic_reward,
-        batch.policy,
-        is_first,
-    )
+    seen = torch.tensor(previous).long(), batch.extrinsic_reward, batch.intrinsic_reward, batch.policy, is_first
+    context = torch_networks.make_context(SPEC.num_actions, SIZES.num_policies, *seen)
     for v in range(2):
         network = torch_networks.QNetwork(parts().settings, SPEC)
         load(network, q_parameters(state.parameters.q, v))
@@ -278,10 +264,8 @@ def test_intrinsic_reward_equals_ours():
     step = None
     rewards = []
     for t in range(14):
-        observation = np.where(
-            rng.uniform(size=(E, 1, 1, 1)) < 0.5, places[rng.integers(0, 4, E)], rng.integers(0, 256, (E, *SPEC.observation_shape))
-        )
-        observation = observation.astype(np.uint8)
+        elsewhere = rng.integers(0, 256, (E, *SPEC.observation_shape)).astype(np.uint8)
+        observation = np.where(rng.uniform(size=(E, 1, 1, 1)) < 0.5, places[rng.integers(0, 4, E)], elsewhere)
         step_type = np.array([FIRST if t in starts else MID for starts in ((0,), (0, 4), (0, 4, 5, 11))])
         arguments = parameters, carried, statistics, observation, step_type == FIRST, step_type == LAST
         step = step or one_device(novelty.step, (ALL, ROWS, ALL, ROWS, ROWS, ROWS), NoveltyOutput(ROWS, ALL, ALL, ROWS, ALL), *arguments)
@@ -313,9 +297,8 @@ def test_actor_acts_on_what_its_networks_say():
     is_first = step_type == FIRST
     previous = torch.nn.functional.pad(action[:, :-1], (1, 0))
     policy = torch.arange(E)[:, None].expand(E, length)
-    context = torch_networks.make_context(
-        SPEC.num_actions, SIZES.num_policies, previous, reward, torch.stack(rewards, dim=1), policy, is_first
-    )
+    seen = previous, reward, torch.stack(rewards, dim=1), policy, is_first
+    context = torch_networks.make_context(SPEC.num_actions, SIZES.num_policies, *seen)
     zeros = torch.zeros(E, SIZES.lstm_size)
     images = torch_networks.to_images(observation)
     with torch.no_grad():

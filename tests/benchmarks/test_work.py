@@ -100,12 +100,5 @@ def test_operations_are_those_of_the_programs(agent: str) -> None:
     assert update / work.update(settings, SPEC).total == pytest.approx(1.0, abs=0.01)
 
 
-def test_the_papers_networks() -> None:
-    settings = Settings()
-    assert work.q_network(settings, SPEC).total == pytest.approx(19e6, rel=0.03)
-    assert work.embedding(settings, SPEC).total == pytest.approx(11e6, rel=0.03)
-    assert work.distillation(settings, SPEC).total == pytest.approx(11e6, rel=0.05)
-
-
 def test_two_precisions_take_the_time_of_both() -> None:
     assert work.Work(compute=600, float32=100).rate(compute=200.0, float32=50.0) == pytest.approx(1 / (3 + 2))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -27,10 +28,6 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 
     with closing(create) as made:
         yield made
-
-
-def assert_equal(got: Any, expected: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def test_a_time_limit_truncates_and_the_next_episode_begins_a_step_later(make: Make) -> None:
@@ -69,56 +66,47 @@ def test_timesteps_belong_to_the_caller(make: Make) -> None:
     kept, copies = [], []
     for actions in [None, *random_actions(written, num_steps=30)]:
         mine, other = (start(environment) if actions is None else step(environment, actions) for environment in (written, untouched))
-        assert_equal(mine, other)
+        chex.assert_trees_all_equal(mine, other)
         kept.append(other)
         copies.append(jax.tree.map(np.array, other))
         for leaf in jax.tree.leaves(mine):
             leaf.fill(7)
-    assert_equal(kept, copies)
+    chex.assert_trees_all_equal(kept, copies)
 
 
-def test_row_e_is_the_environment_with_seed_e_whatever_the_number_of_workers(make: Make) -> None:
+def test_row_e_is_the_environment_with_seed_e_whatever_its_batch_and_the_number_of_workers(make: Make) -> None:
+    """And batches overlap, as in the trainer: while one steps, the others get their actions."""
     one, two = make(workers=1), make(workers=2)
     together, actions = play(one, num_steps=25), random_actions(one, num_steps=25)
-    assert_equal(play(two, num_steps=25), together)
-    for e, seed in enumerate(SEEDS[:3]):
-        alone = make(1, [seed])
-        timesteps = [start(alone), *(step(alone, row[e]) for row in actions)]
-        np.testing.assert_array_equal([timestep.observation[0] for timestep in timesteps], together.observation[:, e])
+    chex.assert_trees_all_equal(play(two, num_steps=25), together)
+    alone = [make(1, [seed]) for seed in SEEDS[:3]]
+    for environment in alone:
+        environment.reset()
+    for t, row in enumerate(actions):
+        for e, environment in enumerate(alone):
+            chex.assert_trees_all_equal(environment.recv(), jax.tree.map(lambda field, t=t, e=e: field[t, e : e + 1], together))
+            environment.send(row[e : e + 1])
+    for e in range(3):
         assert not np.array_equal(together.observation[:, e], together.observation[:, e - 1])
 
 
-def test_groups_overlap(make: Make) -> None:
-    """As in the trainer: while one group steps, the other gets its actions."""
-    groups, alone = [make(2, SEEDS[:2]), make(2, SEEDS[2:])], make(4)
-    actions, expected = random_actions(alone, num_steps=20), play(alone, num_steps=20)
-    for group in groups:
-        group.reset()
-    for t in range(21):
-        for index, group in enumerate(groups):
-            rows = slice(2 * index, 2 * index + 2)
-            assert_equal(group.recv(), jax.tree.map(lambda field, t=t, rows=rows: field[t, rows], expected))
-            if t < 20:
-                group.send(actions[t, rows])
-
-
-@pytest.mark.parametrize(
-    ("actions", "message"),
-    [
-        ([0, 1, 18], r"actions must lie in 0..{}, not in 0..18"),
-        ([0, -1, 1], r"actions must lie in 0..{}, not in -1..1"),
-        ([0.0, 1.0, 0.0], r"integers of shape \(3,\), not float64"),
-        ([True, False, True], r"integers of shape \(3,\), not bool"),
-        ([0, 1], r"integers of shape \(3,\), not int64 of shape \(2,\)"),
-        ([[0, 1, 1]], r"integers of shape \(3,\)"),
-    ],
-)
-def test_bad_actions_are_refused_and_nothing_is_sent(make: Make, actions: Any, message: str) -> None:
+def test_bad_actions_and_seeds_are_refused_and_nothing_is_sent(make: Make) -> None:
     environment = make()
     start(environment)
-    with pytest.raises(ValueError, match=message.replace("{}", str(environment.spec.num_actions - 1))):
-        environment.send(np.array(actions))
+    span, wanted = rf"actions must lie in 0..{environment.spec.num_actions - 1}, not in", r"integers of shape \(3,\)"
+    for actions, message in (
+        ([0, 1, 18], f"{span} 0..18"),
+        ([0, -1, 1], f"{span} -1..1"),
+        ([0.0, 1.0, 0.0], f"{wanted}, not float64"),
+        ([True, False, True], f"{wanted}, not bool"),
+        ([0, 1], rf"{wanted}, not int64 of shape \(2,\)"),
+        ([[0, 1, 1]], wanted),
+    ):
+        with pytest.raises(ValueError, match=message):
+            environment.send(np.array(actions))
     assert (step(environment, np.array([0, 1, 1], np.int64)).episode_length == 1).all()
+    with pytest.raises(ValueError, match="3 environments need 3 seeds, not 2"):
+        make(3, [1, 2])
 
 
 def test_calls_out_of_order_are_refused_instead_of_waiting_for_ever(make: Make) -> None:
@@ -142,8 +130,3 @@ def test_calls_out_of_order_are_refused_instead_of_waiting_for_ever(make: Make) 
     for call in (environment.recv, environment.reset, lambda: environment.send(actions), lambda: environment.render(0)):
         with pytest.raises(RuntimeError, match="closed"):
             call()
-
-
-def test_every_environment_needs_a_seed(make: Make) -> None:
-    with pytest.raises(ValueError, match="3 environments need 3 seeds, not 2"):
-        make(3, [1, 2])

@@ -30,7 +30,7 @@ Make = Callable[..., GymnasiumEnvironment]
 
 def create(task_id: str, num_envs: int = 3, **arguments: Any) -> GymnasiumEnvironment:
     name = task_id if "-" in task_id else TOYS + task_id
-    return GymnasiumEnvironment(name, num_envs, **{"seeds": SEEDS[:num_envs], "num_processes": 2, **arguments})
+    return GymnasiumEnvironment(name, num_envs, **{"seeds": SEEDS[:num_envs], "num_processes": 1, **arguments})
 
 
 @pytest.fixture
@@ -44,6 +44,13 @@ def described(name: str, can_render: bool = False) -> Description:
     return gymnasium_process.describe(Task(TOYS + name, None, can_render))
 
 
+def batch_of(name: str, num_envs: int) -> Batch:
+    """What a process of toys steps, without the process."""
+    description = described(name)
+    memory = mmap.mmap(-1, num_envs * description.observation_dtype.itemsize * math.prod(description.observation_shape))
+    return Batch(Task(TOYS + name, None, False), description, SEEDS[:num_envs], memory)
+
+
 # Specs and timesteps
 
 
@@ -51,7 +58,7 @@ def test_spec_of_a_vector(make: Make) -> None:
     spec = make("Clock").spec
     assert (spec.observation_shape, spec.observation_dtype, spec.num_actions, spec.frames_per_step) == ((4,), np.float32, 4, 1)
     assert (spec.action_names, spec.extras, spec.steps_per_second) == (("5", "6", "7", "8"), (), 10)
-    assert make("Drawn").spec.steps_per_second == 25
+    assert described("Drawn").steps_per_second == 25
     # An environment need not say anything of itself.
     untold = make("Untold", render_mode="rgb_array")
     assert untold.spec.steps_per_second == 10 and (start(untold).step_type == FIRST).all()
@@ -72,7 +79,7 @@ def test_names_of_actions_are_parts_of_metrics_or_numbers(toy: str, names: tuple
 
 
 def test_an_episode_ends_and_the_next_one_begins_a_step_later(make: Make) -> None:
-    environment = make("Clock")
+    environment = make("Clock", num_processes=2)
     timesteps = [start(environment), *(step(environment, [0, 1, 3]) for _ in range(5))]
     assert timesteps[0].observation.dtype == np.float32
     t = jax.tree.map(lambda *rows: np.stack(rows), *timesteps)
@@ -98,19 +105,15 @@ def test_a_shorter_limit_of_the_environment_stays_and_an_end_at_the_limit_termin
     assert {timestep.discount[0] for timestep in timesteps if timestep.step_type[0] == LAST} == {0.0}
 
 
-def test_images_keep_their_pixels(make: Make) -> None:
-    environment = make("Picture")
-    assert (environment.spec.observation_shape, environment.spec.observation_dtype) == ((2, 3, 3), np.uint8)
-    start(environment)
-    step(environment, 0)
-    shown = step(environment, 0).observation
-    assert shown.dtype == np.uint8
-    np.testing.assert_array_equal(shown, np.broadcast_to(np.array([20, 21, 22]), (3, 2, 3, 3)))
-    grey = make("Grey")
-    assert grey.spec.observation_shape == (2, 3, 1)
-    np.testing.assert_array_equal(play(grey, num_steps=1).observation[1], np.ones((3, 2, 3, 1)))
-    truth = play(make("Yes"), num_steps=1).observation
-    assert truth.dtype == np.uint8 and truth[1, 0, 0, 0].tolist() == [0, 1, 1]
+@pytest.mark.parametrize(
+    ("toy", "shape", "shown"), [("Picture", (2, 3, 3), [10, 11, 12]), ("Grey", (2, 3, 1), [1]), ("Yes", (2, 3, 3), [0, 1, 1])]
+)
+def test_images_keep_their_pixels(toy: str, shape: tuple[int, ...], shown: list[int]) -> None:
+    batch = batch_of(toy, 1)
+    batch.reset()
+    batch.step(np.zeros(1, np.int32))
+    assert (described(toy).observation_shape, described(toy).observation_dtype) == (shape, np.uint8)
+    np.testing.assert_array_equal(batch._observations, np.broadcast_to(np.array(shown), (1, *shape)))
 
 
 def test_minigrid_shows_its_view_and_names_its_actions(make: Make) -> None:
@@ -118,6 +121,7 @@ def test_minigrid_shows_its_view_and_names_its_actions(make: Make) -> None:
     assert environment.spec.observation_shape == (7, 7, 3) and environment.spec.observation_dtype == np.uint8
     assert environment.spec.action_names == ("left", "right", "forward", "pickup", "drop", "toggle", "done")
     shown = start(environment).observation
+    assert shown.dtype == np.uint8
     # Objects 0..10 by 25, colours 0..5 by 51, states 0..3 by 85: a wall (2) is grey (5), a door (4) is locked (2).
     assert set(np.unique(shown[..., 0])) <= {25 * number for number in range(11)} and 50 in shown[..., 0]
     assert set(np.unique(shown[..., 1])) <= {51 * number for number in range(6)} and 255 in shown[..., 1]
@@ -135,30 +139,33 @@ def test_ids_and_entry_points_name_the_same(make: Make) -> None:
 
 
 def test_environments_that_draw_from_the_global_generator_differ_and_repeat(make: Make) -> None:
-    streams = [start(make("Global", num_envs=4)).observation for _ in range(2)]
+    streams = [start(make("Global", num_envs=4, num_processes=2)).observation for _ in range(2)]
     np.testing.assert_array_equal(streams[0], streams[1])
     assert len(np.unique(streams[0])) == streams[0].size
 
 
 @pytest.mark.parametrize(("name", "actions"), [("Shifts", [40, 62, 0]), ("FarShifts", [0, 1, 2])])
-def test_an_action_is_of_the_type_that_its_space_draws(make: Make, name: str, actions: list[int]) -> None:
+def test_an_action_is_of_the_type_that_its_space_draws(name: str, actions: list[int]) -> None:
     shown = {"Shifts": lambda a: 2.0**a, "FarShifts": lambda a: float(np.float32(2**40 + a))}[name]
-    environment = make(name)
-    start(environment)
-    assert step(environment, actions).observation[:, 3].tolist() == [shown(action) for action in actions]
+    batch = batch_of(name, 3)
+    batch.reset()
+    batch.step(np.array(actions, np.int32))
+    assert batch._observations[:, 3].tolist() == [shown(action) for action in actions]
 
 
 @pytest.mark.parametrize(("name", "reward", "ends"), [("PaidExactly", 1.5, False), ("PaidAtOnce", 2.0, True)])
-def test_every_number_is_a_reward(make: Make, name: str, reward: float, ends: bool) -> None:
-    timestep = play(make(name), num_steps=1)
-    assert timestep.reward[1].tolist() == [reward] * 3 and (timestep.step_type[1] == (LAST if ends else MID)).all()
+def test_every_number_is_a_reward(name: str, reward: float, ends: bool) -> None:
+    batch = batch_of(name, 1)
+    batch.reset()
+    paid, ended = batch.step(np.zeros(1, np.int32))
+    assert paid.tolist() == [reward] and ended.tolist() == [[ends], [False]]
 
 
 # Pictures
 
 
 def test_an_environment_draws_or_shows_its_observation(make: Make) -> None:
-    drawn = make("Drawn", render_mode="rgb_array")
+    drawn = make("Drawn", num_processes=2, render_mode="rgb_array")
     play(drawn, num_steps=1)
     for e in range(3):
         picture = drawn.render(e)
@@ -214,24 +221,19 @@ def test_pictures_need_no_screen_and_say_nothing_of_it() -> None:
     [
         ("", r"Gymnasium has no environment ''"),
         ("CartPoll-v1", r"Gymnasium has no environment 'CartPoll-v1'; did you mean CartPole-v1"),
-        ("CartPole-v9", r"Gymnasium has no environment 'CartPole-v9'; did you mean CartPole-v"),
         ("Zork-v1000", r"Gymnasium has no environment 'Zork-v1000': is the package that registers it installed"),
         ("MiniGrid-DoorKy-5x5-v0", r"did you mean MiniGrid-DoorKey-5x5-v0"),
         ("ALE/Pong-v5", r"ALE/Pong-v5 needs the package ale_py: pip install ale-py"),
         ("LunarLander-v3", r"LunarLander-v3 can't be made: .*pip install \"gymnasium\[box2d\]\""),
-        ("FrozenLake-v1", r"FrozenLake-v1 is not supported: its observations are Discrete\(16\)"),
         ("no_such_module:Thing", r"no_such_module:Thing needs module 'no_such_module': it must be installed, lie beside train.py"),
-        ("tests.environments.toy:Clock", r"needs module 'tests.environments.toy'"),
         (f"{TOYS}Clok", r"module tests.environments.toys has no 'Clok'; did you mean Clock"),
         (f"{TOYS}Unmade", r"can't be made: .*__init__\(\) missing 1 required positional argument: 'size'"),
-        (f"{TOYS}Broken", r"can't be made: FileNotFoundError: no level.txt \(.*toys.py:\d+, in __init__\)"),
+        (f"{TOYS}Broken", r"can't be made: FileNotFoundError: no level.txt \(.*toys.py:\d+, in fails\)"),
         (f"{TOYS}nothing", r"it made a NoneType, not a gymnasium.Env"),
         (f"{TOYS}Spaceless", r"toys:Spaceless can't be used: define observation_space and action_space"),
-        (f"{TOYS}Nameless", r"toys:Nameless can't be used: KeyError: 'names' \(.*toys.py:\d+, in get_action_meanings\)"),
+        (f"{TOYS}Nameless", r"toys:Nameless can't be used: KeyError: 'names' \(.*toys.py:\d+, in fails\)"),
         (f"{TOYS}Continuous", r"is not supported: its actions are Box float32\[2\], and only Discrete actions are supported"),
-        (f"{TOYS}Several", r"its actions are MultiDiscrete int64\[2\]"),
         (f"{TOYS}Cell", r"its observations are Discrete\(6\), .* are supported; .* in gymnasium.wrappers.FlattenObservation"),
-        (f"{TOYS}Cells", r"its observations are MultiDiscrete int64\[2\].*FlattenObservation"),
         (f"{TOYS}Parts", r"its observations are a Dict of image, speed.*FilterObservation for its image, or FlattenObservation"),
         (f"{TOYS}ChannelsFirst", r"its observations are Box uint8\[3, 64, 64\].*TransformObservation with channels last"),
         (f"{TOYS}FloatImage", r"its observations are Box float32\[8, 8, 3\].*RescaleObservation to 0..255 and DtypeObservation"),
@@ -249,7 +251,6 @@ def test_what_cannot_work_is_refused_in_one_line(task_id: str, message: str) -> 
 @pytest.mark.parametrize(
     ("task_id", "message"),
     [
-        ("CartPoll-v1", r"^Gymnasium has no environment 'CartPoll-v1'; did you mean CartPole-v1"),
         ("Broken", r"^tests.environments.toys:Broken can't be made: FileNotFoundError: no level.txt"),
         ("Quits", r"^a process of tests.environments.toys:Quits died \(exit code 5"),
     ],
@@ -270,7 +271,6 @@ FIVE = r"^step\(\) must return five values: observation, reward, terminated, tru
         ("Far", r"^an observation holds 1e\+300, which does not fit float32: scale it in a wrapper$"),
         ("PaidTooMuch", r"^step\(\) returned the reward 1e\+300, which does not fit float32: scale it in a wrapper$"),
         ("PaidInArrays", r"^step\(\) returned reward array\(\[1\.\]\), but it must be a number$"),
-        ("Unpaid", r"^step\(\) returned reward None, but it must be a number$"),
         ("PaidInWords", r"^step\(\) returned reward '1\.0', but it must be a number$"),
         ("PaidUnevenly", r"^step\(\) returned reward \[\[1\.0\], \[1\.0, 2\.0\]\], but it must be a number$"),
         ("EndsInArrays", r"^step\(\) returned terminated array\(\[ True\]\), but it must be true or false$"),
@@ -281,14 +281,11 @@ FIVE = r"^step\(\) must return five values: observation, reward, terminated, tru
         ("Seedless", r"^reset\(\) must take seed and options"),
         ("Shrinks", r"^an observation is float64\[3\], but observation_space says float32\[4\]$"),
         ("Wide", r"^an observation is uint16\[2, 3, 3\], but observation_space says uint8\[2, 3, 3\]$"),
-        ("Floats", r"^an observation is float64\[2, 3, 3\], but observation_space says uint8\[2, 3, 3\]$"),
     ],
 )
 def test_a_mistake_in_an_environment_is_named(name: str, message: str) -> None:
     """As its process says it; test_gymnasium_processes.py shows that the caller hears of it."""
-    description = described(name)
-    memory = mmap.mmap(-1, description.observation_dtype.itemsize * math.prod(description.observation_shape))
-    batch = Batch(Task(TOYS + name, None, False), description, [1], memory)
+    batch = batch_of(name, 1)
 
     def steps() -> None:
         batch.reset()
@@ -319,8 +316,6 @@ def test_the_factory_gives_streams_seeds_of_their_own() -> None:
 
 
 def test_the_factory_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="did you mean CartPole-v1"):
-        factory.make_host_environment(settings("CartPoll-v1"), 2, 0, "training")
     (tmp_path / "minigrid.py").write_text("raise ModuleNotFoundError(name='minigrid')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SettingsError, match=r"needs the package minigrid: pip install -e '\.\[gymnasium\]' in the repository"):

@@ -50,9 +50,8 @@ def test_the_wrappers_are_environments_and_one_of_them_draws(tmp_path: pathlib.P
     (tmp_path / "plain_lake.py").write_text(wrapped(""))
     (tmp_path / "drawn_lake.py").write_text(wrapped("render_mode=None"))
     monkeypatch.syspath_prepend(tmp_path)
-    plain, drawn = (
-        GymnasiumEnvironment(f"{name}_lake:make", 1, [1], num_processes=1, render_mode="rgb_array") for name in ("plain", "drawn")
-    )
+    names = "plain_lake:make", "drawn_lake:make"
+    plain, drawn = (GymnasiumEnvironment(name, 1, [1], num_processes=1, render_mode="rgb_array") for name in names)
     for lake in (plain, drawn):
         assert start(lake).observation.tolist() == np.eye(1, 16).tolist()
     assert pictures.screen_of(drawn, np.zeros(16)).std() > 0
@@ -120,7 +119,5 @@ def test_an_environment_that_fails_ends_the_run_in_one_line(tmp_path: pathlib.Pa
     done = run("train.py", *FAILING, f"--workdir={tmp_path}")
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    wanted = (
-        r"error: tests.environments.toys:Raises failed: ZeroDivisionError: a mistake of two lines \(.*toys.py:\d+, in step\)\. Last good "
-    )
-    assert re.match(wanted, line), line
+    mistake = r"ZeroDivisionError: a mistake of two lines \(.*toys.py:\d+, in step\)"
+    assert re.match(rf"error: tests.environments.toys:Raises failed: {mistake}\. Last good ", line), line

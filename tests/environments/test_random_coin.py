@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from agent57_jax.environments.random_coin import RandomCoin, RandomCoinState
+from agent57_jax.environments.random_coin import RandomCoin
 from agent57_jax.types import FIRST, LAST
 from tests.environments.twins import follow
 from tests.oracles.random_coin import RandomCoinTwin
@@ -27,18 +27,11 @@ def test_follows_its_twin_under_random_actions(size: int, max_episode_steps: int
 
 def test_reaching_the_coin_at_the_limit_terminates() -> None:
     env = RandomCoin(5, max_episode_steps=1)
-    _, timestep = env.init(jax.random.key(0))
-    state = RandomCoinState(
-        agent=np.array([2, 2], np.int32),
-        coin=np.array([2, 3], np.int32),
-        step_type=np.int32(FIRST),
-        episode_return=np.float32(0),
-        episode_length=np.int32(0),
-    )
-    _, timestep = env.step(jax.random.key(0), state, np.int32(1))
-    assert (int(timestep.step_type), float(timestep.discount), float(timestep.reward)) == (LAST, 0, 1)
-    _, timestep = env.step(jax.random.key(0), state, np.int32(3))
-    assert (int(timestep.step_type), float(timestep.discount), float(timestep.reward)) == (LAST, 1, 0)
+    state, _ = env.init(jax.random.key(0))
+    state = state._replace(agent=np.array([2, 2], np.int32), coin=np.array([2, 3], np.int32))
+    for action, discount, reward in ((1, 0, 1), (3, 1, 0)):
+        _, timestep = env.step(jax.random.key(0), state, np.int32(action))
+        assert (int(timestep.step_type), float(timestep.discount), float(timestep.reward)) == (LAST, discount, reward)
 
 
 def test_starts_are_uniform_over_pairs_of_distinct_cells() -> None:

@@ -71,13 +71,21 @@ def variant(base: type[Clock] = Clock, **attributes: Any) -> Any:
     return type("Variant", (base,), attributes)
 
 
+def fail(kind: type[Exception], message: str) -> Any:
+    """A method that does."""
+
+    def fails(*_: Any) -> None:
+        raise kind(message)
+
+    return fails
+
+
 # What they show
 
 Grey = variant(observation_space=pixels(2, 3), show=lambda self, _: np.full((2, 3), self.time, np.uint8))
 Global = variant(show=lambda *_: np.random.random(4))  # noqa: NPY002
 Shrinks = variant(show=lambda self, action: Clock.show(self, action)[: 4 - self.time])
 Far = variant(show=lambda self, action: Clock.show(self, action) + (1e300 if self.time == 1 else 0.0))
-Floats = variant(Picture, show=lambda self, action: Picture.show(self, action) / 255)
 Wide = variant(Picture, show=lambda self, action: Picture.show(self, action).astype(np.uint16) + 300)
 Yes = variant(Picture, show=lambda self, action: Picture.show(self, action) > 10)
 DrawnFloats = variant(Drawn, render=lambda _: np.full((5, 4, 3), 0.5))
@@ -86,28 +94,18 @@ DrawnNumbers = variant(Drawn, render=lambda _: np.full((5, 4, 3), 255))
 Untold = variant(metadata=None)
 
 
-class Undrawable(Drawn):
-    """Cannot draw the picture that it lists, like an environment without a screen."""
-
-    def render(self) -> Any:
-        raise OSError("no display")
-
-
+Undrawable = variant(Drawn, render=fail(OSError, "no display"))  # lists a picture all the same, like an environment without a screen
 Listed = variant(Drawn, __init__=Clock.__init__)  # and does not take the mode
 
 
 # Spaces that no network here takes
 
 Continuous = variant(action_space=spaces.Box(-1, 1, (2,)))
-Several = variant(action_space=spaces.MultiDiscrete([3, 3]))
 Cell = variant(observation_space=spaces.Discrete(6), show=lambda self, _: self.time)
-Cells = variant(observation_space=spaces.MultiDiscrete([3, 4]))
 Parts = variant(observation_space=spaces.Dict({"image": pixels(8, 8, 3), "speed": spaces.Box(0, 1, (1,))}))
 ChannelsFirst = variant(observation_space=pixels(3, 64, 64))
 FloatImage = variant(observation_space=spaces.Box(0, 1, (8, 8, 3)))
 Matrix = variant(observation_space=spaces.Box(0, 1, (8, 8)))
-
-
 Spaceless: Any = gymnasium.Env
 
 
@@ -127,11 +125,7 @@ Undecoded = named("NOOP", "\udcff", "DOWN", "FIRE")
 Foreign = named("何もしない", "go up", "DOWN/LEFT", "FIRE")
 
 
-class Nameless(Clock):
-    """Fails to name its actions."""
-
-    def get_action_meanings(self) -> list[str]:
-        raise KeyError("names")
+Nameless = variant(get_action_meanings=fail(KeyError, "names"))
 
 
 # What `step` returns
@@ -146,7 +140,6 @@ def returning(reward: Any = 1.0, ended: Any = False) -> Any:
 
 
 PaidInArrays = returning(np.array([1.0]))
-Unpaid = returning(None)
 PaidInWords = returning("1.0")
 PaidUnevenly = returning([[1.0], [1.0, 2.0]])
 PaidTooMuch = returning(1e300)
@@ -154,14 +147,7 @@ PaidExactly = returning(fractions.Fraction(3, 2))
 PaidAtOnce = returning(np.array(2), np.True_)
 EndsInArrays = returning(ended=np.array([True]))
 EndsInDoubt = returning(ended=None)
-
-
-class Both(Clock):
-    """Is truncated at the step at which it ends."""
-
-    def step(self, action: Any) -> Any:
-        shown, reward, terminated, _, info = super().step(action)
-        return shown, reward, terminated, terminated, info
+Both = variant(step=lambda self, action: (*Clock.step(self, action)[:3], self.time == self.last, {}))  # truncated at its end, too
 
 
 class Shifts(Clock):
@@ -208,13 +194,7 @@ class Unmade(Clock):
         super().__init__()
 
 
-class Broken(Clock):
-    """Cannot be made."""
-
-    def __init__(self) -> None:
-        raise FileNotFoundError("no level.txt")
-
-
+Broken = variant(__init__=fail(FileNotFoundError, "no level.txt"))
 Quits = variant(__init__=lambda _: os._exit(5))
 Dies = variant(step=lambda *_: os._exit(7))
 Exits = variant(step=lambda *_: sys.exit(3), close=lambda _: atexit.register(time.sleep, 0.1))  # slowly

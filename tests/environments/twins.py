@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 
@@ -11,13 +12,6 @@ from agent57_jax.types import LAST, JaxEnvironment, TimeStep
 
 def row(tree: Any, index: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def assert_same(got: TimeStep, expected: TimeStep, rtol: float = 0.0) -> None:
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for (name, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype, name
-        np.testing.assert_allclose(a, b, rtol=rtol, err_msg=str(name))
 
 
 def follow(
@@ -46,7 +40,9 @@ def follow(
         for index, twin in enumerate(twins):
             mine = row(timestep, index)
             expected.append(restart(twin, row(state, index), mine) if starts[index] else advance(twin, int(actions[index]), mine))
-        assert_same(timestep, jax.tree.map(lambda *rows: np.stack(rows), *expected), rtol)
+        stacked = jax.tree.map(lambda *rows: np.stack(rows), *expected)
+        chex.assert_trees_all_equal_shapes_and_dtypes(timestep, stacked)
+        chex.assert_trees_all_close(timestep, stacked, rtol=rtol, atol=0.0)
         played.append(timestep)
         starts, actions = timestep.step_type == LAST, choose(state, rng).astype(np.int32)
         state, timestep = jax.device_get(step(jax.random.split(jax.random.key(1000 + t), num_envs), state, actions))

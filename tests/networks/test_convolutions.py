@@ -61,15 +61,9 @@ def twin(layers: Layers, images: np.ndarray, strides: tuple[int, ...]) -> np.nda
     )
 
 
-def gradient(function: Any, layers: Layers, weights: jax.Array) -> Layers:
-    """Of the weighted sum of what the function makes of the layers."""
-    found: Layers = jax.jit(jax.grad(lambda layers: jnp.sum(function(layers) * weights)))(layers)
-    return found
-
-
-def by_patches(*arguments: Any) -> jax.Array:
+def by_patches(*arguments: Any, **named: Any) -> jax.Array:
     """Of the trained networks and of the others: [V, n, features]."""
-    return jnp.concatenate(convolutions.by_patches(*arguments))
+    return jnp.concatenate(convolutions.by_patches(*arguments, **named))
 
 
 def by_convolutions(*arguments: Any) -> jax.Array:
@@ -94,11 +88,8 @@ def test_gradients_equal_those_of_xla_and_stop_at_networks_that_are_not_trained(
     layers, images, strides, trained = layers_of(name), images_of(name, count), FORMS[name].strides, 2
     features = jax.eval_shape(lambda: by_convolutions(layers, images, strides, trained)).shape
     weights = jnp.asarray(np.random.default_rng(2).normal(size=features), jnp.float32)
-    ways = (
-        lambda layers: by_patches(layers, images, strides, trained, block),
-        lambda layers: by_convolutions(layers, images, strides, trained),
-    )
-    got, expected = (gradient(way, layers, weights) for way in ways)
+    ways = functools.partial(by_patches, block=block), by_convolutions
+    got, expected = (jax.jit(jax.grad(lambda x, way=way: jnp.sum(way(x, images, strides, trained) * weights)))(layers) for way in ways)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         assert float(jnp.max(jnp.abs(theirs[:trained]))) > 1e-3
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(theirs))))

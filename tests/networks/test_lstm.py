@@ -117,10 +117,3 @@ def test_parts_are_networks_side_by_side_and_only_the_first_has_a_gradient() -> 
     alone = jax.jit(jax.grad(lambda part: sum(jnp.sum(leaf) for leaf in run((part,))[0])))(parts[0])
     assert_close(gradient[0], alone, atol=1e-6)
     assert not any(map(np.any, gradient[1]))
-
-
-def test_no_gradient_crosses_a_reset() -> None:
-    keep = resets()
-    keep[5] = False
-    gradient = jax.jit(jax.grad(lambda gates: jnp.sum(unroll({**arguments(), "gates": gates}, keep).outputs[:, 5:])))(arguments()["gates"])
-    assert not np.any(gradient[:, :5]) and np.any(gradient[:, 5])

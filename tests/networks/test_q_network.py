@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from agent57_jax.config import NetworkSettings, Precision, RewardInputs
+from agent57_jax.networks import lstm
 from agent57_jax.networks.q_network import QInputs, QNetwork
 from agent57_jax.types import RecurrentState
 from tests.networks import builders
@@ -24,32 +25,28 @@ SMALL = {"torso_size": 8, "lstm_size": H, "head_size": 10}
 DENSE, GRID = (dataclasses.replace(settings, **SMALL) for settings in (builders.VECTOR_SETTINGS, builders.GRID_SETTINGS))
 TASKS = {"vector": (DENSE, builders.VECTOR), "grid": (GRID, builders.GRID)}
 PAPER = QNetwork(NetworkSettings(), builders.ATARI, num_policies=32, num_values=2)
-KINDS = pytest.mark.parametrize("kind", TASKS)
 
 
 @functools.cache
-def network(kind: str, precision: Precision = Precision.FLOAT32, num_values: int = V) -> QNetwork:
-    return QNetwork(*TASKS[kind], N, num_values, precision)
+def network(kind: str, precision: Precision = Precision.FLOAT32) -> QNetwork:
+    return QNetwork(*TASKS[kind], N, V, precision)
 
 
 @functools.cache
-def initial_parameters(kind: str, num_values: int = V, output_scale: float = 1.0) -> Any:
+def initial_parameters(kind: str, output_scale: float = 1.0) -> Any:
     settings, task = TASKS[kind]
-    q_network = QNetwork(dataclasses.replace(settings, output_scale=output_scale), task, N, num_values)
-    return jax.device_get(jax.jit(q_network.init)(jax.random.key(1)))
+    return jax.device_get(jax.jit(QNetwork(dataclasses.replace(settings, output_scale=output_scale), task, N, V).init)(jax.random.key(1)))
 
 
 @functools.cache
-def compiled(kind: str, precision: Precision, num_values: int) -> Any:
-    return jax.jit(network(kind, precision, num_values).unroll)
+def compiled(kind: str) -> Any:
+    return jax.jit(network(kind).unroll)
 
 
-def unroll(
-    kind: str, parameters: Any, state: RecurrentState, inputs: QInputs, precision: Precision = Precision.FLOAT32, num_values: int = V
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values, hidden and cell state; one program a kind and number of timesteps."""
-    values, hidden, cell = jax.device_get(compiled(kind, precision, num_values)(parameters, state, inputs))
-    return values, hidden, cell
+def unroll(kind: str, *arguments: Any) -> tuple[np.ndarray, ...]:
+    """Values, hidden and cell state."""
+    values: tuple[np.ndarray, ...] = jax.device_get(compiled(kind)(*arguments))
+    return values
 
 
 def inputs_for(kind: str) -> QInputs:
@@ -73,9 +70,9 @@ def state_for(num_values: int = V) -> RecurrentState:
     return RecurrentState(hidden, cell, np.zeros((B,), np.int32))
 
 
-def case(kind: str = "vector", num_values: int = V) -> tuple[Any, RecurrentState, QInputs]:
+def case(kind: str = "vector") -> tuple[Any, RecurrentState, QInputs]:
     """Parameters with biases, a state and inputs."""
-    return builders.with_biases(initial_parameters(kind, num_values)), state_for(num_values), inputs_for(kind)
+    return builders.with_biases(initial_parameters(kind)), state_for(), inputs_for(kind)
 
 
 def edit(array: Any, index: Any, value: Any) -> np.ndarray:
@@ -85,18 +82,40 @@ def edit(array: Any, index: Any, value: Any) -> np.ndarray:
     return copy
 
 
-# Values
+HEADS = dataclasses.replace(DENSE, policy_heads=True)
 
 
-@pytest.mark.parametrize("num_values", [1, 2])
-def test_equals_the_twin(num_values: int) -> None:
-    parameters, state, inputs = case(num_values=num_values)
-    got = unroll("vector", parameters, state, inputs, num_values=num_values)
-    expected = oracle.unroll(parameters, state.hidden, state.cell, *inputs, num_actions=A, num_policies=N)
+@pytest.mark.parametrize(
+    ("settings", "num_values", "has_policy"),
+    [
+        pytest.param(DENSE, 1, False, id="1"),
+        pytest.param(DENSE, 2, False, id="2"),
+        pytest.param(dataclasses.replace(DENSE, shared_torso=True, reward_inputs=RewardInputs.LOGARITHMIC), 2, False, id="shared torso"),
+        pytest.param(HEADS, 1, False, id="heads per policy"),
+        pytest.param(HEADS, 2, True, id="heads per policy, distilled policy"),
+    ],
+)
+def test_equals_the_twin(settings: NetworkSettings, num_values: int, has_policy: bool) -> None:
+    q_network = QNetwork(settings, builders.VECTOR, N, num_values, has_policy=has_policy)
+    parameters, program = builders.with_biases(jax.jit(q_network.init)(jax.random.key(1))), jax.jit(q_network.unroll)
+    state, inputs = state_for(1 if settings.policy_heads else num_values), inputs_for("vector")
+    is_logarithmic = settings.reward_inputs is RewardInputs.LOGARITHMIC
+    if is_logarithmic:
+        inputs = inputs._replace(extrinsic_reward=300 * inputs.extrinsic_reward, intrinsic_reward=30 * inputs.intrinsic_reward)
+    got = outputs, *_ = jax.device_get(program(parameters, state, inputs))
+    expected = oracle.unroll(parameters, state.hidden, state.cell, *inputs, A, N, is_logarithmic)
     for ours, twins in zip(got, expected, strict=True):
         assert ours.shape == twins.shape and ours.dtype == jnp.float32
     assert_close(got, expected, rtol=1e-4)
     assert np.ptp(expected[0]) > 0.5, "values that hardly differ would hide a mistake"
+    if settings.policy_heads:
+        assert outputs.shape == (num_values + has_policy, B, T, N, A)
+        chosen = np.asarray(q_network.of_policy(outputs, inputs.policy))
+        for b, t in np.ndindex(B, T):
+            np.testing.assert_array_equal(chosen[:, b, t], outputs[:, b, t, inputs.policy[b, t]])
+        # The policy is no input: the outputs of all are there whichever acts.
+        other = inputs._replace(policy=(inputs.policy + 1) % N)
+        np.testing.assert_array_equal(program(parameters, state, other)[0], outputs)
 
 
 def test_the_output_scale_multiplies_the_first_values() -> None:
@@ -107,44 +126,9 @@ def test_the_output_scale_multiplies_the_first_values() -> None:
     assert whole.any() and not none.any()
 
 
-def test_a_shared_torso_and_logarithmic_rewards_equal_the_twin() -> None:
-    settings = dataclasses.replace(DENSE, shared_torso=True, reward_inputs=RewardInputs.LOGARITHMIC)
-    shared = QNetwork(settings, builders.VECTOR, N, V)
-    parameters, state, inputs = jax.jit(shared.init)(jax.random.key(1)), state_for(), inputs_for("vector")
-    inputs = inputs._replace(extrinsic_reward=300 * inputs.extrinsic_reward, intrinsic_reward=30 * inputs.intrinsic_reward)
-    expected = oracle.unroll(parameters, state.hidden, state.cell, *inputs, A, N, logarithmic_rewards=True)
-    assert_close(jax.jit(shared.unroll)(parameters, state, inputs), expected, rtol=1e-4)
-    raw = oracle.unroll(parameters, state.hidden, state.cell, *inputs, A, N)
-    assert np.abs(raw[0] - expected[0]).max() > 0.1
-
-
-@functools.cache
-def with_policy_heads(num_values: int, has_policy: bool) -> tuple[QNetwork, Any]:
-    """The network and its parameters."""
-    settings = dataclasses.replace(DENSE, policy_heads=True)
-    q_network = QNetwork(settings, builders.VECTOR, N, num_values, has_policy=has_policy)
-    return q_network, jax.jit(q_network.init)(jax.random.key(1))
-
-
-@pytest.mark.parametrize(("num_values", "has_policy"), [(V, True), (1, False)])
-def test_heads_per_policy_equal_the_twin(num_values: int, has_policy: bool) -> None:
-    q_network, parameters = with_policy_heads(num_values, has_policy)
-    state, inputs, program = state_for(1), inputs_for("vector"), jax.jit(q_network.unroll)
-    got = outputs, *_ = jax.device_get(program(parameters, state, inputs))
-    expected = oracle.unroll(parameters, state.hidden, state.cell, *inputs, A, N)
-    assert outputs.shape == expected[0].shape == (num_values + has_policy, B, T, N, A)
-    assert_close(got, expected, rtol=1e-4)
-    chosen = np.asarray(q_network.of_policy(outputs, inputs.policy))
-    for b, t in np.ndindex(B, T):
-        np.testing.assert_array_equal(chosen[:, b, t], outputs[:, b, t, inputs.policy[b, t]])
-    # The policy is no input: the outputs of all are there whichever acts.
-    other = inputs._replace(policy=(inputs.policy + 1) % N)
-    np.testing.assert_array_equal(program(parameters, state, other)[0], outputs)
-
-
 def test_the_policy_head_trains_nothing_but_itself() -> None:
-    q_network, parameters = with_policy_heads(V, True)
-    state, inputs = state_for(1), inputs_for("vector")
+    q_network = QNetwork(HEADS, builders.VECTOR, N, V, has_policy=True)
+    parameters, state, inputs = jax.jit(q_network.init)(jax.random.key(1)), state_for(1), inputs_for("vector")
     gradients = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(q_network.unroll(p, state, inputs)[0][-1]))))(parameters)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.any(leaf != 0) == ("'policy'" in str(path[0])), path
@@ -159,20 +143,17 @@ def test_a_shared_convolutional_torso_gives_what_separate_equal_ones_give() -> N
     assert_close(jax.jit(shared.unroll)(parameters, state, inputs), expected, rtol=1e-4)
 
 
-@KINDS
-def test_acting_step_by_step_equals_one_unroll(kind: str) -> None:
-    """T unrolls of one timestep that hand on the state, as the actor does, with starts of episodes on the way."""
-    parameters, state, inputs = case(kind)
-    values, *last = unroll(kind, parameters, state, inputs)
-    steps = []
-    for t in range(T):
-        value, *after = unroll(kind, parameters, state, jax.tree.map(lambda field, t=t: field[:, t : t + 1], inputs))
-        state = RecurrentState(*after, state.previous_action)
-        steps.append(value)
-    assert_close((np.concatenate(steps, axis=2), state.hidden, state.cell), (values, *last))
+def test_joined_lstms_give_what_separate_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    (online, state, inputs), target, found = case(), initial_parameters("vector"), []
 
+    def loss(online: Any) -> tuple[jax.Array, Any]:
+        outputs = network("vector").unroll_online_and_target(online, target, state, inputs, burn_in=2)
+        return jnp.sum(jnp.sin(outputs[0])) + jnp.sum(jnp.cos(outputs[1])), outputs
 
-# Resets
+    for is_joined in (False, True):  # on a CPU, on a GPU
+        monkeypatch.setattr(lstm, "joins_parts", lambda is_joined=is_joined: is_joined)
+        found.append(jax.jit(jax.grad(loss, has_aux=True))(online))
+    assert_close(*found, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
@@ -192,62 +173,22 @@ def test_nothing_reaches_across_the_start_of_an_episode(bad: float) -> None:
         assert np.all(np.isfinite(ours))
 
 
-@pytest.mark.parametrize("bad", [3.0, np.nan, np.inf])
-def test_the_past_of_a_new_episode_is_irrelevant(bad: float) -> None:
-    """What happened before t = 4 of stream 0 changes its values there and no later; a NaN of the old episode stays in it."""
-    parameters, state, inputs = case()
-    values, *after = unroll("vector", parameters, state, inputs)
-    odd = inputs._replace(
-        observation=edit(inputs.observation, (0, slice(0, 4)), bad),
-        extrinsic_reward=edit(inputs.extrinsic_reward, (0, slice(0, 4)), bad),
-    )
-    odd_values, *odd_after = unroll("vector", parameters, state, odd)
-    np.testing.assert_array_equal(odd_values[:, 0, 4:], values[:, 0, 4:])
-    np.testing.assert_array_equal(odd_values[:, 1:], values[:, 1:])
-    assert not np.any(np.isclose(odd_values[:, 0, :4], values[:, 0, :4]).all(axis=-1))
-    np.testing.assert_array_equal(odd_after, after)
-
-
-def test_no_gradient_reaches_across_the_start_of_an_episode() -> None:
-    parameters, state, inputs = case()
-
-    def late_value(hidden: jax.Array, cell: jax.Array, observation: jax.Array) -> jax.Array:
-        """Of the last timestep: streams 0 and 1 have begun an episode since, stream 2 has not."""
-        entered = RecurrentState(hidden, cell, state.previous_action)
-        return jnp.sum(network("vector").unroll(parameters, entered, inputs._replace(observation=observation))[0][:, :, -1, 0])
-
-    gradients = jax.device_get(jax.jit(jax.grad(late_value, argnums=(0, 1, 2)))(state.hidden, state.cell, inputs.observation))
-    for gradient in gradients[:2]:
-        assert not np.any(gradient[:2]) and np.all(np.any(gradient[2] != 0, axis=-1))
-    by_time = np.any(gradients[2] != 0, axis=2)
-    np.testing.assert_array_equal(by_time, [[False] * 4 + [True] * 5, [False] * 8 + [True], [True] * 9])
-
-
 def test_the_state_before_an_episode_is_zero() -> None:
     state = network("vector").initial_state(7)
     assert state.hidden.shape == state.cell.shape == (7, V, H) and state.previous_action.shape == (7,)
     assert state.hidden.dtype == state.cell.dtype == jnp.float32 and state.previous_action.dtype == jnp.int32
     assert not any(np.any(leaf) for leaf in state)
-    # A FIRST is an entry with this state.
-    parameters, entered, inputs = case()
-    start = jax.tree.map(lambda field: field[:, :1], inputs)._replace(is_first=np.ones((B, 1), bool))
-    got, expected = (unroll("vector", parameters, state, start) for state in (entered, network("vector").initial_state(B)))
-    assert_close(got, expected, rtol=0, atol=0)
 
 
-# Parameters
-
-
-@KINDS
-def test_the_value_functions_share_nothing(kind: str) -> None:
+def test_the_value_functions_share_nothing() -> None:
     """Whatever is done to one network's parameters or state leaves the other's values and state as they were."""
-    parameters, state, inputs = case(kind)
-    expected = unroll(kind, parameters, state, inputs)
+    parameters, state, inputs = case("grid")
+    expected = unroll("grid", parameters, state, inputs)
     for changed in range(V):
         other = 1 - changed
         odd_parameters = jax.tree.map(lambda leaf, changed=changed: edit(leaf, changed, leaf[changed] + 0.5), parameters)
         odd_state = state._replace(hidden=edit(state.hidden, (slice(None), changed), 0.7))
-        for got in (unroll(kind, odd_parameters, state, inputs), unroll(kind, parameters, odd_state, inputs)):
+        for got in (unroll("grid", odd_parameters, state, inputs), unroll("grid", parameters, odd_state, inputs)):
             np.testing.assert_array_equal(got[0][other], expected[0][other])
             assert np.any(got[0][changed] != expected[0][changed])
             for ours, theirs in zip(got[1:], expected[1:], strict=True):
@@ -264,17 +205,6 @@ def test_the_value_functions_start_from_different_parameters() -> None:
     assert 0.5 / H < np.var(parameters["recurrent"]) < 2.0 / H
 
 
-@KINDS
-def test_every_parameter_is_used(kind: str) -> None:
-    parameters, state, inputs = case(kind)
-    gradients = jax.device_get(jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(network(kind).unroll(p, state, inputs)[0]))))(parameters))
-    for v in range(V):
-        builders.assert_learns(jax.tree.map(lambda leaf, v=v: leaf[v], gradients))
-
-
-# The paper's sizes
-
-
 def test_number_of_parameters_of_the_paper() -> None:
     """For 84x84x1 frames, 18 actions and 32 policies."""
     torso = 7 * 7 * 64 * 512 + 512
@@ -289,29 +219,11 @@ def test_number_of_parameters_of_the_paper() -> None:
         assert builders.size_of(jax.eval_shape(q_network.init, jax.random.key(0))) == expected
 
 
-@pytest.mark.parametrize(("precision", "num_values"), [(Precision.BFLOAT16, 1), (Precision.FLOAT32, 2)])
-@pytest.mark.parametrize("rows", [(64, 161), (128, 1)])
-def test_shapes_at_the_sizes_of_the_paper(precision: Precision, num_values: int, rows: tuple[int, int]) -> None:
-    paper = dataclasses.replace(PAPER, precision=precision, num_values=num_values)
-    parameters = jax.eval_shape(paper.init, jax.random.key(0))
-    assert builders.dtypes_of(parameters) == {np.dtype("float32")}
-    number, index, flag = (jax.ShapeDtypeStruct(rows, dtype) for dtype in (jnp.float32, jnp.int32, jnp.bool_))
-    inputs = QInputs(jax.ShapeDtypeStruct((*rows, 84, 84, 1), jnp.uint8), index, number, number, index, flag)
-    state = jax.eval_shape(lambda: paper.initial_state(rows[0]))
-    values, hidden, cell = jax.eval_shape(paper.unroll, parameters, state, inputs)
-    assert values.shape == (num_values, *rows, 18) and hidden.shape == cell.shape == (rows[0], num_values, 512)
-    assert values.dtype == hidden.dtype == cell.dtype == jnp.float32
-
-
-# Precision
-
-
-@KINDS
+@pytest.mark.parametrize("kind", TASKS)
 def test_bfloat16_is_used_inside_and_float32_outside(kind: str) -> None:
     parameters, state, inputs = case(kind)
     assert builders.dtypes_of(jax.eval_shape(network(kind, Precision.BFLOAT16).init, jax.random.key(0))) == {np.dtype("float32")}
-    expected = unroll(kind, parameters, state, inputs)
-    got = unroll(kind, parameters, state, inputs, Precision.BFLOAT16)
+    expected, got = unroll(kind, parameters, state, inputs), jax.jit(network(kind, Precision.BFLOAT16).unroll)(parameters, state, inputs)
     assert_close(got, expected, rtol=1e-7, atol=0.05)
     for ours, theirs in zip(got, expected, strict=True):
         assert ours.dtype == jnp.float32 and np.any(ours != theirs), "bfloat16 was not used"

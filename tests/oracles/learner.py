@@ -3,13 +3,13 @@
 Networks have the dense torso. Parameter trees are those of the package, with leaves of any float type; batches are its records.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from agent57_jax.config import Bootstrap, Combination, NormalisedErrors, Settings, Targets, Transform
 from agent57_jax.types import FIRST, Batch, Experience, RecurrentState
 from tests.oracles import (
     error_scale,
@@ -52,11 +52,6 @@ def unrolled(
     return unroll(q, state.hidden, state.cell, *inputs, num_actions, num_policies, logarithmic_rewards)
 
 
-def q_values(q: Tree, state: RecurrentState, x: Experience, num_policies: int, logarithmic_rewards: bool = False) -> np.ndarray:
-    """Action values [V, B, T + 1, A] along the sequences of a batch."""
-    return unrolled(q, state, x, num_policies, logarithmic_rewards)[0]
-
-
 def map_fields(function: Callable[[np.ndarray], np.ndarray], x: Experience) -> Experience:
     """The experience with every field that it has changed."""
     return Experience(*(None if field is None else function(field) for field in x))
@@ -96,34 +91,26 @@ def global_norm(tree: Tree) -> float:
     return math.sqrt(math.fsum(float(np.sum(np.square(leaf))) for _, leaf in leaves(tree)))
 
 
-@dataclasses.dataclass(frozen=True)
 class LearnerTwin:
-    """Settings of the losses."""
+    """The losses of a family with these betas and gammas.
 
-    betas: Sequence[float]
-    gammas: Sequence[float]
-    n_step: int | None  # rewards in a target of n-step double Q-learning; None: traces
-    trace_lambda: float
-    trace_tolerance: float | None  # kappa of soft Watkins' Q(lambda); None: Retrace
-    target_epsilon: float
-    eta: float
-    squashed_values: bool  # h around the targets
-    squashed_mix: bool  # h(h^-1(Q^e) + beta h^-1(Q^i)) instead of Q^e + beta Q^i
-    train_timesteps: int
-    embedding_l2: float
-    ends_with_episode: bool = True  # a terminated episode ends the intrinsic return too
-    error_variance: np.ndarray | None = None  # [V, N] running, before the update; None: errors are not normalised
-    normalised_loss: bool = True  # else errors are normalised in the priorities alone
-    online_bootstrap: bool = False  # returns end in values of the online network
-    trust_region: float | None = None  # alpha
-    combined_loss: bool = False  # one loss, on the combined value
-    mixture: float | None = None  # 1 - eta, where every sequence trains all policies: rows are then pairs of a policy and a sequence
-    acted: np.ndarray | None = None  # [B, T + 1] policies that acted, for the mixture
-    distillation: tuple[float, float, float] | None = None  # epsilon, limit of the divergence and temperature of the distilled policy
+    `error_variance` [V, N] is the running one before the update, if errors are normalised. With cross-mixture every sequence trains all
+    policies: rows are then pairs of a policy and a sequence, and `acted` [B, T + 1] are the policies that acted.
+    """
+
+    def __init__(
+        self, settings: Settings, betas: np.ndarray, gammas: np.ndarray, error_variance: np.ndarray | None, acted: np.ndarray
+    ) -> None:
+        self.s, self.train_timesteps, self.eta = settings.learner, settings.novelty.train_timesteps, settings.replay.eta
+        self.ends_with_episode = settings.novelty.ends_with_episode
+        self.squashed_mix = settings.policy.combination is Combination.SQUASHED
+        self.betas, self.gammas = np.asarray(betas, np.float64), np.asarray(gammas, np.float64)
+        self.error_variance = None if error_variance is None else error_variance.astype(np.float64)
+        self.acted = acted if self.s.cross_mixture else None
 
     def rows(self, batch: Batch) -> Batch:
         """What has a loss: the sequences, or all pairs of a policy and a sequence."""
-        if self.mixture is None:
+        if self.acted is None:
             return batch
         x, number = batch.experience, len(self.betas)
         tiled = map_fields(lambda field: np.concatenate([field] * number), x)
@@ -138,36 +125,34 @@ class LearnerTwin:
             for row, t in np.ndindex(x.policy.shape):
                 rows[:, row, t] = outputs[:, row % batch, t, int(x.policy[row, t])]
             outputs = rows
-        logits = None if self.distillation is None else outputs[-1]
-        values = outputs if self.distillation is None else outputs[:-1]
-        if self.combined_loss:
+        logits, values = (outputs[-1], outputs[:-1]) if self.s.distil_policy else (None, outputs)
+        if self.s.combined_loss:
             values = self.combined_values(values, x.policy)[None]
         return values, logits
 
     def shares(self, num_rows: int, length: int) -> np.ndarray:
         """[rows, T]: what a transition counts in a mean over the rows, relative to one that trains its own policy alone."""
         result = np.ones((num_rows, length))
-        if self.mixture is not None and self.acted is not None:
+        if self.acted is not None:
             number, batch = len(self.betas), len(self.acted)
             for row, t in np.ndindex(result.shape):
                 is_own = self.acted[row % batch, t] == row // batch
-                result[row, t] = number * (1.0 - self.mixture if is_own else self.mixture / (number - 1))
+                result[row, t] = number * (1.0 - self.s.cross_mixture if is_own else self.s.cross_mixture / (number - 1))
         return result
 
     def target_policy(self, combined: np.ndarray, logits: np.ndarray | None) -> np.ndarray:
         """Probabilities [T + 1, A] of the policy that is learnt about, of one stream."""
-        if self.distillation is not None and logits is not None:
-            return np.array([policy_distillation.policy(row, self.distillation[2]) for row in logits])
-        return np.array([policy_family.epsilon_greedy_row(values, self.target_epsilon) for values in combined])
+        if logits is not None:
+            return np.array([policy_distillation.policy(row, self.s.policy_temperature) for row in logits])
+        return np.array([policy_family.epsilon_greedy_row(values, self.s.target_epsilon) for values in combined])
 
     def policy_loss(self, logits: np.ndarray, target_logits: np.ndarray, combined: np.ndarray, batch: Batch) -> tuple[float, float]:
         """Loss of the distilled policy, from its logits and the values [rows, T + 1, A]; the share where it is distilled."""
-        assert self.distillation is not None
         valid, total, near = self.valid(batch.experience), 0.0, []
         shares = self.shares(*valid.shape)
         for row, t in np.ndindex(valid.shape):
             if valid[row, t]:
-                given = logits[row, t], target_logits[row, t], combined[row, t], *self.distillation[:2]
+                given = logits[row, t], target_logits[row, t], combined[row, t], self.s.policy_epsilon, self.s.policy_kl_limit
                 loss, is_near = policy_distillation.distillation_loss(*given)
                 total += shares[row, t] * float(batch.importance_weight[row]) * loss
                 near.append(is_near)
@@ -199,29 +184,29 @@ class LearnerTwin:
         intrinsic = np.asarray(x.intrinsic_reward, np.float64)[:, 1:]
         if num_values == 2:
             return np.stack([extrinsic, intrinsic])
-        return (extrinsic + np.asarray(self.betas)[x.policy[:, :-1]] * intrinsic)[None]
+        return (extrinsic + self.betas[x.policy[:, :-1]] * intrinsic)[None]
 
     def coefficients(self, combined: np.ndarray, x: Experience, b: int, logits: np.ndarray | None = None) -> np.ndarray:
         """[T], those of the traces of one stream, from its combined values [T + 1, A], and the logits of a policy if there is one."""
         policy = self.target_policy(combined, logits)
         actions = x.action[b, :-1]
-        if self.trace_tolerance is None:
-            return retrace.retrace_coefficients(policy, actions, x.behaviour_probability[b, :-1], self.trace_lambda)
-        return retrace.soft_watkins_coefficients(combined, policy, actions, self.trace_lambda, self.trace_tolerance)
+        if self.s.targets is Targets.SOFT_WATKINS:
+            return retrace.soft_watkins_coefficients(combined, policy, actions, self.s.trace_lambda, self.s.trace_tolerance)
+        return retrace.retrace_coefficients(policy, actions, x.behaviour_probability[b, :-1], self.s.trace_lambda)
 
     def targets(self, online: np.ndarray, target: np.ndarray, x: Experience, logits: np.ndarray | None = None) -> np.ndarray:
         """Targets [V, B, T] from values [V, B, T + 1, A] of the online and of the target network; NaN where n-step targets have none."""
         num_values, num_streams, length, _ = online.shape
-        rewards, valid, gammas = self.rewards(x, num_values), self.valid(x), np.asarray(self.gammas, np.float64)[x.policy[:, :-1]]
+        rewards, valid, gammas = self.rewards(x, num_values), self.valid(x), self.gammas[x.policy[:, :-1]]
         squashed = value_transform.squash, value_transform.unsquash
-        transform = squashed if self.squashed_values else (value_transform.identity, value_transform.identity)
-        bootstrap, combined = online if self.online_bootstrap else target, self.combined_values(online, x.policy)
+        transform = squashed if self.s.transform is Transform.SQUASHED else (value_transform.identity, value_transform.identity)
+        bootstrap, combined = online if self.s.bootstrap is Bootstrap.ONLINE else target, self.combined_values(online, x.policy)
         result = np.zeros((num_values, num_streams, length - 1))
         for v, b in np.ndindex(num_values, num_streams):
             discounts = gammas[b] * (x.discount[b, 1:] if v == 0 or self.ends_with_episode else 1.0)
             given = rewards[v, b], discounts, valid[b]
-            if self.n_step is not None:
-                result[v, b] = n_step.n_step_targets(bootstrap[v, b], combined[b], *given, self.n_step, *transform)
+            if self.s.targets is Targets.N_STEP:
+                result[v, b] = n_step.n_step_targets(bootstrap[v, b], combined[b], *given, self.s.n_step, *transform)
                 continue
             own_logits = None if logits is None else logits[b]
             policy, coefficients = self.target_policy(combined[b], own_logits), self.coefficients(combined[b], x, b, own_logits)
@@ -235,8 +220,8 @@ class LearnerTwin:
     def held(self, online: np.ndarray, target: np.ndarray, targets: np.ndarray, x: Experience) -> np.ndarray:
         """Transitions [V, B, T] that the trust region keeps from being learnt from; in a loss they stay the same."""
         result, valid = np.zeros(targets.shape, bool), self.valid(x)
-        if self.trust_region is not None:
-            value, anchor, radius = at_actions(online, x), at_actions(target, x), self.trust_region * self.scale(online, targets, x)
+        if self.s.trust_region:
+            value, anchor, radius = at_actions(online, x), at_actions(target, x), self.s.trust_region * self.scale(online, targets, x)
             for i in np.ndindex(result.shape):
                 result[i] = valid[i[1:]] and trust_region.leaves_trust_region(value[i], anchor[i], targets[i], radius[i])
         return result
@@ -254,7 +239,7 @@ class LearnerTwin:
     ) -> np.ndarray:
         """[V]: 1/2 sum over time of squared errors, importance weighted, mean over the batch; `scale` holds that of the errors constant."""
         scale = self.scale(online, targets, batch.experience) if scale is None else scale
-        errors = self.errors(online, targets, batch.experience) / (scale if self.normalised_loss else 1.0)
+        errors = self.errors(online, targets, batch.experience) / (scale if self.s.normalise_errors is NormalisedErrors.EVERYWHERE else 1.0)
         errors = errors if held is None else np.where(held, 0.0, errors)
         weights = np.asarray(batch.importance_weight, np.float64)
         return 0.5 * np.mean(np.sum(self.shares(*errors.shape[1:]) * errors**2, axis=2) * weights[None], axis=1)
@@ -286,7 +271,7 @@ class LearnerTwin:
                 total += math.log(np.sum(np.exp(logits))) - logits[x.action[b, t]]
                 hits += int(np.argmax(logits) == x.action[b, t])
                 count += 1
-        l2 = 0.5 * self.embedding_l2 * global_norm(parameters) ** 2
+        l2 = 0.5 * self.s.embedding_l2 * global_norm(parameters) ** 2
         return total / max(count, 1) + l2, hits / max(count, 1)
 
     def distillation_loss(self, predictor: Tree, random_target: Tree, x: Experience) -> float:
@@ -297,7 +282,7 @@ class LearnerTwin:
         self, online: np.ndarray, target: np.ndarray, targets: np.ndarray, batch: Batch, logits: np.ndarray | None = None
     ) -> dict[str, float]:
         """What the learner reports about its value functions, except gradient norms."""
-        x, names = batch.experience, ("combined",) if self.combined_loss else ("extrinsic", "intrinsic")
+        x, names = batch.experience, ("combined",) if self.s.combined_loss else ("extrinsic", "intrinsic")
         held = self.held(online, target, targets, x)
         errors, valid, losses = self.errors(online, targets, x), self.valid(x), self.q_losses(online, targets, batch, held=held)
         combined = self.combined_values(online, x.policy)
@@ -311,7 +296,7 @@ class LearnerTwin:
             "learner/priority": float(np.mean(self.priorities(online, targets, x))),
             "learner/on_policy_share": mean(greedy),
         }
-        if self.n_step is None:
+        if self.s.targets is not Targets.N_STEP:
             rows = range(len(valid))
             result["learner/trace"] = mean(
                 np.array([self.coefficients(combined[b], x, b, None if logits is None else logits[b]) for b in rows])
@@ -322,7 +307,7 @@ class LearnerTwin:
             result[f"learner/td_error_{name}"] = mean(np.abs(errors[v]))
             if self.error_variance is not None:
                 result[f"learner/error_scale_{name}"] = mean(self.scale(online, targets, x)[v])
-            if self.trust_region is not None:
+            if self.s.trust_region:
                 result[f"learner/held_{name}"] = mean(held[v])
         return result
 

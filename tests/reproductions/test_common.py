@@ -38,9 +38,7 @@ def write_run(folder: pathlib.Path, steps: int, saved: int | None, total: int | 
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "metrics.jsonl").write_text(json.dumps({"steps": steps, "seconds": 1.0}) + '\n{"steps": 99999')
     if saved is not None:
-        meta = folder / "checkpoints" / "2" / "meta" / "metadata"
-        meta.parent.mkdir(parents=True)
-        meta.write_text(json.dumps({"content": {"counters": {"steps": saved}}}))
+        records.write_json(folder / "checkpoints" / "2" / "meta" / "metadata", {"content": {"counters": {"steps": saved}}})
 
 
 def test_a_training_is_a_command_line() -> None:
@@ -79,36 +77,27 @@ def test_settings_that_cannot_work_name_the_run(name: str, overrides: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("steps", "saved", "expected"),
+    ("steps", "saved", "changes", "expected"),
     [
-        (1008, 1008, True),
-        (1008, 500, False),  # killed before the last checkpoint was complete
-        (500, 500, False),
-        (500, None, False),
+        (1008, 1008, {}, True),
+        (1008, 500, {}, False),  # killed before the last checkpoint was complete
+        (500, 500, {}, False),
+        (500, None, {}, False),
+        (1008, 1008, {"beta_max": 0.3}, r"other settings \(policy.beta_max was 0.3, is 0.5\)"),
+        (500, None, {"beta_max": 0.3}, False),  # train.py starts anew in it
+        (2000, 2000, {"total": 2000}, "total_steps was 2000, is 1000"),
+        (500, 500, {"total": 500}, False),  # goes on
     ],
 )
-def test_a_run_is_finished_when_its_end_is_saved(steps: int, saved: int | None, expected: bool, tmp_path: pathlib.Path) -> None:
+def test_a_run_is_finished_when_its_end_is_saved_and_its_settings_are_ours(
+    steps: int, saved: int | None, changes: dict[str, Any], expected: bool | str, tmp_path: pathlib.Path
+) -> None:
     settings = common.settings_of(TRAINING)
     assert folders.finished(tmp_path / "a", settings) is False
-    write_run(tmp_path / "a", steps, saved)
-    assert folders.finished(tmp_path / "a", settings) is expected
-
-
-@pytest.mark.parametrize(
-    ("steps", "saved", "changes", "message"),
-    [
-        (1008, 1008, {"beta_max": 0.3}, r"other settings \(policy.beta_max was 0.3, is 0.5\)"),
-        (500, None, {"beta_max": 0.3}, None),  # train.py starts anew in it
-        (2000, 2000, {"total": 2000}, "total_steps was 2000, is 1000"),
-        (500, 500, {"total": 500}, None),  # goes on
-    ],
-)
-def test_a_run_with_other_settings_is_not_taken_for_ours(
-    steps: int, saved: int | None, changes: dict[str, Any], message: str | None, tmp_path: pathlib.Path
-) -> None:
     write_run(tmp_path / "a", steps, saved, **changes)
-    with contextlib.nullcontext() if message is None else pytest.raises(ReproductionError, match=message):
-        assert folders.finished(tmp_path / "a", common.settings_of(TRAINING)) is False
+    refused = isinstance(expected, str)
+    with pytest.raises(ReproductionError, match=expected) if refused else contextlib.nullcontext():
+        assert folders.finished(tmp_path / "a", settings) is expected
 
 
 def test_an_evaluation_is_made_once_for_a_checkpoint(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +154,7 @@ def test_mistakes_end_in_one_line(arguments: list[str], message: str, make: Call
 
 def test_a_figure_is_made_in_pieces(make: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     failed = make(FAKE_FAIL="2")
-    assert failed.code == 1
-    assert "seed2 failed (exit code 1)" in failed.errors and "the loss was not finite" in failed.errors
+    assert failed.code == 1 and "seed2 failed (exit code 1)" in failed.errors and "the loss was not finite" in failed.errors
     assert "The same command resumes: python -m reproductions.fake --profile=cpu" in failed.errors
     assert not (tmp_path / "results").exists()
 
@@ -180,9 +168,8 @@ def test_a_figure_is_made_in_pieces(make: Callable[..., Any], tmp_path: pathlib.
     assert "3 of 4 runs are finished already" in done.output and "[4/4] seed2 finished in" in done.output
     assert "holds: all is well: expected 1, measured 1.0" in done.output
     home = tmp_path / "runs" / "fake" / "cpu"
-    starts = {name: (home / name / "starts.txt").read_text().splitlines() for name in ("seed0", "seed2")}
-    assert [len(lines) for lines in starts.values()] == [1, 2]
-    assert starts["seed0"][0] in map(str, shares(sorted(os.sched_getaffinity(0)), 2))
+    once, twice = ((home / name / "starts.txt").read_text().splitlines() for name in ("seed0", "seed2"))
+    assert len(once) == 1 and len(twice) == 2 and once[0] in map(str, shares(sorted(os.sched_getaffinity(0)), 2))
     assert (tmp_path / "results" / "fake_cpu.png").read_text() == "picture"
 
     text = path.read_text()
@@ -202,8 +189,13 @@ def test_a_figure_is_made_in_pieces(make: Callable[..., Any], tmp_path: pathlib.
     assert record["machine"]["device"] == "fake device" and len(record["sessions"]) == 2
     assert record["hours"]["training"] == records.rounded(4 * 6.0 / 3600) and record["hours"]["wall"] > 0
     run, shared = record["settings"]["runs"]["seed2"], record["settings"]["shared"]
-    assert run["config"] == "configs/random_coin.py:smoke,ngu" and run["overrides"] == {"policy.beta_max": 0.5}
-    assert run["settings"] == {"seed": 2} and run["finished"] is True
+    wanted = {
+        "config": "configs/random_coin.py:smoke,ngu",
+        "overrides": {"policy.beta_max": 0.5},
+        "settings": {"seed": 2},
+        "finished": True,
+    }
+    assert {name: run[name] for name in wanted} == wanted
     assert set(shared) | {"seed"} == set(config.flatten(config.to_dict(config.Settings()))) and shared["policy.beta_max"] == 0.5
 
     (tmp_path / "results" / "fake_cpu.png").unlink()

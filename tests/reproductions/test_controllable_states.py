@@ -16,6 +16,7 @@ from tests.reproductions.test_figures import record_of
 from tests.reproductions.test_rollouts import save_run
 
 LEARNT, UNTRAINED, AGENT, OTHER = figure.LEARNT, figure.UNTRAINED, figure.AGENT, figure.OTHER
+NUMBERS = np.stack(np.divmod(np.arange(9), 3), axis=1)  # row and column of the places of a room
 
 
 def test_r_squared() -> None:
@@ -26,17 +27,12 @@ def test_r_squared() -> None:
     assert figure.r_squared(targets, -targets) < 0
 
 
-def code_data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A code for 9 places in 12 numbers; places, a variable that it does not hold, and which timesteps test."""
+def test_a_read_out_finds_what_the_code_holds_and_nothing_else() -> None:
+    """A code for 9 places in 12 numbers, and a variable that it does not hold."""
     rng = np.random.default_rng(2)
     places, others = rng.integers(0, 9, 4000), rng.integers(0, 4, 4000)
-    return rng.normal(size=(9, 12))[places].astype(np.float32), places, others, np.arange(4000) >= 2000
-
-
-def test_a_read_out_finds_what_the_code_holds_and_nothing_else() -> None:
-    features, places, others, is_test = code_data()
-    numbers = np.stack(np.divmod(np.arange(9), 3), axis=1)
-    held = figure.read_out(features, places, numbers, is_test)
+    features, is_test = rng.normal(size=(9, 12))[places].astype(np.float32), np.arange(4000) >= 2000
+    held = figure.read_out(features, places, NUMBERS, is_test)
     assert held == pytest.approx({"r2": 1, "accuracy": 1, "explained": 1}, abs=0.02)
     missing = figure.read_out(features, others, np.eye(4), is_test)
     assert missing == pytest.approx({"r2": 0, "accuracy": 1 / 4, "explained": 0}, abs=0.03)
@@ -45,11 +41,10 @@ def test_a_read_out_finds_what_the_code_holds_and_nothing_else() -> None:
 def test_accuracy_is_that_of_the_nearest_place() -> None:
     # What is read is too large by a third of a cell for one half of the timesteps that test, and by two thirds for the other.
     places = np.tile(np.arange(9), 40)
-    numbers = np.stack(np.divmod(np.arange(9), 3), axis=1)
-    features = numbers[places].astype(float)
+    features = NUMBERS[places].astype(float)
     features[180:270, 0] -= 1 / 3
     features[270:, 0] -= 2 / 3
-    found = figure.read_out(features, places, numbers, np.arange(360) >= 180)
+    found = figure.read_out(features, places, NUMBERS, np.arange(360) >= 180)
     assert found["accuracy"] == pytest.approx((1 + 1 / 3) / 2)  # in the uppermost row the nearest place is the right one
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pathlib
 import re
@@ -59,3 +60,12 @@ def test_what_follows_a_job_runs_only_where_it_was_done(tmp_path: pathlib.Path, 
     with Supervisor(1, tmp_path) as supervisor, pytest.raises(JobError, match="1 of 5 commands failed"):
         supervisor.run([bad, good, job(tmp_path, "last")])
     assert re.findall(r"^(\w+) starts", capsys.readouterr().out, re.MULTILINE) == ["bad", "good", "next", "last"]
+
+
+def test_a_job_that_has_enough_is_asked_to_end(tmp_path: pathlib.Path) -> None:
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('well', flush=True); time.sleep(60)"
+    long = job(tmp_path, "long", code)
+    long = dataclasses.replace(long, is_done=lambda: seen[-1], has_enough=lambda: seen.append("    well" in tail(long.log)) or seen[-1])
+    seen: list[bool] = [False]
+    with Supervisor(1, tmp_path) as supervisor:
+        supervisor.run([long])

@@ -62,12 +62,6 @@ def maze(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return save_run(maze_settings(), tmp_path_factory.mktemp("maze"))
 
 
-def place_in(image: np.ndarray) -> tuple[int, int]:
-    """Where an observation of the maze shows the agent."""
-    ((row, column),) = np.argwhere(np.all(image == AGENT_COLOUR, axis=-1))
-    return int(row), int(column)
-
-
 def visits_twin(folder: pathlib.Path, episodes: int, num_envs: int) -> tuple[dict[str, list[float]], list[int]]:
     """Rewards by kind, visited fractions, and lengths of the episodes: plain loops over the observations."""
     blocks = itertools.islice(rollouts.play(rollouts.restore(folder), num_envs, SEED), 2)
@@ -80,7 +74,8 @@ def visits_twin(folder: pathlib.Path, episodes: int, num_envs: int) -> tuple[dic
         wanted = episodes // num_envs + (env < episodes % num_envs)
         visited: list[tuple[int, int]] = []
         for t in range(seen.action.shape[1]):
-            place, reward = place_in(seen.observation[env, t]), float(seen.intrinsic_reward[env, t])
+            ((row, column),) = np.argwhere(np.all(seen.observation[env, t] == AGENT_COLOUR, axis=-1))
+            place, reward = (int(row), int(column)), float(seen.intrinsic_reward[env, t])
             is_last = seen.step_type[env, t] == LAST
             assert tuple(seen.position[env, t]) == place
             if seen.step_type[env, t] == FIRST:

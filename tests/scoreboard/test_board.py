@@ -87,15 +87,17 @@ def test_intervals_need_seeds_and_come_from_the_games_that_have_them(tmp_path: p
     assert all(low < high for low, high in (entry["interval"] for entry in found["statistics"].values()))
     for key in ("mean", "median", "capped_mean"):  # of all seeds, as above it on the page
         assert found["statistics"][key]["value"] == pytest.approx(agent["table"]["ours"][key])
-    hns = [100 * board._hns("Pong-v5", 5 / 3), 100 * board._hns("Boxing-v5", 1.0)]
-    assert found["statistics"]["mean"]["value"] == pytest.approx(np.mean(hns))
 
 
 def test_agents_with_other_settings_are_not_averaged(tmp_path: pathlib.Path) -> None:
-    record = record_of(tmp_path, {"mean": 1.0}, {"seed": 1, "mean": 21.0, "policy__separate_networks": False})
-    assert [agent["name"] for agent in record["agents"]] == ["ours 1", "ours 2"]
-    assert [entry["mean"] for entry in record["games"]] == [1.0, 21.0]
-    assert record["agents"][1]["settings"] == "policy.separate_networks False"
+    other = {"seed": 1, "mean": 21.0, "policy__beta_max": 0.0, "logging__period_seconds": 3.0, "total_steps": 8}
+    record = record_of(tmp_path, {"mean": 1.0}, {"task": "Boxing-v5", "mean": 2.0}, other)
+    assert [(agent["name"], agent["games"]) for agent in record["agents"]] == [
+        ("ours 1", ["Boxing-v5", "Pong-v5"]),
+        ("ours 2", ["Pong-v5"]),
+    ]
+    assert [entry["mean"] for entry in record["games"]] == [2.0, 1.0, 21.0]
+    assert [agent["settings"] for agent in record["agents"]] == ["policy.beta_max 0.3", "policy.beta_max 0.0"]  # what they differ in
 
 
 @pytest.mark.parametrize(

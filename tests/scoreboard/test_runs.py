@@ -9,7 +9,7 @@ import pytest
 
 from agent57_jax.config import SettingsError
 from agent57_jax.scoreboard import runs
-from tests.scoreboard.synthetic import settings_of, write_run
+from tests.scoreboard.synthetic import write_run
 
 COIN = {"game": "random_coin"}
 
@@ -178,12 +178,3 @@ def test_runs_are_found_in_folders_of_folders_and_once(tmp_path: pathlib.Path) -
     unreadable: list[tuple[pathlib.Path, str]] = []
     assert list(runs.find(tmp_path, unreadable)) == [b, a]
     assert list(runs.find(a, unreadable)) == [a] and unreadable == []
-
-
-def test_labels_part_agents_and_not_seeds() -> None:
-    same = [runs.config.flatten(settings_of(task, *numbers)) for task, *numbers in (("Pong-v5", 0), ("Boxing-v5", 1))]
-    same[1]["total_steps"] = 8
-    other = runs.config.flatten(settings_of("Pong-v5", 0, policy__beta_max=0.0, logging__period_seconds=3.0))
-    assert runs.labels(same) == ["ours", "ours"]
-    assert runs.labels([*same, other]) == ["ours 1", "ours 1", "ours 2"]
-    assert runs.differences({"ours 1": same[0], "ours 2": other}) == {"ours 1": "policy.beta_max 0.3", "ours 2": "policy.beta_max 0.0"}

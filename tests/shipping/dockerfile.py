@@ -1,9 +1,7 @@
 """The Dockerfile as its instructions, and what .dockerignore lets into the image."""
 
-import json
 import pathlib
 import re
-import string
 import subprocess
 from typing import NamedTuple
 
@@ -16,22 +14,11 @@ class Instruction(NamedTuple):
     name: str
     value: str
 
-    def exec_form(self) -> list[str]:
-        """The words of a JSON array; ValueError for shell form."""
-        words = json.loads(self.value)
-        if not isinstance(words, list):
-            raise ValueError(f"{self.name} {self.value} is no array")
-        return words
 
-
-def read(path: pathlib.Path = ROOT / "Dockerfile") -> list[Instruction]:
-    """The instructions of a Dockerfile with one stage and no here-documents."""
-    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    found = []
-    for statement in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
-        name, value = statement.split(None, 1)
-        found.append(Instruction(name, value))
-    return found
+def read() -> list[Instruction]:
+    """The instructions of the Dockerfile, which has one stage and no here-documents."""
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return [Instruction(*statement.split(None, 1)) for statement in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()]
 
 
 def pairs(value: str) -> dict[str, str]:
@@ -39,16 +26,11 @@ def pairs(value: str) -> dict[str, str]:
     return {name: quoted or bare for name, quoted, bare in re.findall(r'([\w.]+)=(?:"([^"]*)"|(\S+))', value)}
 
 
-def expand(value: str, variables: dict[str, str]) -> str:
-    """Replaces ${NAME} as ARG and ENV have it; KeyError for a name that neither has."""
-    return string.Template(value).substitute(variables)
-
-
-def is_ignored(name: str, path: pathlib.Path = ROOT / ".dockerignore") -> bool:
+def is_ignored(name: str) -> bool:
     """Whether .dockerignore keeps a file out, a path relative to the project; the last pattern that fits it or a folder above it wins."""
     ignored = False
     file = pathlib.PurePosixPath(name)
-    for line in path.read_text().splitlines():
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.strip()
         if pattern and not pattern.startswith("#"):
             parts = re.split(r"(\*\*/|\*)", pattern.removeprefix("!"))

@@ -54,13 +54,14 @@ def workdir_of(flags: list[str], devices: int) -> str:
         *(f"kubernetes-validate --strict deploy/{name}.yaml" for name in ("kubernetes", "kubernetes_nodes")),
         *(f"bash -n {script}" for script in SCRIPTS),
         *(f"shellcheck {script}" for script in SCRIPTS),
+        "hadolint --failure-threshold=style Dockerfile",
     ],
 )
 def test_files_fit_their_schema_or_shell(command: str) -> None:
     name, *arguments = command.split()
     program = shutil.which(name, path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
-    if name == "shellcheck" and program is None:
-        pytest.skip("needs shellcheck")
+    if name in ("shellcheck", "hadolint") and program is None:
+        pytest.skip(f"needs {name}")
     done = subprocess.run([str(program), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -80,11 +81,7 @@ def test_compose() -> None:
     compose = yaml.safe_load(text)
     train, board = compose["services"]["train"], compose["services"]["tensorboard"]
     for service in (train, board):
-        assert set(service) <= {
-            *("build", "image", "user", "command", "volumes", "stop_grace_period", "shm_size", "restart", "deploy", "ports", "environment"),
-        }
-        assert service["command"][0] in words.WORDS
-        assert service["user"] == "1000:1000"
+        assert service["command"][0] in words.WORDS and service["user"] == "1000:1000"
     (device,) = train["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     assert train["volumes"] == ["./runs:/runs"] and board["volumes"] == ["./runs:/runs:ro"]
@@ -142,14 +139,11 @@ def check_job(job: dict[str, Any]) -> dict[str, Any]:
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]} and mounts["runs"] == "/runs"
     assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
-    return container
-
-
-def check_moved_pods(job: dict[str, Any], container: dict[str, Any]) -> None:
-    """The exit code of a training that was stopped is one that Kubernetes tries again, as often as it comes."""
+    # The exit code of a training that was stopped is one that Kubernetes tries again, as often as it comes.
     (code,) = [int(flag.split("=")[1]) for flag in container["args"] if flag.startswith("--stopped_exit_code=")]
     (rule,) = [rule for rule in job["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"]
     assert code != 0 and rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [code]}
+    return container
 
 
 def test_kubernetes_job() -> None:
@@ -159,7 +153,6 @@ def test_kubernetes_job() -> None:
     assert workdir_of(container["args"][1:], 1) == "/runs/zaxxon"
     rules = {rule["action"]: rule["onExitCodes"] for rule in job["spec"]["podFailurePolicy"]["rules"]}
     assert rules["FailJob"] == {"containerName": container["name"], "operator": "In", "values": [2]}
-    check_moved_pods(job, container)
 
 
 def test_kubernetes_job_of_several_nodes() -> None:
@@ -173,7 +166,6 @@ def test_kubernetes_job_of_several_nodes() -> None:
     assert service["metadata"]["name"] == spec["template"]["spec"]["subdomain"]
     port = service["spec"]["ports"][0]["port"]
     assert container["ports"][0]["containerPort"] == port
-    check_moved_pods(job, container)
     flags = container["args"][1:]
     assert f"--coordinator={name}-0.{service['metadata']['name']}:{port}" in flags
     assert f"--num_processes={spec['completions']}" in flags
@@ -213,13 +205,8 @@ def test_vertex_tells_each_machine_its_number() -> None:
     for number, (pool, index) in enumerate([("workerpool0", 0), ("workerpool1", 0), ("workerpool1", 1), ("workerpool1", 2)]):
         said = json.dumps({"cluster": pools, "environment": "cloud", "task": {"type": pool, "index": index}})
         assert parallel.vertex_processes(said) == ("cmle-training-workerpool0-ab-0:12345", 4, number)
-    for wrong in (
-        "",
-        "[]",
-        "{}",
-        json.dumps({"cluster": pools, "task": {"type": "workerpool2", "index": 0}}),
-        json.dumps({"cluster": {}, "task": {}}),
-    ):
+    unknown = {"cluster": pools, "task": {"type": "workerpool2", "index": 0}}
+    for wrong in ("", "[]", "{}", json.dumps(unknown), json.dumps({"cluster": {}, "task": {}})):
         with pytest.raises(parallel.DeviceError, match="give --coordinator"):
             parallel.vertex_processes(wrong)
 
