@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,9 +118,7 @@ def test_arrays_may_be_donated_right_after_save_and_after_a_restore(store):
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.at[:, ::2].set(7) * 0 + 7, tree), donate_argnums=0)
     tree = jax.block_until_ready(counted())
     target = target_of(tree)
-    target["host"], tree["host"] = expected(size, np.int32), np.arange(8 * 2**20, dtype=np.int32).reshape(size)
     store.save(1, {"replay": tree}, {})
-    tree.pop("host")[:] = -1
     for _ in range(3):
         tree = overwrite(tree)
     jax.block_until_ready(tree)
@@ -134,6 +133,15 @@ def test_arrays_may_be_donated_right_after_save_and_after_a_restore(store):
     before = places(restored["rows"])
     change_one = jax.jit(lambda x: x.at[0, 0].set(1), donate_argnums=0)
     assert places(jax.block_until_ready(change_one(restored["rows"]))) == before
+
+
+def test_numpy_arrays_may_be_changed_right_after_save(store):
+    array = np.arange(2**22, dtype=np.int32)
+    store.save(1, {"host": {"x": array}}, {})
+    array[:] = -1
+    store.wait()
+    found = store.restore(1, {"host": {"x": expected(array.shape, array.dtype)}})[0]["host"]["x"]
+    np.testing.assert_array_equal(found, np.arange(2**22))
 
 
 def test_keeps_the_latest_and_repeats_nothing(store):
@@ -151,6 +159,24 @@ def test_keeps_the_latest_and_repeats_nothing(store):
         store.restore(20, {"replay": target})
     with pytest.raises(CheckpointError, match=r"^there is no checkpoint 5 in \S+$"):
         store.restore(5, {"learner": target})
+
+
+def test_running_save_is_not_the_latest(store, monkeypatch):
+    store.save(1, SMALL, {})
+    store.wait()
+    gate = threading.Event()
+    rename = os.rename
+
+    def slow_rename(*args, **kwargs):
+        gate.wait(20)
+        return rename(*args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", slow_rename)
+    store.save(2, SMALL, {})
+    assert store.latest() == 1
+    gate.set()
+    store.wait()
+    assert store.latest() == 2
 
 
 def change_target(tree, leaf):
